@@ -1,0 +1,246 @@
+"""One vLLM engine in this process, driving thousands of coroutines by continuous batching.
+
+A thread of its own steps the engine. Tasks come in by ``submit`` at any time; a task whose
+requests are done is resumed at once, while the others' requests go on decoding: no problem waits
+for another.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import exp
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from psr_ray.config import EngineConfig, ModelConfig
+from psr_ray.generation import Completion, EngineTask, GenerationRequest
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+
+Result = TypeVar("Result")
+
+
+def engine_environment(settings: EngineConfig) -> dict[str, str]:
+    """Environment of the process that is to hold an engine; must be set before vLLM's import."""
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if settings.tensor_parallel_size == 0:
+        variables |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.cpus_per_engine),
+        }
+    return variables
+
+
+def engine_arguments(
+    model_path: str, model: ModelConfig, settings: EngineConfig, seed: int
+) -> dict[str, Any]:
+    """Arguments of vLLM's ``EngineArgs`` for a config."""
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": model.dtype,
+        "max_model_len": model.max_length,
+        "max_num_seqs": settings.max_num_seqs,
+        "trust_remote_code": model.trust_remote_code,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": True,
+        "seed": seed,
+        "disable_log_stats": True,
+        "generation_config": "vllm",
+    }
+    if settings.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+    if settings.tensor_parallel_size == 0:
+        arguments |= {"distributed_executor_backend": "uni", "block_size": 32}
+    else:
+        arguments |= {
+            "tensor_parallel_size": settings.tensor_parallel_size,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+        }
+        if settings.tensor_parallel_size > 1:
+            arguments["distributed_executor_backend"] = "mp"
+    return arguments
+
+
+@dataclass
+class Running:
+    """A task, the future of its result, and the completions it waits for."""
+
+    task: EngineTask[Any]
+    future: Future[Any]
+    completions: list[list[Completion]] = field(default_factory=list)
+    num_open: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request at the engine: whose it is and where its completions go."""
+
+    running: Running
+    position: int
+    request: GenerationRequest
+
+
+class VllmEngine:
+    """``submit(task)`` returns a future at once; an engine that dies fails all its futures."""
+
+    def __init__(self, model_path: str, model: ModelConfig, settings: EngineConfig, seed: int):
+        os.environ.update(engine_environment(settings))
+        self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(engine_arguments(model_path, model, settings, seed),),
+            name="vllm-engine",
+            daemon=True,
+        )
+        self._thread.start()
+        self._ready.result()
+
+    def submit(self, task: EngineTask[Result]) -> Future[Result]:
+        """Start a task; its exception, if it raises one, is the future's."""
+        running = Running(task, Future())
+        self._incoming.put(running)
+        return running.future
+
+    def run(self, tasks: Sequence[EngineTask[Result]]) -> list[Result]:
+        """All results, in order; raises the first exception of a task."""
+        return [future.result() for future in [self.submit(task) for task in tasks]]
+
+    def close(self) -> None:
+        """End the engine's thread after the tasks that are under way."""
+        self._incoming.put(None)
+        self._thread.join()
+
+    def _run(self, arguments: dict[str, Any]) -> None:
+        try:
+            from vllm import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        except BaseException as error:
+            self._ready.set_exception(error)
+            return
+        self._waiting: dict[str, Waiting] = {}
+        self._num_requests = 0
+        self._ready.set_result(None)
+        self._open: dict[int, Running] = {}
+        closing = False
+        try:
+            while not (closing and not self._open):
+                while not closing and (not self._waiting or not self._incoming.empty()):
+                    new = self._incoming.get()
+                    if new is None:
+                        closing = True
+                        break
+                    self._open[id(new)] = new
+                    self._resume(new, None)
+                if self._waiting:
+                    for output in self._engine.step():
+                        self._finish(output)
+        except BaseException as error:
+            for running in self._open.values():
+                running.future.set_exception(
+                    RuntimeError(f"the vLLM engine died: {type(error).__name__}: {error}")
+                )
+            raise
+
+    def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
+        """Send a task its completions; queue its next requests or deliver its result."""
+        try:
+            if completions is None:
+                requests = next(running.task)
+            else:
+                requests = running.task.send(completions)
+        except StopIteration as stop:
+            self._close_task(running).set_result(stop.value)
+            return
+        except Exception as error:
+            self._close_task(running).set_exception(error)
+            return
+        running.completions = [[] for _ in requests]
+        running.num_open = len(requests)
+        for position, request in enumerate(requests):
+            self._num_requests += 1
+            name = str(self._num_requests)
+            try:
+                self._engine.add_request(
+                    name,
+                    {"prompt_token_ids": list(request.prompt_ids)},
+                    sampling_params(request),
+                )
+            except ValueError as error:  # a request the engine refuses, such as one too long
+                self._drop_requests_of(running)
+                self._close_task(running).set_exception(error)
+                return
+            self._waiting[name] = Waiting(running, position, request)
+
+    def _drop_requests_of(self, running: Running) -> None:
+        names = [name for name, waiting in self._waiting.items() if waiting.running is running]
+        for name in names:
+            del self._waiting[name]
+        self._engine.abort_request(names)
+
+    def _close_task(self, running: Running) -> Future[Any]:
+        del self._open[id(running)]
+        return running.future
+
+    def _finish(self, output: RequestOutput) -> None:
+        waiting = self._waiting.pop(output.request_id, None)
+        if waiting is None:
+            return
+        running = waiting.running
+        running.completions[waiting.position] = completions_of(output, waiting.request)
+        running.num_open -= 1
+        if running.num_open == 0:
+            self._resume(running, running.completions)
+
+
+def sampling_params(request: GenerationRequest) -> SamplingParams:
+    """vLLM's parameters for a request; only the finished output is returned."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    if request.choice_ids:
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprob_token_ids=list(request.choice_ids),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+    return SamplingParams(
+        n=request.num_samples,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        max_tokens=request.max_tokens,
+        stop=None if request.stop is None else [request.stop],
+        include_stop_str_in_output=True,
+        detokenize=request.stop is not None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Completion]:
+    """Our completions of one finished vLLM request."""
+    cached = output.num_cached_tokens or 0
+    completions = []
+    for sample in output.outputs:
+        probabilities: tuple[float, ...] = ()
+        if request.choice_ids and sample.logprobs:
+            weights = [exp(sample.logprobs[0][i].logprob) for i in request.choice_ids]
+            probabilities = tuple(weight / sum(weights) for weight in weights)
+        finish = "eos" if sample.finish_reason == "stop" and sample.stop_reason is None else None
+        completions.append(
+            Completion(
+                token_ids=tuple(sample.token_ids),
+                finish=finish or ("stop" if sample.finish_reason == "stop" else "length"),
+                choice_probabilities=probabilities,
+                num_cached_tokens=cached,
+            )
+        )
+    return completions

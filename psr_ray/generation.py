@@ -1,0 +1,40 @@
+"""What a search asks of an engine, and what it gets back. Knows nothing of any engine."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """``num_samples`` completions of one prompt.
+
+    With ``choice_ids`` nothing is sampled: the completion carries the probabilities of these
+    tokens as the next one, scaled to add up to 1.
+    """
+
+    prompt_ids: tuple[int, ...]
+    num_samples: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: str | None = None
+    choice_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion: the sampled ids (EOS included where the model ended) and why it stopped."""
+
+    token_ids: tuple[int, ...]
+    finish: Literal["eos", "stop", "length"]
+    choice_probabilities: tuple[float, ...] = ()
+    num_cached_tokens: int = 0
+
+
+Result = TypeVar("Result")
+
+# A coroutine: yields requests, is sent the completions of each, returns its result.
+EngineTask = Generator[list[GenerationRequest], list[list[Completion]], Result]

@@ -1,0 +1,127 @@
+"""Prompts as token ids: templates rendered with jinja2, wrapped in the chat template if set.
+
+What an engine samples is appended to these ids and never tokenised again (only a judge's prompt
+holds decoded steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from psr_ray.config import PromptConfig
+from psr_ray.errors import PsrError
+
+BUILT_IN = Path(__file__).parent / "templates"
+VERDICT_OPENING = "[["
+
+
+def template_folder(name: str) -> Path:
+    """The folder of a built-in set of templates, or the user's own."""
+    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
+    for needed in ("solve.jinja", "judge.jinja", "verdict.jinja"):
+        if not (folder / needed).is_file():
+            raise PsrError(
+                f"prompts.templates: {name!r} is neither a built-in set "
+                f"({', '.join(sorted(p.name for p in BUILT_IN.iterdir()))}) nor a folder "
+                f"with {needed}"
+            )
+    return folder
+
+
+class PromptBuilder:
+    """Builds the three kinds of prompt for one tokenizer (any Hugging Face tokenizer)."""
+
+    def __init__(self, tokenizer: Any, settings: PromptConfig) -> None:
+        self.tokenizer = tokenizer
+        self.chat = settings.chat_template
+        self.stop = settings.step_stop
+        if self.chat and not tokenizer.chat_template:
+            raise PsrError(
+                f"model {tokenizer.name_or_path}: its tokenizer has no chat template; "
+                "set prompts.chat_template to false for a base model"
+            )
+        self.templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(template_folder(settings.templates)),
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,
+        )
+
+    def solve_ids(self, problem: str) -> tuple[int, ...]:
+        """The prompt after which the model writes its first step."""
+        return self._ids(self.templates.get_template("solve.jinja").render(problem=problem))
+
+    def judge_ids(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> tuple[int, ...]:
+        """The prompt after which the judge explains and gives its verdict.
+
+        What all comparisons of a step share stands first: their prefixes share a KV cache.
+        """
+        return self._ids(self._judge_text("judge", problem, steps_so_far, step_a, step_b))
+
+    def verdict_ids(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> tuple[int, ...]:
+        """The prompt that ends with ``[[``: the next token is the verdict's letter."""
+        text = self._judge_text("verdict", problem, steps_so_far, step_a, step_b)
+        if not self.chat:
+            return self._ids(text + VERDICT_OPENING)
+        return self._ids(text) + tuple(
+            self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
+        )
+
+    def verdict_choices(self) -> tuple[int, int]:
+        """The ids of the letters A and B as they follow ``[[``."""
+        opening = self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
+        ids = []
+        for letter in "AB":
+            whole = self.tokenizer.encode(VERDICT_OPENING + letter, add_special_tokens=False)
+            if len(whole) != len(opening) + 1 or whole[: len(opening)] != opening:
+                raise PsrError(
+                    f"model {self.tokenizer.name_or_path}: '[[{letter}' is not '[[' and one "
+                    "token in its vocabulary; use judge.mode: explain"
+                )
+            ids.append(whole[-1])
+        return ids[0], ids[1]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ids without special tokens, unchanged otherwise."""
+        text: str = self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _judge_text(
+        self, name: str, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> str:
+        return self.templates.get_template(f"{name}.jinja").render(
+            problem=problem, steps_so_far=steps_so_far, step_a=step_a, step_b=step_b
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        if not self.chat:
+            return tuple(self.tokenizer.encode(text))
+        ids = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return tuple(ids)
+
+
+def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder; ``PsrError`` with the folder where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise PsrError(
+            f"model {model}: no tokenizer could be loaded ({' '.join(str(error).split())[:200]}); "
+            "give a folder in Hugging Face format"
+        ) from error

@@ -1,0 +1,142 @@
+"""Seed data of the embedded problems: IFT (solved in steps) and EFT (judged step pairs).
+
+The judge's text works the step out in small sums it can hardly get wrong, sets each candidate's
+result beside its own, and only then gives the verdict::
+
+     82-19: 12-9=3, 8-1-1=6, so 63. A: 63 vs 63 right. B: 73 vs 63 wrong. [[A]]
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psr_ray.arithmetic import (
+    HIGH,
+    LOW,
+    Operation,
+    Plan,
+    draw_operation,
+    generate_problems,
+    stated_value,
+    step_lines,
+)
+from psr_ray.problems import Problem
+
+
+def work_out(operation: Operation, value: int) -> str:
+    """The operation done in writing, digit by digit; ends with ``so RESULT``."""
+    result = operation.apply(value)
+    tens, units = divmod(value, 10)
+    head = operation.equation(value).split("=")[0] + ": "
+    if operation.kind == "multiply":
+        low = units * operation.operand
+        high = f"{tens}*{operation.operand}+{low // 10}={tens * operation.operand + low // 10}"
+        return f"{head}{units}*{operation.operand}={low}, {high}, so {result}"
+    if operation.kind == "divide":
+        quotient, rest = divmod(tens, operation.operand)
+        low = rest * 10 + units
+        return (
+            f"{head}{tens}/{operation.operand}={quotient} r {rest}, "
+            f"{low}/{operation.operand}={low // operation.operand}, so {result}"
+        )
+    other_tens, other_units = divmod(operation.operand, 10)
+    if operation.kind == "add":
+        low = units + other_units
+        carry = "+1" if low > 9 else ""
+        high = tens + other_tens + (low > 9)
+        return (
+            f"{head}{units}+{other_units}={low}, {tens}+{other_tens}{carry}={high}, so {result}"
+        )
+    borrow = units < other_units
+    low = units + 10 * borrow
+    high = tens - other_tens - borrow
+    return (
+        f"{head}{low}-{other_units}={low - other_units}, "
+        f"{tens}-{other_tens}{'-1' if borrow else ''}={high}, so {result}"
+    )
+
+
+@dataclass(frozen=True)
+class JudgedPair:
+    """An EFT example: two candidate next steps and the judge's text about them."""
+
+    problem: Problem
+    steps_so_far: list[str]
+    step_a: str
+    step_b: str
+    judgement: str
+    verdict: str
+
+
+def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tuple[str, str]:
+    """The judge's text and its verdict, ``A`` or ``B``.
+
+    When both steps are as good, the verdict is ``A`` whichever stands first, so that the two
+    orders cancel out and the search sees a tie.
+    """
+    result = operation.apply(value)
+    right = [stated_value(step) == result for step in (step_a, step_b)]
+    verdict = "B" if right == [False, True] else "A"
+    lines = [
+        f"{name}: {stated_value(step)} vs {result} {'right' if ok else 'wrong'}."
+        for name, step, ok in zip("AB", (step_a, step_b), right, strict=True)
+    ]
+    return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
+
+
+def slip(operation: Operation, value: int, rng: random.Random) -> int:
+    """A wrong result of the kind a careless solver writes: a lost carry, a digit off by one."""
+    result = operation.apply(value)
+    assert result is not None
+    while True:
+        wrong = result + rng.choice([10, -10, 10, -10, 1, -1, 2, -2, 20, -20, 9, -9, 11, -11])
+        if rng.random() < 0.15:
+            wrong = rng.randint(LOW, HIGH)
+        if wrong != result and 0 <= wrong <= HIGH:
+            return wrong
+
+
+def wrong_step(plan: Plan, index: int, value: int, rng: random.Random) -> str:
+    """A wrong version of step ``index + 1``: mostly a slip, sometimes another operand."""
+    operation = plan.operations[index]
+    if rng.random() < 0.85:
+        equation = operation.equation(value, slip(operation, value, rng))
+    else:
+        other = draw_operation(value, rng)
+        while other.apply(value) == operation.apply(value):
+            other = draw_operation(value, rng)
+        equation = other.equation(value)
+    return finish(plan, index, equation)
+
+
+def finish(plan: Plan, index: int, equation: str) -> str:
+    """The equation as a step line, boxed where it is the plan's last."""
+    boxed = f" \\boxed{{{equation.split('=')[1]}}}" if index == len(plan.operations) - 1 else ""
+    return f"Step {index + 1}: {equation}{boxed}"
+
+
+def judged_pair(problem: Problem, rng: random.Random, *, share_alike: float) -> JudgedPair:
+    """One judged pair at a random step; ``share_alike`` of the pairs are wrong on both sides."""
+    plan = Plan.from_key(problem.plan or "")
+    index = rng.randrange(len(plan.operations))
+    so_far = step_lines(plan)[:index]
+    value = plan.values()[index]
+    operation = plan.operations[index]
+    steps = [finish(plan, index, operation.equation(value)), wrong_step(plan, index, value, rng)]
+    if rng.random() < share_alike:
+        while steps[0] in (steps[1], finish(plan, index, operation.equation(value))):
+            steps[0] = wrong_step(plan, index, value, rng)
+    rng.shuffle(steps)
+    text, verdict = judgement(operation, value, steps[0], steps[1])
+    return JudgedPair(problem, so_far, steps[0], steps[1], text, verdict)
+
+
+def judged_pairs(
+    split: str, num: int, *, seed: int, share_alike: float = 0.15
+) -> Iterator[JudgedPair]:
+    """``num`` judged pairs, each from a problem of its own."""
+    rng = random.Random(f"judged/{split}/{seed}")
+    for problem in generate_problems(split, num, seed=seed):  # type: ignore[arg-type]
+        yield judged_pair(problem, rng, share_alike=share_alike)
