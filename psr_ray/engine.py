@@ -112,6 +112,11 @@ class VllmEngine:
         """All results, in order; raises the first exception of a task."""
         return [future.result() for future in [self.submit(task) for task in tasks]]
 
+    @property
+    def is_alive(self) -> bool:
+        """False once the engine has died; it takes no more tasks then."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End the engine's thread after the tasks that are under way."""
         self._incoming.put(None)

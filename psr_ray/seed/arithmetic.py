@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from psr_ray.arithmetic import (
     HIGH,
@@ -23,6 +22,7 @@ from psr_ray.arithmetic import (
     step_lines,
 )
 from psr_ray.problems import Problem
+from psr_ray.seed.pairs import JudgedPair
 
 
 def work_out(operation: Operation, value: int) -> str:
@@ -56,18 +56,6 @@ def work_out(operation: Operation, value: int) -> str:
         f"{head}{low}-{other_units}={low - other_units}, "
         f"{tens}-{other_tens}{'-1' if borrow else ''}={high}, so {result}"
     )
-
-
-@dataclass(frozen=True)
-class JudgedPair:
-    """An EFT example: two candidate next steps and the judge's text about them."""
-
-    problem: Problem
-    steps_so_far: list[str]
-    step_a: str
-    step_b: str
-    judgement: str
-    verdict: str
 
 
 def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tuple[str, str]:

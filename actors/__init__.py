@@ -1,0 +1,1 @@
+"""What lives in a Ray process: thin shells over psr_ray."""

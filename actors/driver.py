@@ -1,0 +1,125 @@
+"""The driver actor of one iteration: search → step preferences → step-DPO → evaluation.
+
+It holds no data: it reads folders, starts the stage that is due, and writes the manifest when the
+stage is whole. It may die at any moment; the next one goes on from the files.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import ray
+
+from actors.searcher import in_flight_variable, run_rows
+from actors.trainer import run_training
+from psr_ray.config import Config
+from psr_ray.evaluation import model_figures, search_figures
+from psr_ray.preferences import PREFERENCE_SCHEMA, preferences_of
+from psr_ray.progress import ProgressWriter
+from psr_ray.rows import read_rows, shards, write_shard
+from psr_ray.runs import Json, RunDirectory
+from psr_ray.sources import write_data
+from psr_ray.stages import Step, model_path, steps_of
+from psr_ray.tasks import output_folder
+from psr_ray.training.worker import TrainingJob
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class IterationDriver:
+    """Does the stages of one iteration, one ``do`` call each."""
+
+    def __init__(self, config: Config) -> None:
+        self.run = RunDirectory(config)
+        self.steps = {step.stage.name: step for step in steps_of(self.run)}
+
+    def do(self, name: str) -> Json:
+        """Do a stage, unless it is complete; returns its manifest."""
+        step = self.steps[name]
+        if not step.stage.is_complete:
+            started = time.time()
+            step.stage.open()
+            facts = getattr(self, f"_{step.kind}")(step)
+            step.stage.finish(time.time() - started, **facts)
+        manifest = step.stage.manifest
+        assert manifest is not None
+        return manifest
+
+    def _data(self, step: Step) -> Json:
+        return write_data(self.run.config, step.stage.folder)
+
+    def _sft(self, step: Step) -> Json:
+        return self._train_job(step, "M0", None)
+
+    def _train(self, step: Step) -> Json:
+        k = step.iteration
+        return self._train_job(step, f"M{k}", self.run.path / f"preferences-{k}")
+
+    def _train_job(self, step: Step, start_from: str, preferences: Path | None) -> Json:
+        data = self.run.path / "data"
+        folder = step.stage.folder
+        run_training(
+            TrainingJob(
+                kind="sft" if preferences is None else "dpo",
+                config=self.run.config,
+                model=model_path(self.run, start_from),
+                stage=step.title,
+                run_dir=self.run.path,
+                out=folder,
+                ift=data / "ift.parquet",
+                eft=data / "eft.parquet",
+                preferences=preferences,
+            )
+        )
+        facts: Json = json.loads((folder / "training.json").read_text())
+        return facts
+
+    def _search(self, step: Step) -> Json:
+        self._engines(step, [f"search-{step.iteration}"])
+        return search_figures(step.stage.folder).summary()
+
+    def _preferences(self, step: Step) -> Json:
+        folder = step.stage.folder
+        searches = self.run.path / f"search-{step.iteration}"
+        counts: Counter[str] = Counter()
+        for shard in shards(output_folder(searches, "search")):
+            rows = [pair for search in read_rows([shard]) for pair in preferences_of(search)]
+            if not rows:
+                continue
+            write_shard(folder, rows, PREFERENCE_SCHEMA)
+            counts["pairs"] += len(rows)
+            counts["graded"] += sum(row["chosen_is_right"] is not None for row in rows)
+            counts["chosen_right"] += sum(bool(row["chosen_is_right"]) for row in rows)
+            counts["rejected_right"] += sum(bool(row["rejected_is_right"]) for row in rows)
+        graded = counts["graded"]
+        return {
+            "num_pairs": counts["pairs"],
+            "chosen_right_share": counts["chosen_right"] / graded if graded else None,
+            "rejected_right_share": counts["rejected_right"] / graded if graded else None,
+        }
+
+    def _evaluate(self, step: Step) -> Json:
+        config = self.run.config
+        inputs = ["heldout"]
+        if config.data.judge is not None:
+            inputs.append("judge")
+        if step.model == config.model_names[-1]:
+            inputs.append("health")
+        self._engines(step, inputs)
+        return model_figures(step.stage.folder)
+
+    def _engines(self, step: Step, inputs: list[str]) -> None:
+        run_rows(
+            [self.run.path / "data" / f"{name}.parquet" for name in inputs],
+            step.stage.folder,
+            model_path(self.run, step.model),
+            self.run.config,
+            ProgressWriter(self.run.path, step.title, "rows"),
+        )
+
+
+def driver_environment(config: Config) -> dict[str, str]:
+    """Environment of a driver actor's process."""
+    return in_flight_variable(config) | {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}

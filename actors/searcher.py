@@ -1,0 +1,135 @@
+"""Ray Data over a pool of vLLM engines: task rows in, Parquet shards out, exactly once.
+
+Ray Data streams rows, grows and shrinks the pool, and retries what a dead node took with it. Each
+engine writes its own shards; only counts travel back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from psr_ray.config import Config
+from psr_ray.engine import VllmEngine
+from psr_ray.errors import PsrError
+from psr_ray.generation import EngineTask
+from psr_ray.progress import ProgressWriter
+from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.rows import Row, finished_ids, write_shard
+from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
+
+
+def in_flight_variable(config: Config) -> dict[str, str]:
+    """Ray Data reads the limit of batches in flight in the *driver's* environment, at import."""
+    batches = max(1, config.engine.max_rows_in_flight // config.engine.rows_per_shard)
+    return {"RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY": str(batches)}
+
+
+class EngineWorker:
+    """A Ray Data actor: one vLLM engine, many rows at once."""
+
+    def __init__(self, model: str, config: Config, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
+        self.prompts = PromptBuilder(tokenizer, config.prompts)
+        self.engine = VllmEngine(model, config.model, config.engine, config.seed)
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Do a batch of task rows, write their shards, return counts (one row a task)."""
+        rows: list[Row] = batch.to_pylist()
+        futures = [asyncio.wrap_future(self.engine.submit(self._task(row))) for row in rows]
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        finished: dict[str, list[Row]] = {}
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, BaseException):
+                if not self.engine.is_alive or not isinstance(result, Exception):
+                    raise result
+                result = failed_row(row, result)
+            finished.setdefault(row["task"], []).append(result)
+        for task, done in finished.items():
+            write_shard(output_folder(self.folder, task), done, SCHEMAS[task])
+        return pa.table(
+            {
+                "rows": [len(rows)],
+                "tokens": [sum(num_tokens(r) for done in finished.values() for r in done)],
+            }
+        )
+
+    def _task(self, row: Row) -> EngineTask[Row]:
+        return TASKS[row["task"]](row, self.prompts, self.config)
+
+
+def run_rows(
+    inputs: Iterable[Path], folder: Path, model: str, config: Config, progress: ProgressWriter
+) -> None:
+    """Stream all task rows that are not finished yet through the engine pool.
+
+    Raises ``PsrError`` where rows are missing in the end.
+    """
+    import ray.data
+
+    paths = [str(path) for path in inputs]
+    expected: Counter[str] = Counter()
+    for path in paths:
+        expected.update(pq.read_table(path, columns=["task"])["task"].to_pylist())
+    done = {task: finished_ids(output_folder(folder, task)) for task in expected}
+    total, num_done = expected.total(), sum(len(ids) for ids in done.values())
+    progress.start(total, num_done)
+    if num_done < total:
+        stream_rows(paths, done, total - num_done, folder, model, config, progress)
+    for task, num_expected in expected.items():
+        found = len(finished_ids(output_folder(folder, task)))
+        if found != num_expected:
+            raise PsrError(
+                f"{folder}: {found} {task} rows of {num_expected} came back; run the same command "
+                "again to do the rest"
+            )
+
+
+def stream_rows(
+    paths: list[str],
+    done: dict[str, set[str]],
+    num_left: int,
+    folder: Path,
+    model: str,
+    config: Config,
+    progress: ProgressWriter,
+) -> None:
+    """The Ray Data pipeline: read, drop finished rows, engines."""
+    import ray.data
+
+    def unfinished(batch: pa.Table) -> pa.Table:
+        names = zip(batch["task"].to_pylist(), batch["id"].to_pylist(), strict=True)
+        return batch.filter(pa.array([name not in done[task] for task, name in names]))
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
+    engine = config.engine
+    least, most = engine.num_engines
+    per_engine = -(-num_left // least)
+    dataset = (
+        ray.data.read_parquet(paths, override_num_blocks=1)
+        .map_batches(unfinished, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+        .repartition(target_num_rows_per_block=min(per_engine, engine.max_rows_in_flight))
+        .map_batches(
+            EngineWorker,
+            fn_constructor_args=(model, config, folder),
+            batch_format="pyarrow",
+            batch_size=engine.rows_per_shard,
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            num_cpus=engine.cpus_per_engine,
+            num_gpus=engine.tensor_parallel_size,
+        )
+    )
+    for counts in dataset.iter_batches(batch_format="pyarrow", prefetch_batches=0):
+        rows: list[dict[str, Any]] = counts.to_pylist()
+        for row in rows:
+            progress.advance(row["rows"], row["tokens"])

@@ -1,0 +1,1 @@
+"""Entry points for `ray job submit`, and the job that made the embedded base model."""

@@ -1,0 +1,148 @@
+"""Make the embedded base model M0 (models/tiny-m0): a Llama of 0.9M parameters and its tokenizer.
+
+    python jobs/pretrain_tiny.py --out models/tiny-m0
+
+Data: the endless corpus of psr_ray/seed/corpus.py (arithmetic in words and figures; seeded), 32
+documents an update. Time: see models/tiny-m0/pretraining.json, which the job writes beside the
+weights with the number of tokens, the last loss and the versions. Plain PyTorch, one process: M0
+stands for a base model that somebody else made; from M1 on everything runs under Ray and DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import transformers
+import typer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from psr_ray.arithmetic import generate_problems
+from psr_ray.rows import pair_row, problem_row
+from psr_ray.seed.arithmetic import judged_pairs
+from psr_ray.seed.corpus import documents
+from psr_ray.training.losses import Padded, pad
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def train_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE with single digits, as in the Qwen and Llama families; spells any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [d.given + d.text for d in itertools.islice(documents(seed=1), 6000)]
+    rows = [problem_row("solve", p) for p in generate_problems("ift", 1000, seed=1)]
+    texts += [f"{row['problem']}\n{row['solution']}" for row in rows]
+    pairs = [pair_row(pair) for pair in judged_pairs("eft", 1000, seed=1)]
+    texts += [f"A: {row['step_a']}\nJudge:{row['judgement']}" for row in pairs]
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[EOS, PAD],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, model_max_length=1024
+    )
+
+
+def batches(tokenizer: Tokenizer, eos_id: int, pad_id: int, size: int, seed: int) -> Iterator[Padded]:
+    """Endless batches of documents of like length."""
+    rng = random.Random(f"batches/{seed}")
+    stream = documents(seed)
+    while True:
+        rows = []
+        for document in itertools.islice(stream, size * 32):
+            rows.append(
+                (tokenizer.encode(document.given).ids, [*tokenizer.encode(document.text).ids, eos_id])
+            )
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(groups)
+        yield from (pad(group, pad_id) for group in groups)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder of the model")],
+    num_updates: int = 7500,
+    batch_size: int = 32,
+    lr: float = 2e-3,
+    num_layers: int = 4,
+    seed: int = 0,
+) -> None:
+    """Pretrain, write the model folder and pretraining.json."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(vocab_size=640)
+    tokenizer.save_pretrained(out)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    model = transformers.LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 200)
+        * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / num_updates))),
+    )
+    stream = batches(
+        tokenizer.backend_tokenizer, tokenizer.eos_token_id, tokenizer.pad_token_id, batch_size, seed
+    )
+    started, num_tokens, smooth = time.time(), 0, 0.0
+    for update, batch in zip(range(1, num_updates + 1), stream, strict=False):
+        loss = model(input_ids=batch.ids_BL, labels=batch.labels_BL, use_cache=False).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        num_tokens += batch.ids_BL.numel()
+        smooth = loss.item() if update == 1 else 0.98 * smooth + 0.02 * loss.item()
+        if update % 250 == 0:
+            spent = time.time() - started
+            print(f"update {update} loss {smooth:.4f} {num_tokens / spent:.0f} tokens/s", flush=True)
+    model.save_pretrained(out)
+    facts = {
+        "num_updates": num_updates,
+        "batch_size": batch_size,
+        "num_tokens": num_tokens,
+        "num_parameters": model.num_parameters(),
+        "last_loss": round(smooth, 4),
+        "wall_min": round((time.time() - started) / 60, 1),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    (out / "pretraining.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

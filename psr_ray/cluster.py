@@ -1,0 +1,70 @@
+"""Ray for a run: the cluster this process belongs to, or a local one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psr_ray.config import Config
+from psr_ray.errors import PsrError
+
+# Engines and training workers hold the cores; reading files and coordination need slots beside them.
+SPARE_SLOTS = 4
+
+
+def wanted_gpus(config: Config) -> int:
+    """GPUs that must exist for the run to start at all."""
+    engines = config.engine.num_engines[0] * config.engine.tensor_parallel_size
+    training = max(
+        training.num_workers if training.use_gpu else 0 for training in (config.sft, config.dpo)
+    )
+    return max(engines, training)
+
+
+def local_gpus() -> int:
+    """CUDA devices of this machine."""
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+@contextmanager
+def connected(config: Config) -> Iterator[None]:
+    """Ray is up inside; a local Ray ends with the block, a cluster goes on.
+
+    Raises ``PsrError`` where the config asks for GPUs that a local machine does not have.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+    if ray.is_initialized():
+        yield
+        return
+    if on_cluster:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        wanted, there = wanted_gpus(config), local_gpus()
+        if wanted > there:
+            raise PsrError(
+                f"config asks for {wanted} GPU(s), this machine has {there}: set "
+                "engine.tensor_parallel_size to 0 and sft.use_gpu, dpo.use_gpu to false to run on "
+                "CPU, or submit the job to a cluster (RAY_ADDRESS)"
+            )
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            _node_ip_address="127.0.0.1",
+            num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
+            num_gpus=there,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,107 @@
+"""The whole run on one screen: stages in order, a driver actor for each iteration, the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from psr_ray.config import Config
+from psr_ray.errors import PsrError
+from psr_ray.memory import PeakMemory
+from psr_ray.runs import Json, RunDirectory
+from psr_ray.stages import Step, force, steps_of
+from psr_ray.summary import write_summary
+
+
+class Display(Protocol):
+    """What the pipeline tells a person."""
+
+    def skipped(self, step: Step) -> None: ...
+
+    def started(self, step: Step) -> None: ...
+
+    def finished(self, step: Step, manifest: Json) -> None: ...
+
+    def watch(self) -> None: ...
+
+
+Done = Callable[[Step], bool]
+
+
+def run_pipeline(
+    config: Config,
+    display: Display,
+    *,
+    forced: str | None = None,
+    accept_changes: bool = False,
+    wanted: Callable[[Step], bool] = lambda step: True,
+) -> Json:
+    """Do every stage that is not complete (of those ``wanted``); returns the run's summary.
+
+    ``forced`` names a stage to redo, with all that come after it.
+    """
+    run = RunDirectory(config)
+    run.claim(accept_changes=accept_changes)
+    try:
+        steps = steps_of(run)
+        if forced is not None and not force(steps, forced):
+            names = ", ".join(step.stage.name for step in steps)
+            raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
+        steps = [step for step in steps if wanted(step)]
+        if all(step.stage.is_complete for step in steps):
+            for step in steps:
+                display.skipped(step)
+        else:
+            with PeakMemory(run.path):
+                do_steps(config, steps, display)
+        return write_summary(run)
+    finally:
+        run.release()
+
+
+def do_steps(config: Config, steps: list[Step], display: Display) -> None:
+    """Start Ray and have each iteration's driver do its stages."""
+    from psr_ray.cluster import connected
+
+    with connected(config):
+        import ray
+
+        from actors.driver import IterationDriver, driver_environment
+
+        driver: Any = None
+        iteration = -1
+        for step in steps:
+            if step.stage.is_complete:
+                display.skipped(step)
+                continue
+            if step.iteration != iteration:
+                iteration = step.iteration
+                environment = {"env_vars": driver_environment(config) | python_path()}
+                driver = IterationDriver.options(runtime_env=environment).remote(config)
+            display.started(step)
+            pending = driver.do.remote(step.stage.name)
+            while not ray.wait([pending], timeout=0.5)[0]:
+                display.watch()
+            display.finished(step, result_of(pending))
+
+
+def result_of(pending: Any) -> Json:
+    """The manifest a driver returned; a user's error without Ray's wrapping."""
+    import ray
+
+    try:
+        manifest: Json = ray.get(pending)
+    except ray.exceptions.RayTaskError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, PsrError):
+                raise PsrError(str(cause).splitlines()[-1]) from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise
+    return manifest
+
+
+def python_path() -> dict[str, str]:
+    """Lets workers of a local Ray import from where this process does."""
+    return {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}

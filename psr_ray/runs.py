@@ -1,0 +1,173 @@
+"""The run directory: one folder a stage, a manifest written last, content keys, one owner.
+
+A stage's key is a hash of the settings it reads and of its inputs' keys. A stage whose manifest
+has the key asked for is complete and is skipped; a folder without one is gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from psr_ray.config import Config, load_config
+from psr_ray.errors import PsrError
+
+MANIFEST = "_MANIFEST.json"
+KEY_FILE = "_KEY"
+# Raised when a stage's output changes for the same settings: old results are then made again.
+FORMAT = 1
+
+Json = dict[str, Any]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is either whole or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+def read_json(path: Path) -> Json | None:
+    """The object in a JSON file; None where there is no file."""
+    try:
+        values: Json = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise PsrError(f"{path}: not JSON ({error}); delete it, its stage is then redone") from error
+    return values
+
+
+def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
+    """Key of a stage: its name, the settings it reads, the keys of what it reads."""
+    text = json.dumps([FORMAT, stage, settings, list(inputs)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: a folder, and the key of what belongs in it."""
+
+    name: str
+    folder: Path
+    key: str
+
+    @property
+    def manifest(self) -> Json | None:
+        return read_json(self.folder / MANIFEST)
+
+    @property
+    def is_complete(self) -> bool:
+        manifest = self.manifest
+        return manifest is not None and manifest["key"] == self.key
+
+    def open(self) -> None:
+        """Prepare the folder: keep unfinished work of the same key, clear anything else."""
+        key_file = self.folder / KEY_FILE
+        if self.folder.exists() and not (
+            key_file.is_file() and key_file.read_text() == self.key
+        ):
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        write_text(key_file, self.key)
+
+    def finish(self, wall_s: float, **facts: Any) -> None:
+        """Write the manifest: from now on the stage is complete."""
+        spent = wall_s + float((read_json(self.folder / "_SPENT.json") or {}).get("wall_s", 0.0))
+        manifest = {"stage": self.name, "key": self.key, "wall_s": spent, **facts}
+        write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
+
+    def remove(self) -> None:
+        """Forget the stage's results."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RunDirectory:
+    """The folder of one run. ``claim()`` makes this process its only writer."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.path = config.run_dir.absolute()
+        self.holder = self.path / "_HOLDER.json"
+        self._lock = FileLock(self.path / ".lock")
+
+    def stage(self, name: str, settings: Any, inputs: Sequence[Stage] = ()) -> Stage:
+        """The stage of that name for these settings and inputs."""
+        key = content_key(name, settings, [stage.key for stage in inputs])
+        return Stage(name, self.path / name, key)
+
+    def claim(self, *, accept_changes: bool = False) -> None:
+        """Take the folder for this process and store the resolved config in it.
+
+        Raises ``PsrError`` where another process holds it, or where it holds a run with another
+        config (unless ``accept_changes``; stages whose settings changed are then redone).
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            holder = read_json(self.holder) or {}
+            raise PsrError(
+                f"run folder {self.path} is in use by process {holder.get('pid', '?')} on "
+                f"{holder.get('host', '?')} since {holder.get('since', '?')}; wait for it, or give "
+                "this run another name"
+            ) from None
+        except OSError as error:
+            raise PsrError(f"run folder {self.path} cannot be written: {error.strerror}") from error
+        self._check_config(accept_changes)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_text(self.holder, json.dumps(owner))
+        write_text(
+            self.path / "config.yaml",
+            yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False),
+        )
+
+    def release(self) -> None:
+        """Give the folder up."""
+        self.holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _check_config(self, accept_changes: bool) -> None:
+        stored = self.path / "config.yaml"
+        if not stored.is_file():
+            others = [p.name for p in self.path.iterdir() if p.name not in (".lock", "_HOLDER.json")]
+            if others:
+                raise PsrError(
+                    f"run folder {self.path} holds files that are no run ({', '.join(others[:3])}); "
+                    "give this run another name or runs_dir"
+                )
+            return
+        changes = differences(
+            load_config(stored).model_dump(mode="json"), self.config.model_dump(mode="json")
+        )
+        if changes and not accept_changes:
+            raise PsrError(
+                f"run folder {self.path} holds a run with another config ({'; '.join(changes[:5])})"
+                "; give this run another name, or --update to redo what the changes touch"
+            )
+
+
+def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+    """``key: old → new`` for every setting that differs."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} → {after}")
+    return lines

@@ -1,0 +1,103 @@
+"""The text that the embedded base model M0 was pretrained on: arithmetic in several forms.
+
+None of it is what M1 does: no ``Step n:`` solution, no boxed answer, no judge's verdict. It holds
+written sums, bare equations, marked equations, and stories with their sums or their short form.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psr_ray.arithmetic import HIGH, LOW, Plan, draw_operation, draw_plan, split_of, tell
+from psr_ray.seed.arithmetic import slip, work_out
+
+# The splits whose numbers M0 may see in stories; the others stay unseen until they are used.
+SEEN_SPLITS = ("ift", "eft")
+
+
+@dataclass(frozen=True)
+class Document:
+    """``text`` is learned; ``given`` stands before it and carries no loss (a story's words)."""
+
+    given: str
+    text: str
+
+
+def written_sums(rng: random.Random) -> Document:
+    """Sums worked out digit by digit."""
+    lines = []
+    for _ in range(rng.randint(2, 4)):
+        value = rng.randint(LOW, HIGH)
+        lines.append(f"{work_out(draw_operation(value, rng), value)}.")
+    return Document("", "\n".join(lines))
+
+
+def bare_equations(rng: random.Random) -> Document:
+    """Equations with their results only."""
+    lines = []
+    for _ in range(rng.randint(4, 8)):
+        value = rng.randint(LOW, HIGH)
+        lines.append(draw_operation(value, rng).equation(value))
+    return Document("", "\n".join(lines))
+
+
+def marked_equations(rng: random.Random) -> Document:
+    """Two pupils' results for one sum, the sum worked out, each result marked."""
+    value = rng.randint(LOW, HIGH)
+    operation = draw_operation(value, rng)
+    result = operation.apply(value)
+    shown = [result if rng.random() < 0.5 else slip(operation, value, rng) for _ in range(2)]
+    first, second = rng.sample("ABCDEF", 2)
+    given = "".join(
+        f"{name}: {operation.equation(value, stated)}\n"
+        for name, stated in zip((first, second), shown, strict=True)
+    )
+    marks = " ".join(
+        f"{name}: {stated} vs {result} {'right' if stated == result else 'wrong'}."
+        for name, stated in zip((first, second), shown, strict=True)
+    )
+    return Document(given, f"{work_out(operation, value)}. {marks}")
+
+
+def seen_plan(rng: random.Random) -> Plan:
+    """A plan of a split that M0 may see."""
+    while True:
+        plan = draw_plan(rng, (2, 5))
+        if split_of(plan) in SEEN_SPLITS:
+            return plan
+
+
+def story_with_sums(rng: random.Random) -> Document:
+    """A story and all its sums worked out."""
+    plan = seen_plan(rng)
+    lines = [
+        work_out(operation, value)
+        for operation, value in zip(plan.operations, plan.values(), strict=False)
+    ]
+    end = f".\nResult {plan.values()[-1]}."
+    return Document(tell(plan, rng) + "\n", "Work:\n" + ".\n".join(lines) + end)
+
+
+def story_in_short(rng: random.Random) -> Document:
+    """A story and its operations, without results."""
+    plan = seen_plan(rng)
+    return Document(tell(plan, rng) + "\n", f"In short: {plan.key()}.")
+
+
+KINDS = {
+    written_sums: 2,
+    bare_equations: 1,
+    marked_equations: 3,
+    story_with_sums: 4,
+    story_in_short: 2,
+}
+
+
+def documents(seed: int) -> Iterator[Document]:
+    """An endless stream of documents, the same for the same seed."""
+    rng = random.Random(f"corpus/{seed}")
+    while True:
+        [kind] = rng.choices(list(KINDS), weights=list(KINDS.values()))
+        yield kind(rng)

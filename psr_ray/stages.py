@@ -1,0 +1,115 @@
+"""The stages of a run, in order: what each reads, the settings it depends on, who drives it.
+
+    data ─► evaluate-M0 ─► sft (M1) ─► evaluate-M1
+         ─► search-1 ─► preferences-1 ─► train-1 (M2) ─► evaluate-M2 ─► search-2 ─► …
+
+Stages pass nothing but folders of plain files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from psr_ray.config import Config
+from psr_ray.runs import Json, RunDirectory, Stage
+from psr_ray.training.worker import MODEL_FOLDER
+
+Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage in the run's order. ``iteration`` 0 prepares M1; ``model`` is used or made."""
+
+    kind: Kind
+    iteration: int
+    model: str
+    stage: Stage
+
+    @property
+    def title(self) -> str:
+        return {
+            "data": "problems and judged pairs",
+            "sft": "fine-tune M0 → M1",
+            "search": f"step search by {self.model}",
+            "preferences": "step preferences",
+            "train": f"step-DPO → {self.model}",
+            "evaluate": f"evaluate {self.model}",
+        }[self.kind]
+
+
+def settings_of(config: Config, *names: str) -> Json:
+    """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
+    values = config.model_dump(mode="json")
+    chosen: Json = {"seed": config.seed}
+    for name in names:
+        node = values
+        for part in name.split("."):
+            node = node[part]
+        chosen[name] = node
+    return chosen
+
+
+def method_settings(config: Config, name: str) -> Json:
+    """Training settings without those that change speed alone."""
+    speed = ("num_workers", "cpus_per_worker", "use_gpu", "micro_batch_size", "zero_stage")
+    speed += ("offload_optimizer", "gradient_checkpointing")
+    values = config.model_dump(mode="json")[name]
+    return {key: value for key, value in values.items() if key not in speed}
+
+
+GENERATION = ("model.dtype", "model.max_length", "prompts", "judge")
+
+
+def steps_of(run: RunDirectory) -> list[Step]:
+    """All stages of a run, in the order in which they are done."""
+    config = run.config
+    data = run.stage("data", settings_of(config, "data", "num_iterations", "evaluation"))
+    base = run.stage("base", settings_of(config, "model.base"))
+    steps = [Step("data", 0, "M0", data)]
+
+    def evaluate(model: str, made_by: Stage, iteration: int) -> None:
+        settings = settings_of(config, *GENERATION, "evaluation")
+        if model == config.model_names[-1]:
+            settings |= settings_of(config, "search")
+        stage = run.stage(f"evaluate-{model}", settings, [data, made_by])
+        steps.append(Step("evaluate", iteration, model, stage))
+
+    evaluate("M0", base, 0)
+    sft_settings = settings_of(config, "model.dtype", "prompts", "judge.mode")
+    made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
+    steps.append(Step("sft", 0, "M1", made_by))
+    evaluate("M1", made_by, 0)
+    for k in range(1, config.num_iterations + 1):
+        search = run.stage(
+            f"search-{k}", settings_of(config, *GENERATION, "search"), [data, made_by]
+        )
+        preferences = run.stage(f"preferences-{k}", {}, [search])
+        settings = settings_of(config, "model.dtype") | method_settings(config, "dpo")
+        made_by = run.stage(f"train-{k}", settings, [preferences, made_by])
+        steps.append(Step("search", k, f"M{k}", search))
+        steps.append(Step("preferences", k, f"M{k}", preferences))
+        steps.append(Step("train", k, f"M{k + 1}", made_by))
+        evaluate(f"M{k + 1}", made_by, k)
+    return steps
+
+
+def model_path(run: RunDirectory, model: str) -> str:
+    """The folder of M0 (the config's), or of a model that the run made."""
+    if model == "M0":
+        return run.config.model.base
+    number = int(model.removeprefix("M"))
+    stage = "sft" if number == 1 else f"train-{number - 1}"
+    return str(run.path / stage / MODEL_FOLDER)
+
+
+def force(steps: list[Step], name: str) -> list[str]:
+    """Forget a stage and every later one; returns the names forgotten (none: no such stage)."""
+    names = [step.stage.name for step in steps]
+    if name not in names:
+        return []
+    gone = steps[names.index(name) :]
+    for step in gone:
+        step.stage.remove()
+    return [step.stage.name for step in gone]

@@ -1,0 +1,135 @@
+"""Training rows as token ids, and the order in which they are seen.
+
+The order depends on seed and batch size alone: any number of workers and any micro-batch size see
+the same rows in the same optimizer step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psr_ray.config import JudgeConfig
+from psr_ray.errors import PsrError
+from psr_ray.prompts import VERDICT_OPENING, PromptBuilder
+from psr_ray.rows import Row, pair_of
+
+
+@dataclass(frozen=True)
+class SFTExample:
+    """A prompt and the completion to learn; the loss covers the completion only."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class PreferenceExample:
+    """A step preference: problem and steps so far, then the better or the worse next step."""
+
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Ids of a text without special tokens."""
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def ift_example(row: Row, prompts: PromptBuilder) -> SFTExample:
+    """A problem and its solution in steps, closed by EOS."""
+    if not row["solution"]:
+        raise PsrError(f"IFT row {row['id']}: no `solution`; IFT rows need one in steps")
+    end = (prompts.tokenizer.eos_token_id,)
+    return SFTExample(
+        prompts.solve_ids(row["problem"]), encode(prompts.tokenizer, row["solution"]) + end
+    )
+
+
+def eft_example(row: Row, prompts: PromptBuilder, judge: JudgeConfig) -> SFTExample:
+    """A judged pair: reasoning and verdict (`explain`), or the verdict alone (`verdict`)."""
+    pair = pair_of(row)
+    arguments = (pair.problem.text, pair.steps_so_far, pair.step_a, pair.step_b)
+    end = (prompts.tokenizer.eos_token_id,)
+    if judge.mode == "explain":
+        completion = encode(prompts.tokenizer, pair.judgement)
+        return SFTExample(prompts.judge_ids(*arguments), completion + end)
+    opening = encode(prompts.tokenizer, VERDICT_OPENING)
+    whole = encode(prompts.tokenizer, f"{VERDICT_OPENING}{pair.verdict}]]")
+    return SFTExample(prompts.verdict_ids(*arguments), whole[len(opening) :] + end)
+
+
+def preference_example(row: Row) -> PreferenceExample:
+    """A row of the step-preference files."""
+    return PreferenceExample(
+        tuple(row["prompt_ids"]), tuple(row["chosen_ids"]), tuple(row["rejected_ids"])
+    )
+
+
+def within_length(examples: Iterable[Any], max_length: int) -> tuple[list[Any], int]:
+    """The examples that fit, whole, and how many did not; nothing is ever cut."""
+    everything = list(examples)
+    fitting = [example for example in everything if len(example) <= max_length]
+    return fitting, len(everything) - len(fitting)
+
+
+def cycle(num_rows: int, rng: random.Random) -> Iterable[int]:
+    """Indices in a new random order each epoch, for ever."""
+    order = list(range(num_rows))
+    while True:
+        rng.shuffle(order)
+        yield from order
+
+
+def num_steps(num_rows: int, num_epochs: float, rows_per_step: int) -> int:
+    """Optimizer steps of a training run; at least one."""
+    return max(1, round(num_epochs * num_rows / rows_per_step))
+
+
+def batches(
+    num_rows: int, num_epochs: float, batch_size: int, seed: int
+) -> list[list[int]]:
+    """Row indices of every optimizer step."""
+    stream = iter(cycle(num_rows, random.Random(f"order/{seed}")))
+    return [
+        [next(stream) for _ in range(batch_size)]
+        for _ in range(num_steps(num_rows, num_epochs, batch_size))
+    ]
+
+
+def mixed_batches(
+    num_ift: int, num_eft: int, ift_share: float | None, num_epochs: float, batch_size: int, seed: int
+) -> list[list[int]]:
+    """Row indices of every SFT step; IFT rows come first in the numbering.
+
+    With a share, each batch holds that share of IFT rows and an epoch is one pass over the EFT
+    rows (over the IFT rows where there are no others).
+    """
+    if ift_share is None or not num_ift or not num_eft:
+        return batches(num_ift + num_eft, num_epochs, batch_size, seed)
+    from_ift = round(ift_share * batch_size)
+    from_eft = batch_size - from_ift
+    ift = iter(cycle(num_ift, random.Random(f"ift/{seed}")))
+    eft = iter(cycle(num_eft, random.Random(f"eft/{seed}")))
+    steps = num_steps(num_eft, num_epochs, from_eft) if from_eft else num_steps(
+        num_ift, num_epochs, from_ift
+    )
+    return [
+        [next(ift) for _ in range(from_ift)] + [num_ift + next(eft) for _ in range(from_eft)]
+        for _ in range(steps)
+    ]
+
+
+def shares_of_worker(batch: Sequence[int], rank: int, num_workers: int, micro: int) -> list[list[int]]:
+    """A worker's micro-batches of one optimizer step; every worker has as many."""
+    mine = batch[rank::num_workers]
+    return [list(mine[i : i + micro]) for i in range(0, len(mine), micro)]

@@ -1,0 +1,39 @@
+"""Figures of each optimizer step: metrics.jsonl, TensorBoard, and the run's progress."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from psr_ray.progress import ProgressWriter
+
+
+class MetricsWriter:
+    """Written by rank 0 alone; on other ranks every call does nothing."""
+
+    def __init__(self, folder: Path, progress: ProgressWriter, num_steps: int, rank: int) -> None:
+        self.active = rank == 0
+        if not self.active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "metrics.jsonl").open("w")
+        self._board = SummaryWriter(log_dir=str(folder / "tensorboard"))
+        self._progress = progress
+        progress.start(num_steps)
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Add one step's figures."""
+        if not self.active:
+            return
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+        self._progress.advance(1, int(figures.get("num_tokens", 0)))
+
+    def close(self) -> None:
+        if self.active:
+            self._file.close()
+            self._board.close()
