@@ -63,7 +63,9 @@ def train_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def batches(tokenizer: Tokenizer, eos_id: int, pad_id: int, size: int, seed: int) -> Iterator[Padded]:
+def batches(
+    tokenizer: Tokenizer, eos_id: int, pad_id: int, size: int, seed: int
+) -> Iterator[Padded]:
     """Endless batches of documents of like length."""
     rng = random.Random(f"batches/{seed}")
     stream = documents(seed)
@@ -71,7 +73,10 @@ def batches(tokenizer: Tokenizer, eos_id: int, pad_id: int, size: int, seed: int
         rows = []
         for document in itertools.islice(stream, size * 32):
             rows.append(
-                (tokenizer.encode(document.given).ids, [*tokenizer.encode(document.text).ids, eos_id])
+                (
+                    tokenizer.encode(document.given).ids,
+                    [*tokenizer.encode(document.text).ids, eos_id],
+                )
             )
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         groups = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -109,11 +114,17 @@ def main(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / 200)
-        * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / num_updates))),
+        lambda step: (
+            min(1.0, (step + 1) / 200)
+            * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / num_updates)))
+        ),
     )
     stream = batches(
-        tokenizer.backend_tokenizer, tokenizer.eos_token_id, tokenizer.pad_token_id, batch_size, seed
+        tokenizer.backend_tokenizer,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        batch_size,
+        seed,
     )
     started, num_tokens, smooth = time.time(), 0, 0.0
     for update, batch in zip(range(1, num_updates + 1), stream, strict=False):
@@ -127,7 +138,9 @@ def main(
         smooth = loss.item() if update == 1 else 0.98 * smooth + 0.02 * loss.item()
         if update % 250 == 0:
             spent = time.time() - started
-            print(f"update {update} loss {smooth:.4f} {num_tokens / spent:.0f} tokens/s", flush=True)
+            print(
+                f"update {update} loss {smooth:.4f} {num_tokens / spent:.0f} tokens/s", flush=True
+            )
     model.save_pretrained(out)
     facts = {
         "num_updates": num_updates,

@@ -262,6 +262,31 @@ class Config(Frozen):
         return [f"M{k}" for k in range(1, self.num_iterations + 2)]
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """The config with its folders and files as absolute paths: workers have other folders."""
+
+    def absolute(source: SourceConfig) -> SourceConfig:
+        if source.path is None or "://" in source.path:
+            return source
+        return source.model_copy(update={"path": str(Path(source.path).absolute())})
+
+    data = config.data
+    sources = {
+        "ift": absolute(data.ift),
+        "eft": absolute(data.eft),
+        "heldout": absolute(data.heldout),
+        "judge": None if data.judge is None else absolute(data.judge),
+        "train": tuple(absolute(source) for source in data.train),
+    }
+    updates: dict[str, object] = {"data": data.model_copy(update=sources)}
+    base = Path(config.model.base)
+    if base.is_dir():
+        updates["model"] = config.model.model_copy(update={"base": str(base.absolute())})
+    if "://" not in config.runs_dir:
+        updates["runs_dir"] = str(Path(config.runs_dir).absolute())
+    return config.model_copy(update=updates)
+
+
 def describe_errors(error: ValidationError) -> str:
     """One line a mistake: the key and what is wrong with it."""
     lines = []
@@ -300,6 +325,6 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
                 raise PsrError(f"override {override!r}: {parent!r} holds no keys")
         node[last] = yaml.safe_load(text)
     try:
-        return Config.model_validate(values)
+        return with_absolute_paths(Config.model_validate(values))
     except ValidationError as error:
         raise PsrError(f"config {path}: {describe_errors(error)}") from error

@@ -17,7 +17,7 @@ from math import exp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
-from psr_ray.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.generation import Completion, EngineTask, Finish, GenerationRequest
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -239,11 +239,14 @@ def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Co
         if request.choice_ids and sample.logprobs:
             weights = [exp(sample.logprobs[0][i].logprob) for i in request.choice_ids]
             probabilities = tuple(weight / sum(weights) for weight in weights)
-        finish = "eos" if sample.finish_reason == "stop" and sample.stop_reason is None else None
+        stopped = sample.finish_reason == "stop"
+        finish: Finish = (
+            "length" if not stopped else "eos" if sample.stop_reason is None else "stop"
+        )
         completions.append(
             Completion(
                 token_ids=tuple(sample.token_ids),
-                finish=finish or ("stop" if sample.finish_reason == "stop" else "length"),
+                finish=finish,
                 choice_probabilities=probabilities,
                 num_cached_tokens=cached,
             )

@@ -24,12 +24,15 @@ class GenerationRequest:
     choice_ids: tuple[int, ...] = ()
 
 
+Finish = Literal["eos", "stop", "length"]
+
+
 @dataclass(frozen=True)
 class Completion:
     """One completion: the sampled ids (EOS included where the model ended) and why it stopped."""
 
     token_ids: tuple[int, ...]
-    finish: Literal["eos", "stop", "length"]
+    finish: Finish
     choice_probabilities: tuple[float, ...] = ()
     num_cached_tokens: int = 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from psr_ray.answers import extract_boxed, is_equal
@@ -107,7 +109,7 @@ def search_row(search: Search) -> Row:
     predicted = extract_boxed(solution)
     steps = []
     for step in search.steps:
-        truth = truth_of(search, step) or [None] * len(step.candidates)
+        truth: Sequence[bool | None] = truth_of(search, step) or [None] * len(step.candidates)
         steps.append(
             {
                 "number": step.number,

@@ -114,5 +114,7 @@ def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
 def finished_ids(folder: Path) -> set[str]:
     """Ids of the rows that finished shards hold."""
     return {
-        value for path in shards(folder) for value in pq.read_table(path, columns=["id"])["id"].to_pylist()
+        value
+        for path in shards(folder)
+        for value in pq.read_table(path, columns=["id"])["id"].to_pylist()
     }

@@ -46,7 +46,9 @@ def read_json(path: Path) -> Json | None:
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
-        raise PsrError(f"{path}: not JSON ({error}); delete it, its stage is then redone") from error
+        raise PsrError(
+            f"{path}: not JSON ({error}); delete it, its stage is then redone"
+        ) from error
     return values
 
 
@@ -73,21 +75,23 @@ class Stage:
         manifest = self.manifest
         return manifest is not None and manifest["key"] == self.key
 
+    @property
+    def was_opened(self) -> bool:
+        """Whether the folder holds (perhaps unfinished) work of this key."""
+        key_file = self.folder / KEY_FILE
+        return key_file.is_file() and key_file.read_text() == self.key
+
     def open(self) -> None:
         """Prepare the folder: keep unfinished work of the same key, clear anything else."""
-        key_file = self.folder / KEY_FILE
-        if self.folder.exists() and not (
-            key_file.is_file() and key_file.read_text() == self.key
-        ):
+        if self.folder.exists() and not self.was_opened:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        write_text(key_file, self.key)
+        write_text(self.folder / KEY_FILE, self.key)
 
     def finish(self, wall_s: float, **facts: Any) -> None:
         """Write the manifest: from now on the stage is complete."""
-        spent = wall_s + float((read_json(self.folder / "_SPENT.json") or {}).get("wall_s", 0.0))
-        manifest = {"stage": self.name, "key": self.key, "wall_s": spent, **facts}
+        manifest = {"stage": self.name, "key": self.key, "wall_s": wall_s, **facts}
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
     def remove(self) -> None:
@@ -144,7 +148,9 @@ class RunDirectory:
     def _check_config(self, accept_changes: bool) -> None:
         stored = self.path / "config.yaml"
         if not stored.is_file():
-            others = [p.name for p in self.path.iterdir() if p.name not in (".lock", "_HOLDER.json")]
+            others = [
+                p.name for p in self.path.iterdir() if p.name not in (".lock", "_HOLDER.json")
+            ]
             if others:
                 raise PsrError(
                     f"run folder {self.path} holds files that are no run ({', '.join(others[:3])}); "

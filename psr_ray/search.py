@@ -87,7 +87,9 @@ def merge(
     return candidates, cut_off
 
 
-def pick(step_scores: Sequence[float], candidates: Sequence[Candidate], rule: str) -> tuple[int, int]:
+def pick(
+    step_scores: Sequence[float], candidates: Sequence[Candidate], rule: str
+) -> tuple[int, int]:
     """Indices of chosen (best) and rejected (worst); ``rule`` settles partial ties."""
 
     def weight(index: int) -> int:
@@ -248,9 +250,7 @@ def truth_of(search: Search, step: SearchedStep) -> list[bool] | None:
     from psr_ray.arithmetic import Plan, step_is_right
 
     plan = Plan.from_key(search.problem.plan)
-    return [
-        step_is_right(plan, path_before(search, step), c.text) for c in step.candidates
-    ]
+    return [step_is_right(plan, path_before(search, step), c.text) for c in step.candidates]
 
 
 def path_before(search: Search, step: SearchedStep) -> list[str]:

@@ -182,9 +182,7 @@ def fresh_problems(config: Config, failures: Failures) -> dict[str, list[Row]]:
     files: dict[str, list[Row]] = {}
     used: set[str] = set()
     sizes = [source.num for source in wanted] + [config.evaluation.num_search_problems]
-    for name, source, size in zip(
-        search_files(config), [*wanted, health], sizes, strict=True
-    ):
+    for name, source, size in zip(search_files(config), [*wanted, health], sizes, strict=True):
         whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else sum(sizes)})
         if whole not in pools:
             pools[whole] = problem_rows(whole, "train", "search", config.seed, failures)

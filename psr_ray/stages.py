@@ -53,8 +53,15 @@ def settings_of(config: Config, *names: str) -> Json:
 
 def method_settings(config: Config, name: str) -> Json:
     """Training settings without those that change speed alone."""
-    speed = ("num_workers", "cpus_per_worker", "use_gpu", "micro_batch_size", "zero_stage")
-    speed += ("offload_optimizer", "gradient_checkpointing")
+    speed = {
+        "num_workers",
+        "cpus_per_worker",
+        "use_gpu",
+        "micro_batch_size",
+        "zero_stage",
+        "offload_optimizer",
+        "gradient_checkpointing",
+    }
     values = config.model_dump(mode="json")[name]
     return {key: value for key, value in values.items() if key not in speed}
 

@@ -48,5 +48,5 @@ def split_steps(solution: str) -> list[str]:
     Empty where no step header occurs.
     """
     starts = [match.start() for match in STEP_HEADER.finditer(solution)]
-    ends = [*starts[1:], len(solution)]
+    ends = [*starts, len(solution)][1:]
     return [solution[a:b].strip() for a, b in zip(starts, ends, strict=True)]

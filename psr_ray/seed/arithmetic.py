@@ -32,8 +32,11 @@ def work_out(operation: Operation, value: int) -> str:
     head = operation.equation(value).split("=")[0] + ": "
     if operation.kind == "multiply":
         low = units * operation.operand
-        high = f"{tens}*{operation.operand}+{low // 10}={tens * operation.operand + low // 10}"
-        return f"{head}{units}*{operation.operand}={low}, {high}, so {result}"
+        high = tens * operation.operand + low // 10
+        return (
+            f"{head}{units}*{operation.operand}={low}, "
+            f"{tens}*{operation.operand}+{low // 10}={high}, so {result}"
+        )
     if operation.kind == "divide":
         quotient, rest = divmod(tens, operation.operand)
         low = rest * 10 + units
@@ -46,9 +49,7 @@ def work_out(operation: Operation, value: int) -> str:
         low = units + other_units
         carry = "+1" if low > 9 else ""
         high = tens + other_tens + (low > 9)
-        return (
-            f"{head}{units}+{other_units}={low}, {tens}+{other_tens}{carry}={high}, so {result}"
-        )
+        return f"{head}{units}+{other_units}={low}, {tens}+{other_tens}{carry}={high}, so {result}"
     borrow = units < other_units
     low = units + 10 * borrow
     high = tens - other_tens - borrow

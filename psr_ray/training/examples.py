@@ -95,9 +95,7 @@ def num_steps(num_rows: int, num_epochs: float, rows_per_step: int) -> int:
     return max(1, round(num_epochs * num_rows / rows_per_step))
 
 
-def batches(
-    num_rows: int, num_epochs: float, batch_size: int, seed: int
-) -> list[list[int]]:
+def batches(num_rows: int, num_epochs: float, batch_size: int, seed: int) -> list[list[int]]:
     """Row indices of every optimizer step."""
     stream = iter(cycle(num_rows, random.Random(f"order/{seed}")))
     return [
@@ -107,7 +105,12 @@ def batches(
 
 
 def mixed_batches(
-    num_ift: int, num_eft: int, ift_share: float | None, num_epochs: float, batch_size: int, seed: int
+    num_ift: int,
+    num_eft: int,
+    ift_share: float | None,
+    num_epochs: float,
+    batch_size: int,
+    seed: int,
 ) -> list[list[int]]:
     """Row indices of every SFT step; IFT rows come first in the numbering.
 
@@ -120,8 +123,10 @@ def mixed_batches(
     from_eft = batch_size - from_ift
     ift = iter(cycle(num_ift, random.Random(f"ift/{seed}")))
     eft = iter(cycle(num_eft, random.Random(f"eft/{seed}")))
-    steps = num_steps(num_eft, num_epochs, from_eft) if from_eft else num_steps(
-        num_ift, num_epochs, from_ift
+    steps = (
+        num_steps(num_eft, num_epochs, from_eft)
+        if from_eft
+        else num_steps(num_ift, num_epochs, from_ift)
     )
     return [
         [next(ift) for _ in range(from_ift)] + [num_ift + next(eft) for _ in range(from_eft)]
@@ -129,7 +134,9 @@ def mixed_batches(
     ]
 
 
-def shares_of_worker(batch: Sequence[int], rank: int, num_workers: int, micro: int) -> list[list[int]]:
+def shares_of_worker(
+    batch: Sequence[int], rank: int, num_workers: int, micro: int
+) -> list[list[int]]:
     """A worker's micro-batches of one optimizer step; every worker has as many."""
     mine = batch[rank::num_workers]
     return [list(mine[i : i + micro]) for i in range(0, len(mine), micro)]

@@ -204,7 +204,7 @@ def run_steps(
     training: TrainingConfig,
     worker: Worker,
     writer: MetricsWriter,
-    check_first: Callable[[Sums], None],
+    check_first: Callable[[Sums], None] | None,
 ) -> Sums:
     """All optimizer steps; returns the last step's figures (means over the batch, all workers)."""
     num_steps = len(terms[0].plan)
@@ -230,7 +230,7 @@ def run_steps(
             engine.backward(loss * len(micros) * worker.num_workers)
             engine.step()
         figures = add_over_workers(sums, worker)
-        if step == 0:
+        if step == 0 and check_first is not None:
             check_first(figures)
         figures["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
         bad = [name for name, value in figures.items() if not math.isfinite(value)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,9 +94,12 @@ def train(job: TrainingJob) -> None:
         )
         per_step = training.batch_size
     else:
-        assert isinstance(training, DPOConfig) and job.preferences is not None
+        assert isinstance(training, DPOConfig)
+        assert job.preferences is not None
         rows = read_rows(shards(job.preferences))
-        pairs, num_dropped = within_length(map(preference_example, rows), job.config.model.max_length)
+        pairs, num_dropped = within_length(
+            map(preference_example, rows), job.config.model.max_length
+        )
         if not pairs:
             raise PsrError(
                 f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
@@ -119,12 +121,10 @@ def train(job: TrainingJob) -> None:
     progress = ProgressWriter(job.run_dir, job.stage, "steps")
     num_steps = len(terms[0].plan)
     writer = MetricsWriter(job.out, progress, num_steps, rank)
-    check: Callable[[loop.Sums], None] = (
-        loop.check_first_dpo_loss if plan_dpo else lambda figures: None
-    )
+    check = loop.check_first_dpo_loss if plan_dpo else None
     figures = loop.run_steps(engine, terms, training, worker, writer, check)
     writer.close()
-    export(engine, module, tokenizer, job, rank)
+    export(module, tokenizer, job, rank)
     if rank == 0:
         facts = {
             "num_steps": num_steps,
@@ -219,7 +219,7 @@ def build_engine(job: TrainingJob, accumulation: int) -> tuple[Any, Any]:
     return engine, model
 
 
-def export(engine: Any, model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
+def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
     """Write a plain Hugging Face folder; a LoRA update is merged into the weights first."""
     import deepspeed
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from psr_ray.config import Config
+from actors.searcher import in_flight_variable, run_rows
+from psr_ray.config import Config, SourceConfig
+from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.memory import PeakMemory
-from psr_ray.runs import Json, RunDirectory
-from psr_ray.stages import Step, force, steps_of
+from psr_ray.progress import ProgressWriter
+from psr_ray.rows import TASK_SCHEMA, write_rows
+from psr_ray.runs import Json, RunDirectory, Stage, content_key
+from psr_ray.sources import Failures, problem_rows
+from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
 from psr_ray.summary import write_summary
+from psr_ray.tasks import output_folder
 
 
 class Display(Protocol):
@@ -24,9 +32,6 @@ class Display(Protocol):
     def finished(self, step: Step, manifest: Json) -> None: ...
 
     def watch(self) -> None: ...
-
-
-Done = Callable[[Step], bool]
 
 
 def run_pipeline(
@@ -69,6 +74,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
 
         from actors.driver import IterationDriver, driver_environment
 
+        actor_class: Any = IterationDriver
         driver: Any = None
         iteration = -1
         for step in steps:
@@ -78,7 +84,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
             if step.iteration != iteration:
                 iteration = step.iteration
                 environment = {"env_vars": driver_environment(config) | python_path()}
-                driver = IterationDriver.options(runtime_env=environment).remote(config)
+                driver = actor_class.options(runtime_env=environment).remote(config)
             display.started(step)
             pending = driver.do.remote(step.stage.name)
             while not ray.wait([pending], timeout=0.5)[0]:
@@ -105,3 +111,45 @@ def result_of(pending: Any) -> Json:
 def python_path() -> dict[str, str]:
     """Lets workers of a local Ray import from where this process does."""
     return {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+
+
+def do_rows(
+    config: Config, task: Literal["search", "solve"], model: str, problems: Path | None, num: int,
+    out: Path,
+) -> Path:  # fmt: skip
+    """Search or solve problems with any model; returns the folder of the shards.
+
+    Without a problems file the config's held-out source is used. Running it again goes on.
+    """
+    from psr_ray.cluster import connected
+
+    model = model or config.model.base
+    check_model(model, config)
+    source = config.data.heldout
+    if problems is not None:
+        source = SourceConfig(kind="file", path=str(problems))
+    source = source.model_copy(update={"num": num})
+    failures = Failures()
+    rows = problem_rows(source, "heldout", task, config.seed, failures)
+    out = out.absolute()
+    ids = [row["id"] for row in rows]
+    settings = settings_of(config, *GENERATION, "search", "evaluation")
+    stage = Stage(task, out, content_key(task, settings | {"model": model, "ids": ids}, []))
+    if out.exists() and any(out.iterdir()) and not stage.was_opened:
+        raise PsrError(
+            f"folder {out} holds other results (another model, config or set of problems); give "
+            "another --out, or delete it"
+        )
+    stage.open()
+    write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
+    for failure in failures.items:
+        logging.getLogger("psr_ray").warning(
+            "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
+        )
+    with connected(config):
+        import ray
+
+        do = ray.remote(num_cpus=0, runtime_env={"env_vars": in_flight_variable(config)})(run_rows)
+        progress = ProgressWriter(out, task, "rows")
+        result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
+    return output_folder(out, task)

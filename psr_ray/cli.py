@@ -1,0 +1,200 @@
+"""The command line: psr-ray run | search | train | evaluate | report | plan | doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from psr_ray.config import Config, load_config
+from psr_ray.errors import PsrError
+
+app = typer.Typer(
+    help="Process-based self-rewarding for language models, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+problems = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of the run")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="override a setting: --set search.top_p=0.9")
+]
+Force = Annotated[
+    str | None, typer.Option(help="redo this stage (such as search-2) and all that follow")
+]
+Update = Annotated[
+    bool, typer.Option("--update", help="accept a changed config: redo what the changes touch")
+]
+
+
+def user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Show a user's mistake as one line and exit with 2; anything else keeps its traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except PsrError as error:
+            problems.print(
+                f"[red]error:[/red] {escape(str(error).strip())}", highlight=False, soft_wrap=True
+            )
+            raise typer.Exit(2) from error
+
+    return wrapped
+
+
+def read(config: Path, overrides: list[str] | None) -> Config:
+    return load_config(config, tuple(overrides or ()))
+
+
+def run_stages(
+    config: Config, forced: str | None, update: bool, kinds: tuple[str, ...] | None = None
+) -> None:
+    """Do the run's stages, or those of some kinds up to the last of them; then table and report."""
+    from actors.pipeline import run_pipeline
+    from psr_ray.display import RunDisplay, model_table
+    from psr_ray.doctor import check_inputs
+    from psr_ray.report import write_report
+
+    check_inputs(config)
+    with RunDisplay(config.run_dir, console) as display:
+        summary = run_pipeline(
+            config,
+            display,
+            forced=forced,
+            accept_changes=update,
+            wanted=lambda step: kinds is None or step.kind in kinds,
+        )
+    if summary["models"]:
+        console.print(model_table(summary))
+    if kinds is None:
+        report = write_report(config.run_dir.absolute(), summary)
+        console.print(f"report: {report}", soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    force: Force = None,
+    update: Update = False,
+) -> None:
+    """The whole run: M0, fine-tuning, all iterations, evaluation, report. Resumes by itself."""
+    run_stages(read(config, overrides), force, update)
+
+
+@app.command()
+@user_errors
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    force: Force = None,
+    update: Update = False,
+) -> None:
+    """The run without its evaluations: data, fine-tuning, searches, step-DPO."""
+    kinds = ("data", "sft", "search", "preferences", "train")
+    run_stages(read(config, overrides), force, update, kinds)
+
+
+@app.command()
+@user_errors
+def search(
+    config: ConfigPath,
+    model: Annotated[str, typer.Option(help="model folder; default: the config's base")] = "",
+    problems_file: Annotated[
+        Path | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="problems to search")] = 4,
+    out: Annotated[Path, typer.Option(help="folder of the searches")] = Path("runs/search"),
+    show: Annotated[int, typer.Option(min=0, help="search trees to print")] = 1,
+    overrides: Overrides = None,
+) -> None:
+    """Step search with any model on any problems; prints the trees."""
+    from actors.pipeline import do_rows
+    from psr_ray.rows import read_rows, shards
+    from psr_ray.transcript import search_tree
+
+    folder = do_rows(read(config, overrides), "search", model, problems_file, num, out)
+    for shown, row in enumerate(read_rows(shards(folder))):
+        if shown == show:
+            break
+        console.print(search_tree(row))
+    console.print(f"searches: {folder}", soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def evaluate(
+    config: ConfigPath,
+    model: Annotated[str, typer.Option(help="model folder; default: the config's base")] = "",
+    problems_file: Annotated[
+        Path | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="problems to solve")] = 1000,
+    out: Annotated[Path, typer.Option(help="folder of the solutions")] = Path("runs/evaluate"),
+    overrides: Overrides = None,
+) -> None:
+    """Greedy accuracy of any model on any problems with known answers."""
+    from actors.pipeline import do_rows
+    from psr_ray.display import share
+    from psr_ray.evaluation import solution_figures
+    from psr_ray.rows import read_rows, shards
+
+    folder = do_rows(read(config, overrides), "solve", model, problems_file, num, out)
+    figures = solution_figures(list(read_rows(shards(folder))))
+    console.print(
+        f"accuracy {share(figures['accuracy'], figures['accuracy_se'])} on "
+        f"{figures['num_problems']} problems, {figures['num_failed']} failed rows, "
+        f"{share(figures['unboxed_share'])} without a boxed answer"
+    )
+    console.print(f"solutions: {folder}", soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def report(run_dir: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+    """Make a run's table and HTML report again from its files."""
+    from psr_ray.display import model_table
+    from psr_ray.report import write_report
+    from psr_ray.runs import RunDirectory
+    from psr_ray.summary import write_summary
+
+    config = load_config(run_dir / "config.yaml")
+    moved = config.model_copy(update={"runs_dir": str(run_dir.absolute().parent)})
+    summary = write_summary(
+        RunDirectory(moved.model_copy(update={"name": run_dir.absolute().name}))
+    )
+    console.print(model_table(summary))
+    console.print(f"report: {write_report(run_dir.absolute(), summary)}", soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """The resolved config and what each stage will do; starts nothing."""
+    from psr_ray.plan import print_plan
+
+    print_plan(read(config, overrides), console)
+
+
+@app.command()
+@user_errors
+def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Check versions, model, data, disk and Ray, and say what to do."""
+    from psr_ray.doctor import print_checks
+
+    if not print_checks(read(config, overrides), console):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

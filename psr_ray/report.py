@@ -1,0 +1,198 @@
+"""The HTML report of a run: one self-contained file, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+from rich.console import Console
+
+from psr_ray.display import COLUMNS, cells, duration, number, share
+from psr_ray.rows import Row, read_rows, shards
+from psr_ray.runs import Json, write_text
+from psr_ray.transcript import search_tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def write_report(run_dir: Path, summary: Json) -> Path:
+    """Write report.html (and its first figure as report.png) into the run folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    models = summary["models"]
+    figures = []
+    overview = models_figure(models)
+    (run_dir / "report.png").write_bytes(overview)
+    figures.append(("accuracy, judge and steps by model", encode(overview)))
+    curves = training_curves(run_dir, models)
+    if curves is not None:
+        figures.append(("step-DPO training curves", encode(curves)))
+    memory = summary["peak_rss_bytes"]
+    html = environment.get_template("report.html.jinja").render(
+        summary=summary,
+        headline=headline(models),
+        columns=COLUMNS,
+        rows=[cells(entry) for entry in models],
+        num_problems=models[0]["num_problems"] if models else 0,
+        figures=figures,
+        searches=[search_cells(entry) for entry in models],
+        transcript=transcript(run_dir),
+        wall=[(name, duration(seconds)) for name, seconds in summary["wall_s"].items()],
+        memory="not measured" if memory is None else f"{memory / 2**30:.1f} GiB",
+    )
+    write_text(run_dir / "report.html", html)
+    return run_dir / "report.html"
+
+
+def headline(models: list[Json]) -> str:
+    """What the run shows, in one sentence, with the standard error of the difference."""
+    trained = [entry for entry in models if entry["name"] != "M0" and entry["accuracy"] is not None]
+    if len(trained) < 2:
+        return ""
+    first, last = trained[0], trained[-1]
+    change = 100 * (last["accuracy"] - first["accuracy"])
+    error = 100 * (last["accuracy_se"] ** 2 + first["accuracy_se"] ** 2) ** 0.5
+    word = (
+        "rose" if change > 2 * error else "fell" if change < -2 * error else "did not clearly move"
+    )
+    return (
+        f"From {first['name']} to {last['name']} greedy accuracy {word}: "
+        f"{change:+.1f} points (standard error of the difference {error:.1f})."
+    )
+
+
+def search_cells(entry: Json) -> list[str]:
+    """A model's row of the step-preference table."""
+    return [
+        entry["name"],
+        str(entry["num_pairs"]),
+        share(entry["chosen_right_share"]),
+        share(entry["rejected_right_share"]),
+        number(entry["distinct_candidates_per_step"]),
+        share(entry["search_accuracy"]),
+        number(entry["rollbacks_per_search"]),
+        share(entry["prefix_cache_hit_rate"]),
+    ]
+
+
+def transcript(run_dir: Path) -> str | None:
+    """The first search of the last iteration that went back at least once (or just the first)."""
+    folders = sorted(run_dir.glob("search-*/search"))
+    if not folders:
+        return None
+    best: Row | None = None
+    for row in read_rows(shards(folders[-1])):
+        if best is None or (row["num_rollbacks"] or 0) > 0:
+            best = row
+        if (row["num_rollbacks"] or 0) > 0:
+            break
+    if best is None:
+        return None
+    console = Console(width=130, file=io.StringIO(), record=True, color_system=None)
+    console.print(search_tree(best))
+    return console.export_text()
+
+
+def encode(png: bytes) -> str:
+    return base64.b64encode(png).decode()
+
+
+def to_png(figure: Figure) -> bytes:
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def new_figure(columns: int) -> tuple[Figure, list[Axes]]:
+    """A row of plots; drawn off screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 3.4), layout="constrained")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def models_figure(models: list[Json]) -> bytes:
+    """Accuracy, judge health and step shape, by model."""
+    figure, (accuracy, judge, steps) = new_figure(3)
+    names = [entry["name"] for entry in models]
+    values = [100 * (entry["accuracy"] or 0.0) for entry in models]
+    errors = [100 * (entry["accuracy_se"] or 0.0) for entry in models]
+    accuracy.errorbar(names, values, yerr=errors, marker="o", capsize=4, color="#2458a6")
+    accuracy.set(title="greedy accuracy, held-out", ylabel="%", ylim=(0, 100))
+    for key, label, colour in (
+        ("judge_accuracy_on_policy", "right on own steps", "#1b7f5c"),
+        ("judge_accuracy_fixed", "right on fixed set", "#7fb069"),
+        ("order_flip_share", "order flips", "#c8553d"),
+        ("tie_share", "ties", "#e0a458"),
+        ("unparsable_share", "unparsable", "#777777"),
+    ):
+        points = [(e["name"], 100 * e[key]) for e in models if e[key] is not None]
+        judge.plot(
+            [p[0] for p in points], [p[1] for p in points], marker="o", label=label, color=colour
+        )
+    judge.set(title="judge", ylabel="%", ylim=(-3, 103))
+    judge.legend(fontsize=8, frameon=False)
+    shaped = [e for e in models if e["steps_per_solution"] is not None]
+    for key, label, colour in (
+        ("steps_per_solution", "steps per solution", "#2458a6"),
+        ("tokens_per_step", "tokens per step", "#c8553d"),
+    ):
+        steps.plot(
+            [e["name"] for e in shaped],
+            [e[key] for e in shaped],
+            marker="o",
+            label=label,
+            color=colour,
+        )
+    steps.set(title="steps", ylim=(0, None))
+    steps.legend(fontsize=8, frameon=False)
+    return to_png(figure)
+
+
+def training_curves(run_dir: Path, models: list[Json]) -> bytes | None:
+    """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage."""
+    curves = []
+    for entry in models:
+        number_ = int(entry["name"].removeprefix("M"))
+        path = run_dir / f"train-{number_ - 1}" / "metrics.jsonl"
+        if number_ > 1 and path.is_file():
+            curves.append((entry["name"], [json.loads(line) for line in path.open()]))
+    if not curves:
+        return None
+    figure, (loss, chosen, margin) = new_figure(3)
+    for name, steps in curves:
+        xs = [step["step"] for step in steps]
+        loss.plot(xs, [step["dpo_loss"] for step in steps], label=name)
+        [line] = chosen.plot(xs, [step["chosen_logp_change"] for step in steps], label=name)
+        chosen.plot(
+            xs,
+            [step["rejected_logp_change"] for step in steps],
+            linestyle=":",
+            color=line.get_color(),
+        )
+        margin.plot(xs, [step["accuracy"] for step in steps], label=name)
+    loss.axhline(0.693147, color="#999", linewidth=0.8)
+    loss.set(title="step-DPO loss (line: ln 2)", xlabel="step")
+    chosen.axhline(0.0, color="#999", linewidth=0.8)
+    chosen.set(title="log-prob change: chosen –, rejected ···", xlabel="step")
+    margin.set(title="share of pairs with a positive margin", xlabel="step", ylim=(0, 1.02))
+    for axis in (loss, chosen, margin):
+        axis.legend(fontsize=8, frameon=False)
+    return to_png(figure)

@@ -1,0 +1,66 @@
+"""A scripted engine for unit tests of the search's logic alone: texts in, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from psr_ray.config import PromptConfig
+from psr_ray.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.prompts import PromptBuilder
+
+EOS = 0
+
+
+class CharacterTokenizer:
+    """One token a character; id 0 is EOS."""
+
+    chat_template = None
+    name_or_path = "characters"
+    eos_token_id = EOS
+    pad_token_id = EOS
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
+        return [ord(c) for c in text]
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return "".join(chr(i) for i in ids if i != EOS)
+
+
+def character_prompts() -> PromptBuilder:
+    return PromptBuilder(
+        CharacterTokenizer(),
+        PromptConfig(templates="compact", chat_template=False, step_stop="\n"),
+    )
+
+
+def completion(text: str) -> Completion:
+    """``text`` as sampled; a trailing ``$`` stands for EOS, a missing newline for a cut-off."""
+    if text.endswith("$"):
+        return Completion((*map(ord, text[:-1]), EOS), "eos")
+    return Completion(tuple(map(ord, text)), "stop" if text.endswith("\n") else "length")
+
+
+Sampler = Callable[[str, int], list[str]]
+Judge = Callable[[str, str], str]
+
+
+def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilder):  # noqa: ANN201
+    """Run a coroutine: ``sample(prompt, n)`` gives steps, ``judge(a, b)`` a judgement."""
+    asked: list[GenerationRequest] = []
+    answers = None
+    while True:
+        try:
+            requests = task.send(answers)
+        except StopIteration as stop:
+            return stop.value, asked
+        asked += requests
+        answers = []
+        for request in requests:
+            prompt = prompts.decode(request.prompt_ids)
+            if prompt.endswith("Judge:"):
+                lines = prompt.splitlines()
+                a = next(line[3:] for line in reversed(lines) if line.startswith("A: "))
+                b = next(line[3:] for line in reversed(lines) if line.startswith("B: "))
+                answers.append([completion(judge(a, b) + "$")])
+            else:
+                answers.append([completion(t) for t in sample(prompt, request.num_samples)])

@@ -1,0 +1,178 @@
+from itertools import product
+
+import pytest
+from scripted import character_prompts, drive
+
+from psr_ray.config import JudgeConfig, SearchConfig
+from psr_ray.judge import Comparison, Verdict, parse_verdict, scores
+from psr_ray.preferences import figures_of, preferences_of
+from psr_ray.problems import Problem
+from psr_ray.records import search_row
+from psr_ray.search import ProblemTooLong, search_steps
+from psr_ray.steps import Candidate, split_steps, trim_to_step
+
+PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
+PROMPTS = character_prompts()
+
+
+def run(sample, judge, *, w=3, max_length=1000, **settings):
+    search = SearchConfig(num_candidates=w, max_step_tokens=40, **settings)
+    task = search_steps(PROBLEM, PROMPTS, search, JudgeConfig(), max_length)
+    return drive(task, sample, judge, PROMPTS)
+
+
+def prefers(*order):
+    """A judge that prefers what stands earlier in ``order``; A where both or neither stand in it."""
+
+    def judge(a, b):
+        rank = {text: i for i, text in enumerate(order)}
+        return f"so [[{'B' if rank.get(b, 99) < rank.get(a, 99) else 'A'}]]"
+
+    return judge
+
+
+def test_best_step_is_appended_and_best_and_worst_make_a_pair():
+    def sample(prompt, n):
+        return ["good\n", "fair\n", "bad\n"] if "good" not in prompt else ["end$"] * n
+
+    search, _ = run(sample, prefers("good", "fair", "bad"))
+    assert search.end == "finished"
+    assert [c.text for c in search.chosen()] == ["good", "end"]
+    [pair] = preferences_of(search_row(search))
+    assert (pair["chosen_text"], pair["rejected_text"]) == ("good", "bad")
+    assert search.steps[0].scores == [2.0, 1.0, 0.0]
+
+
+def test_pair_ids_are_exactly_what_was_sampled_and_prefixes_grow_by_the_chosen_step():
+    def sample(prompt, n):
+        if "one" not in prompt:
+            return ["one\n", "two\n", "two\n"]
+        return ["three$", "four$", "four$"]
+
+    search, _ = run(sample, prefers("one", "three"))
+    first, second = preferences_of(search_row(search))
+    assert first["prompt_ids"] == list(PROMPTS.solve_ids("How many?"))
+    assert first["chosen_ids"] == list(map(ord, "one\n"))
+    assert second["prompt_ids"] == first["prompt_ids"] + first["chosen_ids"]
+    assert second["chosen_ids"] == [*map(ord, "three"), 0]  # EOS only where the model ended
+
+
+def test_all_scores_equal_drops_the_previous_step_and_its_pair():
+    state = {"ties": 0}
+
+    def sample(prompt, n):
+        if "first" not in prompt:
+            return ["first\n", "worse\n", "worse\n"]
+        if state["ties"] == 0:
+            state["ties"] = 1
+            return ["x\n", "y\n", "z\n"]  # the judge always says A: a tie
+        return ["end$"] * n
+
+    search, _ = run(sample, prefers("first"))
+    assert [s.outcome for s in search.steps] == [
+        "appended",
+        "rolled_back",
+        "appended",
+        "appended_without_pair",
+    ]
+    assert [s.kept for s in search.steps] == [False, False, True, True]
+    assert len(list(preferences_of(search_row(search)))) == 1
+    assert search.num_rollbacks == 1
+
+
+def test_verdicts_decided_before_a_rollback_are_not_asked_again():
+    calls = []
+
+    def judge(a, b):
+        calls.append((a, b))
+        return "[[A]]"
+
+    search, _ = run(lambda prompt, n: ["x\n", "y\n"], judge, w=2, max_rollbacks=3)
+    assert search.end == "max_rollbacks"
+    assert sorted(calls) == [("x", "y"), ("y", "x")]
+
+
+def test_identical_candidates_are_accepted_or_rolled_back_as_set():
+    search, asked = run(lambda prompt, n: ["end$"] * n, prefers(), when_all_identical="accept")
+    assert search.end == "finished"
+    assert len(asked) == 1
+    search, _ = run(lambda prompt, n: ["end$"] * n, prefers(), when_all_identical="rollback")
+    assert search.end == "max_rollbacks"
+
+
+def test_cut_off_candidates_are_left_out_and_counted():
+    search, _ = run(lambda prompt, n: ["end$", "never ends", "never ends"], prefers())
+    assert search.steps[0].num_truncated == 2
+    search, _ = run(lambda prompt, n: ["never ends"] * n, prefers())
+    assert search.end == "step_too_long"
+
+
+def test_search_ends_at_the_step_cap_and_at_the_context():
+    search, _ = run(lambda prompt, n: ["step\n"] * n, prefers(), max_steps=4)
+    assert (search.end, len(search.chosen())) == ("max_steps", 4)
+    search, _ = run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=70)
+    assert search.end == "max_length"
+    with pytest.raises(ProblemTooLong, match="max_length 45"):
+        run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=45)
+
+
+def test_merged_candidates_score_as_if_none_were_merged():
+    texts = ["x", "x", "y", "z", "z", "z"]
+    beats = {("x", "y"): 1.0, ("y", "x"): 0.0, ("x", "z"): 0.5, ("z", "x"): 0.5}
+    beats |= {("y", "z"): 0.0, ("z", "y"): 1.0}
+    unmerged = [
+        sum(0.5 if a == b else beats[a, b] for j, b in enumerate(texts) if j != i)
+        for i, a in enumerate(texts)
+    ]
+    merged = [Candidate((i,), t, texts.count(t), False) for i, t in enumerate("xyz")]
+    verdicts = {
+        Comparison(i, j): Verdict(beats["xyz"[i], "xyz"[j]])
+        for i, j in product(range(3), repeat=2)
+        if i != j
+    }
+    expected = [unmerged[texts.index(t)] for t in "xyz"]
+    assert scores(merged, verdicts) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "first_wins"),
+    [
+        ("so [[A]]", 1.0),
+        ("[[A]] at first, but [[B]].", 0.0),
+        ("[[A]] is what it says, then nothing", None),
+        ("[[C]]", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_is_what_a_judgement_ends_with(text, first_wins):
+    assert parse_verdict(text).first_wins == first_wins
+
+
+def test_unparsable_flip_and_tie_are_three_counts():
+    answers = iter(["[[A]]", "[[A]]", "nothing", "[[B]]", "[[A]]", "[[B]]"])
+
+    def sample(prompt, n):
+        return ["Step 1: 3+4=7 \\boxed{7}$", "b$", "c$"]
+
+    search, _ = run(sample, lambda a, b: next(answers))
+    shares = figures_of([search_row(search)]).summary()
+    assert shares["order_flip_share"] == pytest.approx(1 / 3)
+    assert shares["unparsable_share"] == pytest.approx(1 / 6)
+    assert shares["tie_share"] == 0
+    assert shares["num_gradable_verdicts"] == 4  # exactly one step is right in 2 of 3 pairs
+
+
+def decode(ids):
+    return "".join(map(chr, ids))
+
+
+def test_a_step_ends_at_the_stop_and_keeps_its_newline():
+    ids = list(map(ord, "Step 1: a\nStep 2: b"))
+    assert decode(trim_to_step(ids, "\nStep ", decode)) == "Step 1: a\n"
+    assert decode(trim_to_step(ids, "\n", decode)) == "Step 1: a\n"
+    assert decode(trim_to_step(ids[:9], "\nStep ", decode)) == "Step 1: a"
+
+
+def test_a_solution_splits_at_its_step_headers():
+    assert split_steps("Well.\nStep 1: a\nmore\nStep 2: b") == ["Step 1: a\nmore", "Step 2: b"]
+    assert split_steps("no steps") == []
