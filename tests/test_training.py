@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psr_ray.config import DPOConfig, JudgeConfig, PromptConfig, SFTConfig
+from psr_ray.errors import PsrError
+from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.rows import pair_row, problem_row
+from psr_ray.seed.arithmetic import generate_problems, judged_pairs
+from psr_ray.training.examples import (
+    batches,
+    eft_example,
+    ift_example,
+    mixed_batches,
+    shares_of_worker,
+    within_length,
+)
+from psr_ray.training.loop import check_first_dpo_loss, learning_rate
+from psr_ray.training.losses import IGNORED, pad, step_dpo_loss
+
+TOKENIZER = load_tokenizer("models/tiny-m0")
+PROMPTS = PromptBuilder(
+    TOKENIZER, PromptConfig(templates="compact", chat_template=False, step_stop="\n")
+)
+
+
+@given(st.integers(1, 200), st.integers(1, 8), st.integers(0, 5))
+def test_an_epoch_sees_every_row_once(num_rows, size, seed):
+    plan = batches(num_rows, 1, size, seed)
+    seen = [i for batch in plan for i in batch]
+    assert all(len(batch) == size for batch in plan)
+    if num_rows % size == 0:
+        assert sorted(seen) == list(range(num_rows))
+    assert len(set(seen[:num_rows])) == min(num_rows, len(seen))
+
+
+def test_mixed_batches_hold_the_share_asked_for():
+    plan = mixed_batches(100, 300, 0.25, 1, 16, seed=0)
+    assert len(plan) == 300 // 12
+    assert all(sum(i < 100 for i in batch) == 4 for batch in plan)
+    eft = [i for batch in plan for i in batch if i >= 100]
+    assert sorted(eft) == list(range(100, 400))
+
+
+@pytest.mark.parametrize(("workers", "micro"), [(1, 8), (1, 1), (2, 4), (2, 2), (4, 1)])
+def test_any_split_over_workers_sees_the_same_rows(workers, micro):
+    batch = list(range(100, 108))
+    shares = [shares_of_worker(batch, rank, workers, micro) for rank in range(workers)]
+    assert sorted(i for share in shares for part in share for i in part) == batch
+    assert len({len(share) for share in shares}) == 1
+
+
+def test_examples_close_with_eos_and_score_the_completion_only():
+    [problem] = generate_problems("ift", 1, seed=0)
+    ift = ift_example(problem_row("solve", problem), PROMPTS)
+    assert ift.completion_ids[-1] == TOKENIZER.eos_token_id
+    assert PROMPTS.decode(ift.completion_ids) == problem.solution
+    batch = pad([(ift.prompt_ids, ift.completion_ids)], pad_id=1)
+    scored = batch.labels_BL[0] != IGNORED
+    assert int(scored.sum()) == len(ift.completion_ids)
+    assert batch.ids_BL[0][scored].tolist() == list(ift.completion_ids)
+
+
+def test_judge_examples_teach_reasoning_or_the_verdict_alone():
+    [pair] = judged_pairs("eft", 1, seed=0)
+    row = pair_row(pair)
+    explain = eft_example(row, PROMPTS, JudgeConfig(mode="explain"))
+    verdict = eft_example(row, PROMPTS, JudgeConfig(mode="verdict"))
+    assert PROMPTS.decode(explain.completion_ids) == pair.judgement
+    assert PROMPTS.decode(verdict.completion_ids) == f"{pair.verdict}]]"
+    assert verdict.completion_ids[0] in PROMPTS.verdict_choices()
+    assert PROMPTS.decode(verdict.prompt_ids).endswith("Judge: [[")
+
+
+def test_rows_that_do_not_fit_are_counted_and_never_cut():
+    rows = [problem_row("solve", p) for p in generate_problems("ift", 20, seed=0)]
+    examples = [ift_example(row, PROMPTS) for row in rows]
+    lengths = sorted(map(len, examples))
+    fitting, dropped = within_length(examples, lengths[9])
+    assert dropped == sum(length > lengths[9] for length in lengths)
+    assert all(example in examples for example in fitting)
+
+
+def loss(chosen, rejected, reference=(-5.0, -5.0), tokens=(4, 8), **settings):
+    values = {"beta": 0.5, "label_smoothing": 0.0, "length_normalization": False} | settings
+    return step_dpo_loss(
+        torch.tensor([chosen]),
+        torch.tensor([rejected]),
+        torch.tensor([reference[0]]),
+        torch.tensor([reference[1]]),
+        torch.tensor([tokens[0]]),
+        torch.tensor([tokens[1]]),
+        **values,
+    )
+
+
+def test_dpo_loss_is_ln2_at_the_reference_and_follows_the_formula():
+    assert loss(-5.0, -5.0).dpo_B.item() == pytest.approx(math.log(2))
+    margin = 0.5 * ((-3.0 + 5.0) - (-9.0 + 5.0))
+    assert loss(-3.0, -9.0).dpo_B.item() == pytest.approx(math.log1p(math.exp(-margin)))
+    assert loss(-3.0, -9.0).nll_B.item() == pytest.approx(3.0 / 4)
+
+
+def test_label_smoothing_and_length_normalization():
+    margin = 0.5 * (2.0 / 4 - -4.0 / 8)
+    result = loss(-3.0, -9.0, length_normalization=True)
+    assert result.margin_B.item() == pytest.approx(margin)
+    plain = math.log1p(math.exp(-3.0))
+    smooth = 0.9 * plain + 0.1 * (plain + 3.0)
+    assert loss(-3.0, -9.0, label_smoothing=0.1).dpo_B.item() == pytest.approx(smooth)
+
+
+def test_a_first_loss_other_than_ln2_stops_with_an_explanation():
+    check_first_dpo_loss({"dpo_loss": math.log(2) + 5e-5})
+    with pytest.raises(PsrError, match="not ln 2"):
+        check_first_dpo_loss({"dpo_loss": 0.7})
+
+
+def test_learning_rate_rises_then_falls_to_its_floor():
+    settings = SFTConfig(lr=1.0, warmup_ratio=0.1, min_lr_ratio=0.1)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[:11] == sorted(rates[:11])
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+    constant = DPOConfig(lr=1.0, schedule="constant", warmup_ratio=0.0)
+    assert {learning_rate(constant, s, 10) for s in range(10)} == {1.0}
