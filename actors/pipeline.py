@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from actors.searcher import in_flight_variable, run_rows
+from actors.trainer import user_error
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
@@ -99,12 +100,10 @@ def result_of(pending: Any) -> Json:
     try:
         manifest: Json = ray.get(pending)
     except ray.exceptions.RayTaskError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, PsrError):
-                raise PsrError(str(cause).splitlines()[-1]) from error
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise
+        found = user_error(error.cause)
+        if found is None:
+            raise
+        raise found from error
     return manifest
 
 

@@ -73,8 +73,6 @@ def run_rows(
 
     Raises ``PsrError`` where rows are missing in the end.
     """
-    import ray.data
-
     paths = [str(path) for path in inputs]
     expected: Counter[str] = Counter()
     for path in paths:
@@ -111,6 +109,7 @@ def stream_rows(
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.use_datasource_v2 = False  # it starts 32 processes to read footers; we have a few files
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
     engine = config.engine
     least, most = engine.num_engines

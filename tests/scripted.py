@@ -19,7 +19,7 @@ class CharacterTokenizer:
     eos_token_id = EOS
     pad_token_id = EOS
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(c) for c in text]
 
     def decode(self, ids: list[int], **_: object) -> str:
@@ -44,7 +44,7 @@ Sampler = Callable[[str, int], list[str]]
 Judge = Callable[[str, str], str]
 
 
-def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilder):  # noqa: ANN201
+def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilder):
     """Run a coroutine: ``sample(prompt, n)`` gives steps, ``judge(a, b)`` a judgement."""
     asked: list[GenerationRequest] = []
     answers = None

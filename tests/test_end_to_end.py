@@ -85,9 +85,7 @@ def test_m2_is_a_plain_hugging_face_folder_that_training_changed(run_dir):
         AutoModelForCausalLM.from_pretrained(run_dir / stage / "model")
         for stage in ("sft", "train-1")
     )
-    changed = [
-        not torch.equal(a, b) for a, b in zip(m1.parameters(), m2.parameters(), strict=True)
-    ]
+    changed = [not torch.equal(a, b) for a, b in zip(m1.parameters(), m2.parameters(), strict=True)]
     assert all(changed)
 
 
@@ -104,9 +102,7 @@ def test_a_search_cut_off_half_way_keeps_its_finished_rows(run_dir):
     for path in gone:
         path.unlink()
     (stage / "_MANIFEST.json").unlink()
-    done = psr(
-        "train", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}"
-    )
+    done = psr("train", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert kept.stat().st_mtime_ns == before
     rows = list(read_rows(shards(stage / "search")))
@@ -115,7 +111,9 @@ def test_a_search_cut_off_half_way_keeps_its_finished_rows(run_dir):
 
 def test_a_problem_longer_than_the_context_is_a_failed_row_with_its_reason(run_dir, tmp_path):
     problems = tmp_path / "problems.jsonl"
-    rows = [{"problem": "Ada has 20 pens. Ada finds 5 more. How many are there now?", "answer": "25"}]
+    rows = [
+        {"problem": "Ada has 20 pens. Ada finds 5 more. How many are there now?", "answer": "25"}
+    ]
     rows.append({"problem": "pens " * 2000, "answer": "1"})
     problems.write_text("\n".join(map(json.dumps, rows)))
     done = psr(

@@ -123,7 +123,9 @@ def test_data_stage_counts_bad_lines_and_goes_on(tmp_path):
         "reason": "not JSON: Expecting property name enclosed in double quotes at column 2",
     }
     assert facts["rows"]["search-1"] == 1
-    ids = [r["id"] for n in (1, 2, 3) for r in read_rows([tmp_path / "data" / f"search-{n}.parquet"])]
+    ids = [
+        r["id"] for n in (1, 2, 3) for r in read_rows([tmp_path / "data" / f"search-{n}.parquet"])
+    ]
     assert len(set(ids)) == 3  # no problem is searched twice
 
 

@@ -1,0 +1,78 @@
+"""The real vLLM engine in a process of its own (its settings are read at import)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json
+from psr_ray.config import load_config
+from psr_ray.engine import VllmEngine
+from psr_ray.generation import GenerationRequest
+from psr_ray.prompts import PromptBuilder, load_tokenizer
+
+config = load_config("configs/smoke.yaml")
+tokenizer = load_tokenizer(config.model.base)
+prompts = PromptBuilder(tokenizer, config.prompts)
+engine = VllmEngine(config.model.base, config.model, config.engine, 0)
+
+
+def ask(text, **settings):
+    values = dict(num_samples=1, temperature=0.0, top_p=1.0, max_tokens=24) | settings
+    [[*found]] = yield [GenerationRequest(prompt_ids=tuple(tokenizer.encode(text)), **values)]
+    return found
+
+
+def chain(rounds):
+    text = "37+45:"
+    for _ in range(rounds):
+        [found] = yield from ask(text, stop="\\n")
+        text += prompts.decode(found.token_ids)
+    return text
+
+
+def broken():
+    yield from ask("1+1=")
+    raise KeyError("mine")
+
+
+out = {}
+greedy, samples = engine.run([ask("37+45:"), ask("5", num_samples=5, temperature=1.0)])
+out["greedy"] = prompts.decode(greedy[0].token_ids)
+out["num_samples"] = len(samples)
+[stopped] = engine.run([ask("37+45:", stop="\\n", max_tokens=64)])
+out["stop"] = [stopped[0].finish, prompts.decode(stopped[0].token_ids)[-1]]
+choices = prompts.verdict_choices()
+[verdict] = engine.run([ask("Judge: [[", choice_ids=choices)])
+out["probabilities"] = verdict[0].choice_probabilities
+out["chains"] = len(engine.run([chain(k % 4 + 1) for k in range(40)]))
+failed = engine.submit(broken())
+out["task_error"] = type(failed.exception()).__name__
+too_long = engine.submit(ask("1 " * 600))
+out["refused"] = type(too_long.exception()).__name__
+[after] = engine.run([ask("37+45:")])
+out["still_alive"] = prompts.decode(after[0].token_ids) == out["greedy"]
+engine.close()
+print("RESULT" + json.dumps(out))
+"""
+
+
+def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert "RESULT" in done.stdout, done.stderr[-3000:]
+    out = json.loads(done.stdout.rsplit("RESULT", 1)[1])
+    assert out["greedy"].startswith(" 7+5=12, 3+4+1=8, so 82")
+    assert out["num_samples"] == 5
+    assert out["stop"] == ["stop", "\n"]
+    assert sum(out["probabilities"]) == pytest.approx(1.0)
+    assert out["chains"] == 40
+    assert out["task_error"] == "KeyError"
+    assert out["refused"] in ("ValueError", "VLLMValidationError")
+    assert out["still_alive"]
