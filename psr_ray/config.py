@@ -44,6 +44,8 @@ class SourceConfig(Frozen):
     """Rows to take, at most."""
     num_steps: tuple[Positive, Positive] = (3, 5)
     """Arithmetic only: least and most operations of a problem."""
+    slip_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Arithmetic IFT only: share of carries and borrows that the written solutions forget."""
 
     @model_validator(mode="after")
     def path_goes_with_file(self) -> SourceConfig:

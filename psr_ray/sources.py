@@ -22,7 +22,7 @@ from psr_ray.errors import PsrError
 from psr_ray.problems import Problem
 from psr_ray.rows import TASK_SCHEMA, Row, pair_row, problem_of, problem_row, read_rows, write_rows
 from psr_ray.runs import write_text
-from psr_ray.seed.arithmetic import judged_pairs
+from psr_ray.seed.arithmetic import ift_problems, judged_pairs
 from psr_ray.seed.pairs import JudgedPair
 
 TEXT_KEYS = ("problem", "question", "text")
@@ -130,6 +130,16 @@ def problem_rows(
     return list(islice(rows, source.num))
 
 
+def ift_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
+    """Solved problems as task rows; the embedded source's solver may be careless."""
+    if source.kind == "file":
+        return problem_rows(source, "ift", "solve", seed, failures)
+    solved = ift_problems(
+        source.num, seed=seed, num_steps=source.num_steps, slip_share=source.slip_share
+    )
+    return [problem_row("solve", problem) for problem in solved]
+
+
 def pair_rows(source: SourceConfig, split: Split, seed: int, failures: Failures) -> list[Row]:
     """The judged pairs of a source as task rows."""
     if source.kind == "arithmetic":
@@ -147,7 +157,7 @@ def write_data(config: Config, folder: Path) -> Row:
     failures = Failures()
     seed = config.seed
     files = {
-        "ift": problem_rows(config.data.ift, "ift", "solve", seed, failures),
+        "ift": ift_rows(config.data.ift, seed, failures),
         "eft": pair_rows(config.data.eft, "eft", seed, failures),
         "heldout": problem_rows(config.data.heldout, "heldout", "solve", seed, failures),
     }

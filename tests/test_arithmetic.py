@@ -11,11 +11,12 @@ from psr_ray.arithmetic import (
     draw_plan,
     generate_problems,
     split_of,
+    stated_value,
     step_is_right,
     step_lines,
 )
 from psr_ray.errors import PsrError
-from psr_ray.seed.arithmetic import judged_pairs, work_out
+from psr_ray.seed.arithmetic import forgets_carry, ift_problems, judged_pairs, work_out
 
 SPLITS = ["ift", "eft", "train", "dev", "judge", "heldout"]
 
@@ -111,3 +112,21 @@ def test_the_last_whole_box_counts():
     assert extract_boxed("\\boxed{1} then \\boxed{\\frac{2}{3}}") == "\\frac{2}{3}"
     assert extract_boxed("\\boxed{1") is None
     assert extract_boxed("none") is None
+
+
+def test_careless_solutions_forget_carries_only_and_stay_consistent():
+    clean = {p.id: p for p in ift_problems(300, seed=0)}
+    careless = list(ift_problems(300, seed=0, slip_share=0.5))
+    num_wrong = 0
+    for problem in careless:
+        plan = Plan.from_key(problem.plan)
+        lines = problem.solution.splitlines()
+        for i, line in enumerate(lines):
+            value = stated_value(lines[i - 1]) if i else plan.start
+            slipped = forgets_carry(plan.operations[i], value)
+            right = step_is_right(plan, lines[:i], line)
+            num_wrong += not right
+            assert right or stated_value(line) == slipped
+        assert problem.text == clean[problem.id].text
+        assert clean[problem.id].solution.endswith(f"boxed{{{problem.answer}}}")
+    assert num_wrong > 50

@@ -9,7 +9,8 @@ result beside its own, and only then gives the verdict::
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from psr_ray.arithmetic import (
     HIGH,
@@ -73,6 +74,56 @@ def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tup
         for name, step, ok in zip("AB", (step_a, step_b), right, strict=True)
     ]
     return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
+
+
+def forgets_carry(operation: Operation, value: int) -> int | None:
+    """The result without its carry or borrow; None where the operation has neither."""
+    result = operation.apply(value)
+    assert result is not None
+    units, other = value % 10, operation.operand % 10
+    if operation.kind == "add" and units + other > 9:
+        return result - 10
+    if operation.kind == "subtract" and units < other:
+        return result + 10
+    if operation.kind == "multiply" and units * operation.operand > 9:
+        return result - units * operation.operand // 10 * 10
+    return None
+
+
+def stays_in_range(operations: Sequence[Operation], value: int) -> bool:
+    """Whether a plan's remaining operations keep this value a two-digit integer."""
+    for operation in operations:
+        result = operation.apply(value)
+        if result is None or not LOW <= result <= HIGH:
+            return False
+        value = result
+    return LOW <= value <= HIGH
+
+
+def careless_steps(plan: Plan, slip_share: float, rng: random.Random) -> list[str]:
+    """A solution by somebody who forgets this share of the carries and borrows, and goes on from
+    the wrong value as if nothing had happened."""
+    lines, value = [], plan.start
+    for index, operation in enumerate(plan.operations):
+        result = operation.apply(value)
+        wrong = forgets_carry(operation, value)
+        rest = plan.operations[index + 1 :]
+        if wrong is not None and rng.random() < slip_share and stays_in_range(rest, wrong):
+            result = wrong
+        assert result is not None
+        lines.append(finish(plan, index, operation.equation(value, result)))
+        value = result
+    return lines
+
+
+def ift_problems(
+    num: int, *, seed: int, num_steps: tuple[int, int] = (3, 5), slip_share: float = 0.0
+) -> Iterator[Problem]:
+    """Solved problems for the first fine-tuning, written by a solver who may be careless."""
+    rng = random.Random(f"careless/{seed}")
+    for problem in generate_problems("ift", num, seed=seed, num_steps=num_steps):
+        steps = careless_steps(Plan.from_key(problem.plan or ""), slip_share, rng)
+        yield replace(problem, solution="\n".join(steps))
 
 
 def slip(operation: Operation, value: int, rng: random.Random) -> int:
