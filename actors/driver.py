@@ -17,7 +17,14 @@ from actors.searcher import in_flight_variable, run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config
 from psr_ray.evaluation import model_figures, search_figures
-from psr_ray.preferences import PREFERENCE_SCHEMA, preferences_of
+from psr_ray.preferences import (
+    PAIRS,
+    PREFERENCE_SCHEMA,
+    SOLUTION_SCHEMA,
+    SOLUTIONS,
+    preferences_of,
+    solution_of,
+)
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import read_rows, shards, write_shard
 from psr_ray.runs import Json, RunDirectory
@@ -82,13 +89,17 @@ class IterationDriver:
 
     def _preferences(self, step: Step) -> Json:
         folder = step.stage.folder
-        searches = self.run.path / f"search-{step.iteration}"
+        searched = self.run.path / f"search-{step.iteration}"
         counts: Counter[str] = Counter()
-        for shard in shards(output_folder(searches, "search")):
-            rows = [pair for search in read_rows([shard]) for pair in preferences_of(search)]
-            if not rows:
-                continue
-            write_shard(folder, rows, PREFERENCE_SCHEMA)
+        for shard in shards(output_folder(searched, "search")):
+            searches = list(read_rows([shard]))
+            rows = [pair for search in searches for pair in preferences_of(search)]
+            solutions = [row for row in map(solution_of, searches) if row is not None]
+            if solutions:
+                write_shard(folder / SOLUTIONS, solutions, SOLUTION_SCHEMA)
+            if rows:
+                write_shard(folder / PAIRS, rows, PREFERENCE_SCHEMA)
+            counts["solutions"] += len(solutions)
             counts["pairs"] += len(rows)
             counts["graded"] += sum(row["chosen_is_right"] is not None for row in rows)
             counts["chosen_right"] += sum(bool(row["chosen_is_right"]) for row in rows)
@@ -96,6 +107,7 @@ class IterationDriver:
         graded = counts["graded"]
         return {
             "num_pairs": counts["pairs"],
+            "num_solutions": counts["solutions"],
             "chosen_right_share": counts["chosen_right"] / graded if graded else None,
             "rejected_right_share": counts["rejected_right"] / graded if graded else None,
         }

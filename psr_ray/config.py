@@ -201,9 +201,10 @@ class DPOConfig(TrainingConfig):
     """Divide each log-ratio by its number of tokens."""
     nll_weight: NonNegative = 0.0
     """Weight of the chosen step's NLL per token (arXiv 2404.19733: 1). 0 is the paper's loss."""
-    replay_per_batch: Annotated[int, Field(ge=0)] = 0
-    """IFT and EFT rows, mixed as in SFT, added to each batch so that neither skill fades. 0 is the
-    paper's way."""
+    solutions_per_batch: Annotated[int, Field(ge=0)] = 0
+    """Whole solutions made of chosen steps, from finished searches, added to each batch with an SFT
+    loss: they hold on to the steps on which all candidates agreed, which give no pair (compare the
+    NLL over the whole chosen response of arXiv 2404.19733). 0 is the paper's way."""
 
 
 class EvaluationConfig(Frozen):
@@ -244,6 +245,11 @@ class Config(Frozen):
                     f"`{name}.batch_size` ({training.batch_size}) must be a multiple of "
                     f"micro_batch_size × num_workers ({per_pass})"
                 )
+        if self.dpo.solutions_per_batch % self.dpo.num_workers:
+            raise ValueError(
+                f"`dpo.solutions_per_batch` ({self.dpo.solutions_per_batch}) must be a multiple of "
+                f"`dpo.num_workers` ({self.dpo.num_workers})"
+            )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
         if not self.data.train:

@@ -17,6 +17,9 @@ from psr_ray.judge import VerdictCounts
 from psr_ray.records import IDS, verdicts_of
 from psr_ray.rows import Row
 
+# Folders of a preferences stage.
+PAIRS, SOLUTIONS = "pairs", "solutions"
+
 PREFERENCE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -59,6 +62,18 @@ def preferences_of(search: Row) -> Iterator[Row]:
                 "rejected_is_right": rejected["is_right"],
             }
         prefix = prefix + list(chosen["token_ids"])
+
+
+SOLUTION_SCHEMA = pa.schema([("id", pa.string()), ("prompt_ids", IDS), ("completion_ids", IDS)])
+
+
+def solution_of(search: Row) -> Row | None:
+    """The solution of a finished search: its prompt and all chosen steps, as sampled; else None."""
+    if search["end"] != "finished":
+        return None
+    steps = [step for step in search["steps"] if step["kept"] and step["chosen"] is not None]
+    ids = [i for step in steps for i in step["candidates"][step["chosen"]]["token_ids"]]
+    return {"id": search["id"], "prompt_ids": search["prompt_ids"], "completion_ids": ids}
 
 
 @dataclass

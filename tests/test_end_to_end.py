@@ -64,7 +64,7 @@ def test_every_search_is_kept_whole_and_pairs_follow_from_it(run_dir):
             w = len(step["candidates"])
             assert sum(c["count"] for c in step["candidates"]) + step["num_truncated"] == 3
             assert len(step["verdicts"]) == w * (w - 1)
-    pairs = list(read_rows(shards(run_dir / "preferences-1")))
+    pairs = list(read_rows(shards(run_dir / "preferences-1" / "pairs")))
     manifest = json.loads((run_dir / "preferences-1" / "_MANIFEST.json").read_text())
     assert len(pairs) == manifest["num_pairs"]
     assert all(p["chosen_score"] > p["rejected_score"] for p in pairs)

@@ -75,6 +75,11 @@ def preference_example(row: Row) -> PreferenceExample:
     )
 
 
+def solution_example(row: Row) -> SFTExample:
+    """A row of the solution files: a prompt and all chosen steps, as sampled."""
+    return SFTExample(tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
+
+
 def within_length(examples: Iterable[Any], max_length: int) -> tuple[list[Any], int]:
     """The examples that fit, whole, and how many did not; nothing is ever cut."""
     everything = list(examples)

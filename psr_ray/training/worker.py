@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from psr_ray.config import Config, DPOConfig, SFTConfig, TrainingConfig
+from psr_ray.config import Config, DPOConfig, TrainingConfig
 from psr_ray.errors import PsrError
+from psr_ray.preferences import PAIRS, SOLUTIONS
 from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import read_rows, shards
 from psr_ray.runs import write_text
 from psr_ray.training.examples import (
+    PreferenceExample,
+    SFTExample,
     batches,
+    cycle,
     eft_example,
     ift_example,
     mixed_batches,
     preference_example,
+    solution_example,
     within_length,
 )
 
@@ -75,71 +81,56 @@ def train(job: TrainingJob) -> None:
     worker = loop.Worker(rank, num_workers, device)
     tokenizer = load_tokenizer(job.model, trust_remote_code=job.config.model.trust_remote_code)
     prompts = PromptBuilder(tokenizer, job.config.prompts)
-    sft_examples, num_ift, sft_dropped = load_sft(job, prompts)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    micro = training.micro_batch_size
-    seed = job.config.seed
-    plan_sft: list[list[int]] = []
-    plan_dpo: list[list[int]] = []
-    pairs: list[Any] = []
-    num_dropped = sft_dropped
-    if isinstance(training, SFTConfig):
-        plan_sft = mixed_batches(
-            num_ift,
-            len(sft_examples) - num_ift,
-            training.ift_per_batch,
-            training.num_epochs,
-            training.batch_size,
-            seed,
-        )
-        per_step = training.batch_size
-    else:
-        assert isinstance(training, DPOConfig)
-        assert job.preferences is not None
-        rows = read_rows(shards(job.preferences))
-        pairs, num_dropped = within_length(
-            map(preference_example, rows), job.config.model.max_length
-        )
-        if not pairs:
-            raise PsrError(
-                f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
-                "(see the report: ties, identical candidates, errors)"
-            )
-        plan_dpo = batches(len(pairs), training.num_epochs, training.batch_size, seed)
-        per_step = training.batch_size + training.replay_per_batch
-        if training.replay_per_batch:
-            plan_sft = replay_plan(job, num_ift, len(sft_examples), len(plan_dpo))
-    accumulation = per_step // (micro * num_workers)
-    engine, module = build_engine(job, accumulation)
+    work = sft_work(job, prompts) if job.preferences is None else dpo_work(job)
+    engine, module = build_engine(job, accumulation(work, training, num_workers))
     terms = []
-    if plan_dpo:
+    if work.pair_plan:
         assert isinstance(training, DPOConfig)
-        reference = loop.reference_logps(engine, pairs, pad_id, worker, 4 * micro)
-        terms.append(loop.dpo_term(engine, pairs, plan_dpo, pad_id, worker, training, reference))
-    if plan_sft:
-        terms.append(loop.sft_term(engine, sft_examples, plan_sft, pad_id, worker))
+        micro = 4 * training.micro_batch_size
+        reference = loop.reference_logps(engine, work.pairs, pad_id, worker, micro)
+        terms.append(
+            loop.dpo_term(engine, work.pairs, work.pair_plan, pad_id, worker, training, reference)
+        )
+    if work.plan:
+        terms.append(loop.sft_term(engine, work.examples, work.plan, pad_id, worker))
     progress = ProgressWriter(job.run_dir, job.stage, "steps")
     num_steps = len(terms[0].plan)
     writer = MetricsWriter(job.out, progress, num_steps, rank)
-    check = loop.check_first_dpo_loss if plan_dpo else None
+    check = loop.check_first_dpo_loss if work.pair_plan else None
     figures = loop.run_steps(engine, terms, training, worker, writer, check)
     writer.close()
     export(module, tokenizer, job, rank)
     if rank == 0:
         facts = {
             "num_steps": num_steps,
-            "num_rows": len(pairs) or len(sft_examples),
-            "num_dropped": num_dropped,
+            "num_rows": len(work.pairs) or len(work.examples),
+            "num_dropped": work.num_dropped,
             "last": figures,
         }
         write_text(job.out / "training.json", json.dumps(facts, indent=1))
 
 
-def load_sft(job: TrainingJob, prompts: PromptBuilder) -> tuple[list[Any], int, int]:
-    """IFT then EFT examples, how many are IFT, and how many were too long."""
-    if job.kind == "dpo" and not job.config.dpo.replay_per_batch:
-        return [], 0, 0
-    length = job.config.model.max_length
+@dataclass(frozen=True)
+class Work:
+    """Rows of a training run and the row indices of every step; a kind without rows has no plan."""
+
+    examples: list[SFTExample]
+    plan: list[list[int]]
+    pairs: list[PreferenceExample]
+    pair_plan: list[list[int]]
+    num_dropped: int
+
+
+def accumulation(work: Work, training: TrainingConfig, num_workers: int) -> int:
+    """Forward passes of a worker in one step."""
+    sizes = [len(plan[0]) // num_workers for plan in (work.plan, work.pair_plan) if plan]
+    return sum(math.ceil(size / training.micro_batch_size) for size in sizes)
+
+
+def sft_work(job: TrainingJob, prompts: PromptBuilder) -> Work:
+    """IFT and EFT rows that fit, in mixed batches."""
+    length, settings = job.config.model.max_length, job.config.sft
     ift, ift_dropped = within_length(
         (ift_example(row, prompts) for row in read_rows([job.ift])), length
     )
@@ -148,25 +139,39 @@ def load_sft(job: TrainingJob, prompts: PromptBuilder) -> tuple[list[Any], int, 
     )
     if not ift and not eft:
         raise PsrError(f"{job.stage}: no row of {job.ift} or {job.eft} fits in {length} tokens")
-    return ift + eft, len(ift), ift_dropped + eft_dropped
+    plan = mixed_batches(
+        len(ift),
+        len(eft),
+        settings.ift_per_batch,
+        settings.num_epochs,
+        settings.batch_size,
+        job.config.seed,
+    )
+    return Work(ift + eft, plan, [], [], ift_dropped + eft_dropped)
 
 
-def replay_plan(job: TrainingJob, num_ift: int, num_rows: int, num_steps: int) -> list[list[int]]:
-    """SFT rows that go with each step-DPO step, mixed as in SFT."""
-    size = job.config.dpo.replay_per_batch
-    rng = random.Random(f"replay/{job.stage}/{job.config.seed}")
-    share = job.config.sft.ift_per_batch
-    plan = []
-    for _ in range(num_steps):
-        if share is None:
-            plan.append([rng.randrange(num_rows) for _ in range(size)])
-            continue
-        from_ift = round(share * size)
-        plan.append(
-            [rng.randrange(num_ift) for _ in range(from_ift)]
-            + [rng.randrange(num_ift, num_rows) for _ in range(size - from_ift)]
+def dpo_work(job: TrainingJob) -> Work:
+    """Step preferences that fit, and the whole solutions that go with each batch, if any do."""
+    assert job.preferences is not None
+    length, settings, seed = job.config.model.max_length, job.config.dpo, job.config.seed
+    rows = read_rows(shards(job.preferences / PAIRS))
+    pairs, num_dropped = within_length(map(preference_example, rows), length)
+    if not pairs:
+        raise PsrError(
+            f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
+            "(see the report: ties, identical candidates, errors)"
         )
-    return plan
+    pair_plan = batches(len(pairs), settings.num_epochs, settings.batch_size, seed)
+    solutions: list[SFTExample] = []
+    plan: list[list[int]] = []
+    if settings.solutions_per_batch:
+        rows = read_rows(shards(job.preferences / SOLUTIONS))
+        solutions, dropped = within_length(map(solution_example, rows), length)
+        num_dropped += dropped
+    if solutions:
+        order = iter(cycle(len(solutions), random.Random(f"solutions/{seed}")))
+        plan = [[next(order) for _ in range(settings.solutions_per_batch)] for _ in pair_plan]
+    return Work(solutions, plan, pairs, pair_plan, num_dropped)
 
 
 def build_engine(job: TrainingJob, accumulation: int) -> tuple[Any, Any]:
