@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from psr_ray.config import Config, load_config
+from psr_ray.display import screen
 from psr_ray.errors import PsrError
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = screen()
 problems = Console(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of the run")]
@@ -74,7 +75,7 @@ def run_stages(
             wanted=lambda step: kinds is None or step.kind in kinds,
         )
     if summary["models"]:
-        console.print(model_table(summary))
+        console.print(model_table(summary, console.width))
     if kinds is None:
         report = write_report(config.run_dir.absolute(), summary)
         console.print(f"report: {report}", soft_wrap=True)
@@ -173,7 +174,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="folder of a run")]) -> 
     summary = write_summary(
         RunDirectory(moved.model_copy(update={"name": run_dir.absolute().name}))
     )
-    console.print(model_table(summary))
+    console.print(model_table(summary, console.width))
     console.print(f"report: {write_report(run_dir.absolute(), summary)}", soft_wrap=True)
 
 

@@ -136,11 +136,23 @@ def cells(entry: Json) -> list[str]:
     ]
 
 
-def model_table(summary: Json) -> Table:
-    """The table of a run, a row a model."""
+WIDE = 116
+
+
+def model_table(summary: Json, width: int = WIDE) -> Table:
+    """The table of a run, a row a model; a column a model where the screen is narrower."""
     table = Table(title=f"{summary['name']}: accuracy on held-out problems, ± one standard error")
-    for index, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for entry in summary["models"]:
-        table.add_row(*cells(entry))
+    rows = [list(COLUMNS), *(cells(entry) for entry in summary["models"])]
+    if width < WIDE:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    for index, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
     return table
+
+
+def screen() -> Console:
+    """The terminal; what is no terminal is as wide as the table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=126)

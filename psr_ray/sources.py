@@ -22,7 +22,7 @@ from psr_ray.errors import PsrError
 from psr_ray.problems import Problem
 from psr_ray.rows import TASK_SCHEMA, Row, pair_row, problem_of, problem_row, read_rows, write_rows
 from psr_ray.runs import write_text
-from psr_ray.seed.arithmetic import ift_problems, judged_pairs
+from psr_ray.seed.arithmetic import SHARE_ALIKE, ift_problems, judged_pairs
 from psr_ray.seed.pairs import JudgedPair
 
 TEXT_KEYS = ("problem", "question", "text")
@@ -141,9 +141,11 @@ def ift_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
 
 
 def pair_rows(source: SourceConfig, split: Split, seed: int, failures: Failures) -> list[Row]:
-    """The judged pairs of a source as task rows."""
+    """The judged pairs of a source as task rows; in a test set exactly one step is right."""
     if source.kind == "arithmetic":
-        return [pair_row(pair) for pair in judged_pairs(split, source.num, seed=seed)]
+        alike = 0.0 if split == "judge" else SHARE_ALIKE
+        pairs = judged_pairs(split, source.num, seed=seed, share_alike=alike)
+        return [pair_row(pair) for pair in pairs]
     return list(islice(from_file(source, lambda *w: pair_row(pair_from(*w)), failures), source.num))
 
 

@@ -25,6 +25,9 @@ from psr_ray.arithmetic import (
 from psr_ray.problems import Problem
 from psr_ray.seed.pairs import JudgedPair
 
+# Share of the EFT pairs whose steps are both wrong: they teach the judge that such a pair is a draw.
+SHARE_ALIKE = 0.15
+
 
 def work_out(operation: Operation, value: int) -> str:
     """The operation done in writing, digit by digit; ends with ``so RESULT``."""
@@ -174,7 +177,7 @@ def judged_pair(problem: Problem, rng: random.Random, *, share_alike: float) -> 
 
 
 def judged_pairs(
-    split: str, num: int, *, seed: int, share_alike: float = 0.15
+    split: str, num: int, *, seed: int, share_alike: float = SHARE_ALIKE
 ) -> Iterator[JudgedPair]:
     """``num`` judged pairs, each from a problem of its own."""
     rng = random.Random(f"judged/{split}/{seed}")

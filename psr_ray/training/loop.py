@@ -222,17 +222,20 @@ def run_steps(
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         sums: Sums = {}
+        grad_norm = 0.0
         for term, indices, size in micros:
             loss, parts = term.score(indices, size)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
             # undoes DeepSpeed's mean over micro-batches and workers: `loss` is a share of the whole
             engine.backward(loss * len(micros) * worker.num_workers)
+            if engine.is_gradient_accumulation_boundary():
+                grad_norm = gradient_norm(engine)
             engine.step()
         figures = add_over_workers(sums, worker)
         if step == 0 and check_first is not None:
             check_first(figures)
-        figures["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
+        figures["grad_norm"] = float(engine.get_global_grad_norm() or grad_norm)
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         if bad:
             raise PsrError(
@@ -243,6 +246,14 @@ def run_steps(
         figures["tokens_per_s"] = figures["num_tokens"] / (time.time() - started)
         writer.write(step + 1, figures)
     return figures
+
+
+def gradient_norm(engine: Any) -> float:
+    """Norm of the whole gradient before clipping; ZeRO 1-3 report their own after the step."""
+    if engine.zero_optimization():
+        return 0.0
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def add_over_workers(sums: Sums, worker: Worker) -> Sums:

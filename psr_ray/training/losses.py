@@ -41,13 +41,12 @@ def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Pad
 
 def token_logps(model: torch.nn.Module, batch: Padded) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities [B, T] of the labelled tokens, zero elsewhere, and their mask [B, T]."""
-    logits_BTV = model(input_ids=batch.ids_BL, use_cache=False).logits[:, :-1].float()
+    logits_BTV = model(input_ids=batch.ids_BL, use_cache=False).logits[:, :-1]
     labels_BT = batch.labels_BL[:, 1:]
     mask_BT = labels_BT != IGNORED
-    losses = F.cross_entropy(
-        logits_BTV.transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
-    )
-    return -losses, mask_BT
+    # only the labelled positions are scored: prompts are most of a batch
+    scored_N = -F.cross_entropy(logits_BTV[mask_BT].float(), labels_BT[mask_BT], reduction="none")
+    return scored_N.new_zeros(labels_BT.shape).masked_scatter(mask_BT, scored_N), mask_BT
 
 
 @dataclass(frozen=True)
