@@ -1,0 +1,104 @@
+import json
+
+from conftest import ROOT
+
+from psr_ray.config import load_config
+from psr_ray.display import cells, duration, model_table
+from psr_ray.evaluation import judge_figures, solution_figures
+from psr_ray.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.report import headline, write_report
+from psr_ray.rows import write_shard
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import steps_of
+from psr_ray.summary import write_summary
+
+
+def solution(i, correct, **other):
+    return {
+        "id": str(i), "problem": "p", "answer": "1", "text": "Step 1: x", "predicted": "1",
+        "correct": correct, "finish": "eos", "num_steps": 2, "num_tokens": 20, "error": None,
+    } | other  # fmt: skip
+
+
+def test_accuracy_counts_failed_rows_as_wrong_and_leaves_out_unknown_answers():
+    rows = [solution(0, True), solution(1, False), solution(2, None, answer=None)]
+    rows.append({"id": "3", "problem": "p", "answer": "1", "error": "too long"} | dict.fromkeys(
+        ("correct", "predicted", "finish", "num_steps", "num_tokens")
+    ))  # fmt: skip
+    figures = solution_figures(rows)
+    assert figures["num_problems"] == 3
+    assert figures["accuracy"] == 1 / 3
+    assert abs(figures["accuracy_se"] - (1 / 3 * 2 / 3 / 3) ** 0.5) < 1e-12
+    assert figures["num_failed"] == 1
+    assert figures["tokens_per_step"] == 10
+
+
+def test_judge_accuracy_is_a_mean_over_both_orders_with_missing_verdicts_wrong():
+    rows = [
+        {"id": "0", "verdict": "A", "first_order": 1.0, "second_order": 0.0},  # right both times
+        {"id": "1", "verdict": "A", "first_order": 1.0, "second_order": 1.0},  # flipped
+        {"id": "2", "verdict": "B", "first_order": 0.0, "second_order": None},  # one missing
+    ]
+    figures = judge_figures(rows)
+    assert figures["judge_accuracy_fixed"] == (1.0 + 0.5 + 0.5) / 3
+    assert figures["order_flip_share_fixed"] == 1 / 3
+    assert figures["unparsable_share_fixed"] == 1 / 6
+
+
+def finished_run(tmp_path):
+    """A run folder whose stages are complete, with made-up figures."""
+    config = load_config(ROOT / "configs" / "smoke.yaml", (f"runs_dir={tmp_path}", "name=<b>x</b>"))
+    run = RunDirectory(config)
+    for i, step in enumerate(steps_of(run)):
+        step.stage.open()
+        facts = {}
+        if step.kind == "evaluate":
+            facts = solution_figures([solution(j, j < 5 + i) for j in range(20)])
+            facts |= judge_figures([])
+        if step.kind == "preferences":
+            facts = {"num_pairs": 7, "chosen_right_share": 0.9, "rejected_right_share": 0.1}
+        if step.kind == "train":
+            line = {"step": 1, "dpo_loss": 0.69, "chosen_logp_change": 0.0}
+            line |= {"rejected_logp_change": 0.0, "accuracy": 0.5}
+            (step.stage.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        step.stage.finish(1.0, **facts)
+    hostile = {"id": "s", "problem": "<script>alert(1)</script>", "end": "finished", "steps": []}
+    row = dict.fromkeys(SEARCH_SCHEMA.names) | hostile | {"num_rollbacks": 1}
+    write_shard(tmp_path / "<b>x<" / "b>" / "search-1" / "search", [row], SEARCH_SCHEMA)
+    return run
+
+
+def test_the_report_shows_every_model_and_treats_texts_as_data(tmp_path):
+    run = finished_run(tmp_path)
+    summary = write_summary(run)
+    assert [m["name"] for m in summary["models"]] == ["M0", "M1", "M2"]
+    assert summary["models"][2]["num_pairs"] == 7
+    html = write_report(run.path, summary).read_text()
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<b>x</b>" not in html
+    assert (run.path / "report.png").stat().st_size > 1000
+
+
+def test_the_table_turns_on_a_narrow_screen(tmp_path):
+    summary = write_summary(finished_run(tmp_path))
+    assert len(model_table(summary, 126).columns) == 11
+    assert len(model_table(summary, 80).columns) == 4
+    assert cells(summary["models"][0])[3] == "–"
+
+
+def test_the_headline_says_rose_only_beyond_two_standard_errors():
+    def models(*values):
+        return [
+            {"name": f"M{i}", "accuracy": v, "accuracy_se": 0.016} for i, v in enumerate(values)
+        ]
+
+    assert "rose: +10.0 points" in headline(models(0, 0.5, 0.6))
+    assert "did not clearly move: +2.0" in headline(models(0, 0.5, 0.52))
+    assert "fell: -10.0" in headline(models(0, 0.5, 0.4))
+    assert SOLUTION_SCHEMA.names[0] == "id"
+
+
+def test_durations_read_well():
+    assert duration(42.4) == "42 s"
+    assert duration(185) == "3 min 05 s"
