@@ -217,7 +217,6 @@ def generate_problems(
             text=tell(plan, rng),
             answer=str(plan.values()[-1]),
             solution="\n".join(step_lines(plan)),
-            source="arithmetic",
             plan=plan.key(),
         )
 

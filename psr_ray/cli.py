@@ -37,7 +37,7 @@ Update = Annotated[
 
 
 def user_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Show a user's mistake as one line and exit with 2; anything else keeps its traceback."""
+    """Show a user's mistake as one line and exit with 2; anything unforeseen keeps its traceback."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -48,6 +48,9 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
                 f"[red]error:[/red] {escape(str(error).strip())}", highlight=False, soft_wrap=True
             )
             raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            problems.print("stopped: what is finished is kept; the same command goes on from there")
+            raise typer.Exit(130) from error
 
     return wrapped
 

@@ -106,16 +106,23 @@ def number(value: float | None) -> str:
 
 COLUMNS = (
     "model",
-    "greedy accuracy",
-    "judge, fixed set",
-    "judge, own steps",
-    "order flips",
+    "accuracy",
+    "judge: fixed",
+    "judge: own",
+    "flips",
     "ties",
     "unparsable",
     "pairs",
-    "steps per solution",
-    "tokens per step",
-    "wall time",
+    "steps",
+    "tokens/step",
+    "time",
+)
+LEGEND = (
+    "accuracy: greedy, held-out problems, ± one standard error. judge: verdicts right on the fixed "
+    "pairs, and on comparisons of two fresh steps of the model's own of which exactly one is right. "
+    "flips: pairs whose two orders name the same position. ties: judged steps whose scores are all "
+    "equal. unparsable: verdicts. pairs: step preferences the model was trained on. steps: per "
+    "solution. time: all stages that made or measured the model. A dash: not measured."
 )
 
 
@@ -141,7 +148,7 @@ WIDE = 116
 
 def model_table(summary: Json, width: int = WIDE) -> Table:
     """The table of a run, a row a model; a column a model where the screen is narrower."""
-    table = Table(title=f"{summary['name']}: accuracy on held-out problems, ± one standard error")
+    table = Table(title=f"run {summary['name']}", caption=LEGEND, caption_justify="left")
     rows = [list(COLUMNS), *(cells(entry) for entry in summary["models"])]
     if width < WIDE:
         rows = [list(row) for row in zip(*rows, strict=True)]

@@ -16,5 +16,4 @@ class Problem:
     text: str
     answer: str | None = None
     solution: str | None = None
-    source: str = ""
     plan: str | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jinja2
 from rich.console import Console
 
-from psr_ray.display import COLUMNS, cells, duration, number, share
+from psr_ray.display import COLUMNS, LEGEND, cells, duration, number, share
 from psr_ray.rows import Row, read_rows, shards
 from psr_ray.runs import Json, write_text
 from psr_ray.transcript import search_tree
@@ -41,6 +41,7 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         summary=summary,
         headline=headline(models),
         columns=COLUMNS,
+        legend=LEGEND,
         rows=[cells(entry) for entry in models],
         num_problems=models[0]["num_problems"] if models else 0,
         figures=figures,

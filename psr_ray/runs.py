@@ -157,9 +157,10 @@ class RunDirectory:
                     "give this run another name or runs_dir"
                 )
             return
-        changes = differences(
-            load_config(stored).model_dump(mode="json"), self.config.model_dump(mode="json")
-        )
+        before, now = (c.model_dump(mode="json") for c in (load_config(stored), self.config))
+        for values in (before, now):  # the same run and model may be seen under other paths
+            del values["runs_dir"], values["model"]["base"]
+        changes = differences(before, now)
         if changes and not accept_changes:
             raise PsrError(
                 f"run folder {self.path} holds a run with another config ({'; '.join(changes[:5])})"

@@ -12,7 +12,7 @@ from typing import Literal
 
 from psr_ray.config import JudgeConfig, SearchConfig
 from psr_ray.generation import Completion, EngineTask, GenerationRequest
-from psr_ray.judge import Comparison, Verdict, Verdicts, both_orders, is_tie, parse_verdict, scores
+from psr_ray.judge import Comparison, Verdict, both_orders, is_tie, parse_verdict, scores
 from psr_ray.problems import Problem
 from psr_ray.prompts import PromptBuilder
 from psr_ray.steps import Candidate, trim_to_step
@@ -264,13 +264,3 @@ def path_before(search: Search, step: SearchedStep) -> list[str]:
         elif earlier.chosen is not None:
             path.append(earlier.candidates[earlier.chosen].text)
     return path
-
-
-__all__ = [
-    "ProblemTooLong",
-    "Search",
-    "SearchedStep",
-    "Verdicts",
-    "search_steps",
-    "truth_of",
-]

@@ -75,7 +75,6 @@ def problem_from(record: Row, path: Path, line: int) -> Problem:
         text=text.strip(),
         answer=None if answer is None else str(answer),
         solution=None if solution is None else str(solution),
-        source=str(path),
         plan=record.get("plan"),
     )
 

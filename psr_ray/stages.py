@@ -8,12 +8,17 @@ Stages pass nothing but folders of plain files.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from psr_ray.config import Config
 from psr_ray.runs import Json, RunDirectory, Stage
 from psr_ray.training.worker import MODEL_FOLDER
+
+# Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
+FINGERPRINT_BYTES = 2**22
 
 Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
 
@@ -66,6 +71,19 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
+def fingerprint(model: str) -> str:
+    """What a model is, wherever its folder lies: its config and weights; a Hub id as it stands."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            digest.update(file.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()
+
+
 GENERATION = ("model.dtype", "model.max_length", "prompts", "judge")
 
 
@@ -73,7 +91,7 @@ def steps_of(run: RunDirectory) -> list[Step]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
     data = run.stage("data", settings_of(config, "data", "num_iterations", "evaluation"))
-    base = run.stage("base", settings_of(config, "model.base"))
+    base = run.stage("base", fingerprint(config.model.base))
     steps = [Step("data", 0, "M0", data)]
 
     def evaluate(model: str, made_by: Stage, iteration: int) -> None:

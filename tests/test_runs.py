@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from psr_ray.errors import PsrError
 from psr_ray.rows import TASK_SCHEMA, finished_ids, read_rows, write_shard
 from psr_ray.runs import RunDirectory
 from psr_ray.sources import write_data
-from psr_ray.stages import force, steps_of
+from psr_ray.stages import fingerprint, force, steps_of
 
 
 def demo(tmp_path, *overrides):
@@ -48,6 +49,17 @@ def test_a_setting_redoes_its_stage_and_what_follows_and_speed_settings_redo_not
     assert {"data", "sft", "evaluate-M1", "search-1", "preferences-1"} <= same
     assert not {"train-1", "evaluate-M2", "search-2", "train-3"} & same
     assert keys("dpo.micro_batch_size=8", "engine.max_num_seqs=64", "sft.num_workers=1") == base
+
+
+def test_the_same_model_under_another_path_is_the_same_and_another_model_is_not(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "models" / "tiny-m0", copy)
+    assert fingerprint(str(copy)) == fingerprint(str(ROOT / "models" / "tiny-m0"))
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[100_000] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(str(copy)) != fingerprint(str(ROOT / "models" / "tiny-m0"))
 
 
 def test_force_forgets_a_stage_and_all_later_ones(tmp_path):

@@ -1,0 +1,159 @@
+"""DeepSpeed under Ray Train with real gloo workers: however a batch is split, the weights agree."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM
+
+from psr_ray.config import load_config
+from psr_ray.errors import PsrError
+from psr_ray.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.rows import TASK_SCHEMA, pair_row, problem_row, write_rows, write_shard
+from psr_ray.seed.arithmetic import ift_problems, judged_pairs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ray_up():
+    from psr_ray.cluster import connected
+
+    with connected(load_config(ROOT / "configs" / "smoke.yaml")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    """24 pairs and 24 solutions of the embedded problems."""
+    folder = tmp_path_factory.mktemp("preferences")
+    config = load_config(ROOT / "configs" / "smoke.yaml")
+    prompts = PromptBuilder(load_tokenizer(config.model.base), config.prompts)
+    pairs, solutions = [], []
+    for i, problem in enumerate(ift_problems(24, seed=5)):
+        first = problem.solution.splitlines()[0]
+        prompt = list(prompts.solve_ids(problem.text))
+        ids = prompts.tokenizer.encode
+        row = dict.fromkeys(PREFERENCE_SCHEMA.names) | {"id": str(i), "prompt_ids": prompt}
+        pairs.append(
+            row | {"chosen_ids": ids(first + "\n"), "rejected_ids": ids(first[:-1] + "0\n")}
+        )
+        solution = {
+            "id": str(i),
+            "prompt_ids": prompt,
+            "completion_ids": [*ids(problem.solution), 0],
+        }
+        solutions.append(solution)
+    write_shard(folder / "pairs", pairs, PREFERENCE_SCHEMA)
+    write_shard(folder / "solutions", solutions, SOLUTION_SCHEMA)
+    write_rows(
+        folder / "ift.parquet",
+        [problem_row("solve", p) for p in ift_problems(24, seed=1)],
+        TASK_SCHEMA,
+    )
+    write_rows(
+        folder / "eft.parquet", [pair_row(p) for p in judged_pairs("eft", 24, seed=1)], TASK_SCHEMA
+    )
+    return folder
+
+
+def train(folder, out, kind, *overrides):
+    """Train under Ray Train and return weights and the metrics of each step."""
+    from actors.trainer import run_training
+    from psr_ray.training.worker import TrainingJob
+
+    config = load_config(
+        ROOT / "configs" / "smoke.yaml",
+        (
+            "dpo.batch_size=8",
+            "dpo.num_epochs=1",
+            "sft.batch_size=8",
+            "sft.num_epochs=0.5",
+            *overrides,
+        ),
+    )
+    out.mkdir()
+    run_training(
+        TrainingJob(
+            kind=kind,
+            config=config,
+            model=config.model.base,
+            stage=kind,
+            run_dir=out,
+            out=out,
+            ift=folder / "ift.parquet",
+            eft=folder / "eft.parquet",
+            preferences=folder if kind == "dpo" else None,
+        )
+    )
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return model, [json.loads(line) for line in lines]
+
+
+def difference(a, b):
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return max((x - y).abs().max().item() for x, y in pairs)
+
+
+SPLITS = [
+    ("num_workers=1", "micro_batch_size=1", "zero_stage=0"),
+    ("num_workers=2", "micro_batch_size=4", "zero_stage=0"),
+    ("num_workers=2", "micro_batch_size=2", "zero_stage=1"),
+    ("num_workers=2", "micro_batch_size=1", "zero_stage=2"),
+    ("num_workers=2", "micro_batch_size=2", "zero_stage=3"),
+]
+
+
+def test_any_split_of_a_dpo_batch_gives_the_same_weights(ray_up, preferences, tmp_path):
+    def settings(split):
+        return [f"dpo.{s}" for s in split] + ["dpo.solutions_per_batch=4", "dpo.schedule=constant"]
+
+    whole = settings(("num_workers=1", "micro_batch_size=8", "zero_stage=0"))
+    reference, steps = train(preferences, tmp_path / "whole", "dpo", *whole)
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert len(steps) == 3
+    moved = difference(start, reference)
+    assert moved > 1e-4
+    for i, split in enumerate(SPLITS):
+        model, other = train(preferences, tmp_path / str(i), "dpo", *settings(split))
+        assert difference(reference, model) < 0.02 * moved, split
+        for name in ("dpo_loss", "nll", "sft_loss", "chosen_logp", "grad_norm", "num_tokens"):
+            expected = [step[name] for step in steps]
+            assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), (
+                split,
+                name,
+            )
+
+
+def test_two_workers_fine_tune_as_one_does(ray_up, preferences, tmp_path):
+    one, steps = train(
+        preferences, tmp_path / "one", "sft", "sft.num_workers=1", "sft.micro_batch_size=8"
+    )
+    two, other = train(preferences, tmp_path / "two", "sft", "sft.micro_batch_size=1")
+    assert [s["sft_loss"] for s in other] == pytest.approx([s["sft_loss"] for s in steps], rel=1e-3)
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    assert difference(one, two) < 0.02 * difference(start, one)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_path, zero):
+    model, steps = train(
+        preferences, tmp_path / "lora", "dpo", "dpo.lora={rank: 4}", f"dpo.zero_stage={zero}",
+        "dpo.lr=0.01",
+    )  # fmt: skip
+    assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    assert model.state_dict().keys() == start.state_dict().keys()
+    assert difference(start, model) > 1e-4
+    assert torch.equal(start.model.embed_tokens.weight, model.model.embed_tokens.weight)
+
+
+def test_no_pairs_is_one_line_that_says_where(ray_up, preferences, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PsrError, match="no step preferences in"):
+        train(tmp_path / "empty", tmp_path / "out", "dpo")
