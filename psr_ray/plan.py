@@ -18,7 +18,7 @@ from rich.table import Table
 from psr_ray.config import Config, SourceConfig, TrainingConfig
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, steps_of
-from psr_ray.training.examples import num_steps
+from psr_ray.training.examples import mixed_batches, num_steps
 
 ASSUMED_STEPS = 8.0
 
@@ -48,9 +48,19 @@ def search_estimate(config: Config, source: SourceConfig, rows: int) -> Estimate
     )
 
 
-def training_estimate(training: TrainingConfig, rows: int, note: str) -> Estimate:
-    steps = num_steps(rows, training.num_epochs, training.batch_size)
-    return Estimate(rows, steps, 0, f"{steps} optimizer steps{note}")
+def sft_estimate(config: Config) -> Estimate:
+    """Exact but for rows that do not fit: the plan of batches is known from the numbers of rows."""
+    data, sft = config.data, config.sft
+    plan = mixed_batches(
+        data.ift.num, data.eft.num, sft.ift_per_batch, sft.num_epochs, sft.batch_size, config.seed
+    )
+    return Estimate(data.ift.num + data.eft.num, note=f"{len(plan)} optimizer steps")
+
+
+def dpo_estimate(config: Config, source: SourceConfig) -> Estimate:
+    pairs = round(source.num * steps_per_solution(source))
+    steps = num_steps(pairs, config.dpo.num_epochs, config.dpo.batch_size)
+    return Estimate(pairs, note=f"at most {steps} optimizer steps")
 
 
 def model_parameters(folder: str) -> int | None:
@@ -96,16 +106,13 @@ def estimate(step: Step, config: Config) -> Estimate:
     if step.kind == "data":
         return Estimate(data.ift.num + data.eft.num + data.heldout.num + judged)
     if step.kind == "sft":
-        rows = data.ift.num + data.eft.num if config.sft.ift_per_batch is None else data.eft.num
-        return training_estimate(config.sft, rows, "")
+        return sft_estimate(config)
     if step.kind in ("search", "preferences"):
         source = config.train_source(step.iteration)
         searched = search_estimate(config, source, source.num)
         return searched if step.kind == "search" else Estimate(source.num, note=searched.note)
     if step.kind == "train":
-        source = config.train_source(step.iteration)
-        pairs = round(source.num * steps_per_solution(source))
-        return training_estimate(config.dpo, pairs, " at most")
+        return dpo_estimate(config, config.train_source(step.iteration))
     rows = data.heldout.num
     judge_tokens = config.judge.max_tokens if config.judge.mode == "explain" else 1
     requests = rows + 2 * judged

@@ -1,9 +1,16 @@
 """The whole run with the real parts: vLLM, Ray Data, Ray Train, DeepSpeed on two gloo workers."""
 
+import contextlib
 import json
 import math
+import os
+import secrets
 import shutil
+import socket
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,11 +19,12 @@ from conftest import ROOT
 from psr_ray.rows import read_rows, shards
 
 pytestmark = pytest.mark.slow
-PSR = ROOT / ".venv" / "bin" / "psr-ray"
+PSR = Path(sys.executable).with_name("psr-ray")
+RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def psr(*arguments, timeout=600):
-    command = [str(PSR) if PSR.exists() else "psr-ray", *arguments]
+    command = [str(PSR), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
     )
@@ -152,3 +160,53 @@ def test_a_gpu_config_without_gpus_is_refused_in_one_line(tmp_path):
     assert done.returncode == 2
     assert "asks for 1 GPU(s), this machine has 0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A real head node with token authentication, on loopback; ended by its own process."""
+    ports = [free_port(), free_port()]
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus=6", "--node-ip-address=127.0.0.1",
+        f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
+        "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir=/tmp/psr-{ports[0]}",
+    ]  # fmt: skip
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        address = f"http://127.0.0.1:{ports[1]}"
+        try:
+            for _ in range(120):
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection(("127.0.0.1", ports[1])),
+                ):
+                    break
+                time.sleep(0.5)
+            yield environment | {"RAY_ADDRESS": address}
+        finally:
+            process.terminate()
+            process.wait(60)
+            shutil.rmtree(f"/tmp/psr-{ports[0]}", ignore_errors=True)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_a_ray_job_goes_on_with_the_run_on_its_cluster(run_dir, head):
+    done = subprocess.run(
+        [
+            RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
+            "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
+            "--force", "evaluate-M2",
+        ],
+        capture_output=True, text=True, env=head, cwd=ROOT, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert done.stdout.count("(complete)") == 7
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["models"][2]["num_problems"] == 24

@@ -1,10 +1,13 @@
+import io
 import json
 
 from conftest import ROOT
+from rich.console import Console
 
 from psr_ray.config import load_config
 from psr_ray.display import cells, duration, model_table
 from psr_ray.evaluation import judge_figures, solution_figures
+from psr_ray.plan import print_plan
 from psr_ray.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.report import headline, write_report
 from psr_ray.rows import write_shard
@@ -102,3 +105,14 @@ def test_the_headline_says_rose_only_beyond_two_standard_errors():
 def test_durations_read_well():
     assert duration(42.4) == "42 s"
     assert duration(185) == "3 min 05 s"
+
+
+def test_the_plan_knows_each_stage_before_anything_runs(tmp_path):
+    config = load_config(ROOT / "configs" / "demo.yaml", (f"runs_dir={tmp_path}",))
+    console = Console(width=200, file=io.StringIO())
+    print_plan(config, console)
+    text = console.file.getvalue()
+    assert "520 optimizer steps" in text  # as in docs/demo: 20 solutions and 12 pairs a step
+    assert text.count("to do") == 16
+    assert "0.9M parameters" in text
+    assert not any(tmp_path.iterdir())
