@@ -3,8 +3,8 @@
     python jobs/pretrain_tiny.py --out models/tiny-m0
 
 Data: the endless corpus of psr_ray/seed/corpus.py (arithmetic in words and figures; seeded), 32
-documents an update. Time: see models/tiny-m0/pretraining.json, which the job writes beside the
-weights with the number of tokens, the last loss and the versions. Plain PyTorch, one process: M0
+documents an update, 4,500 updates, 14M tokens. Time: 13 minutes on two cores; the job writes it beside
+the weights, with the last loss and the versions (models/tiny-m0/pretraining.json). Plain PyTorch, one process: M0
 stands for a base model that somebody else made; from M1 on everything runs under Ray and DeepSpeed.
 """
 
@@ -86,7 +86,7 @@ def batches(
 
 def main(
     out: Annotated[Path, typer.Option(help="folder of the model")],
-    num_updates: int = 7500,
+    num_updates: int = 4500,
     batch_size: int = 32,
     lr: float = 2e-3,
     num_layers: int = 4,

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from psr_ray.config import Config, load_config
+from psr_ray.config import Config
+from psr_ray.config_file import load_config
 from psr_ray.display import screen
 from psr_ray.errors import PsrError
 

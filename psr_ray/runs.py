@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from psr_ray.config import Config, load_config
+from psr_ray.config import Config
+from psr_ray.config_file import load_config
 from psr_ray.errors import PsrError
 
 MANIFEST = "_MANIFEST.json"

@@ -4,7 +4,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from psr_ray.config import load_config
+from psr_ray.config_file import load_config
 from psr_ray.errors import PsrError
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
-from psr_ray.config import load_config
+from psr_ray.config_file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.prompts import PromptBuilder, load_tokenizer
