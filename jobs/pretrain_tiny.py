@@ -3,9 +3,10 @@
     python jobs/pretrain_tiny.py --out models/tiny-m0
 
 Data: the endless corpus of psr_ray/seed/corpus.py (arithmetic in words and figures; seeded), 32
-documents an update, 4,500 updates, 14M tokens. Time: 13 minutes on two cores; the job writes it beside
-the weights, with the last loss and the versions (models/tiny-m0/pretraining.json). Plain PyTorch, one process: M0
-stands for a base model that somebody else made; from M1 on everything runs under Ray and DeepSpeed.
+documents an update, 4,500 updates, 14M tokens. Time: 13 minutes on two cores; the job writes it
+beside the weights, with the last loss and the versions (models/tiny-m0/pretraining.json). Plain
+PyTorch, one process: M0 stands for a base model that somebody else made; from M1 on everything runs
+under Ray and DeepSpeed.
 """
 
 from __future__ import annotations
