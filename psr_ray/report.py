@@ -129,41 +129,41 @@ def new_figure(columns: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
+def plot_by_model(axis: Axes, models: list[Json], key: str, label: str, scale: float = 1.0) -> None:
+    """One figure over the models; models without it are left out, their places are not."""
+    points = [(x, scale * e[key]) for x, e in enumerate(models) if e[key] is not None]
+    axis.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
+
+
 def models_figure(models: list[Json]) -> bytes:
     """Accuracy, judge health and step shape, by model."""
     figure, (accuracy, judge, steps) = new_figure(3)
-    names = [entry["name"] for entry in models]
-    values = [100 * (entry["accuracy"] or 0.0) for entry in models]
-    errors = [100 * (entry["accuracy_se"] or 0.0) for entry in models]
-    accuracy.errorbar(names, values, yerr=errors, marker="o", capsize=4, color="#2458a6")
+    known = [(x, e) for x, e in enumerate(models) if e["accuracy"] is not None]
+    accuracy.errorbar(
+        [x for x, _ in known],
+        [100 * e["accuracy"] for _, e in known],
+        yerr=[100 * e["accuracy_se"] for _, e in known],
+        marker="o",
+        capsize=4,
+    )
     accuracy.set(title="greedy accuracy, held-out", ylabel="%", ylim=(0, 100))
-    for key, label, colour in (
-        ("judge_accuracy_on_policy", "right on own steps", "#1b7f5c"),
-        ("judge_accuracy_fixed", "right on fixed set", "#7fb069"),
-        ("order_flip_share", "order flips", "#c8553d"),
-        ("tie_share", "ties", "#e0a458"),
-        ("unparsable_share", "unparsable", "#777777"),
+    for key, label in (
+        ("judge_accuracy_on_policy", "right on own steps"),
+        ("judge_accuracy_fixed", "right on fixed set"),
+        ("order_flip_share", "order flips"),
+        ("tie_share", "ties"),
+        ("unparsable_share", "unparsable"),
     ):
-        points = [(e["name"], 100 * e[key]) for e in models if e[key] is not None]
-        judge.plot(
-            [p[0] for p in points], [p[1] for p in points], marker="o", label=label, color=colour
-        )
+        plot_by_model(judge, models, key, label, scale=100)
     judge.set(title="judge", ylabel="%", ylim=(-3, 103))
-    judge.legend(fontsize=8, frameon=False)
-    shaped = [e for e in models if e["steps_per_solution"] is not None]
-    for key, label, colour in (
-        ("steps_per_solution", "steps per solution", "#2458a6"),
-        ("tokens_per_step", "tokens per step", "#c8553d"),
-    ):
-        steps.plot(
-            [e["name"] for e in shaped],
-            [e[key] for e in shaped],
-            marker="o",
-            label=label,
-            color=colour,
-        )
+    plot_by_model(steps, models, "steps_per_solution", "steps per solution")
+    plot_by_model(steps, models, "tokens_per_step", "tokens per step")
     steps.set(title="steps", ylim=(0, None))
-    steps.legend(fontsize=8, frameon=False)
+    for axis in (accuracy, judge, steps):
+        axis.set_xticks(range(len(models)), [entry["name"] for entry in models])
+        axis.set_xlim(-0.3, len(models) - 0.7)
+    for axis in (judge, steps):
+        axis.legend(fontsize=8, frameon=False, loc="center right")
     return to_png(figure)
 
 

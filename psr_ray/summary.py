@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 def model_entry(name: str, steps: list[Step]) -> Json | None:
     """The figures of one model; None while it is not evaluated."""
-    done = {step.stage.name: step.stage.manifest for step in steps if step.stage.is_complete}
+    done = {step.stage.name: step.stage.manifest for step in steps}
     evaluation = done.get(f"evaluate-{name}")
     if evaluation is None:
         return None
@@ -80,13 +80,11 @@ def stage_belongs_to(step: Step, name: str) -> bool:
 
 
 def summarize(run: RunDirectory) -> Json:
-    """The summary of what is complete."""
+    """The summary of what is complete, whichever version of the code completed it."""
     steps = steps_of(run)
     entries = [model_entry(name, steps) for name in ["M0", *run.config.model_names]]
     wall: dict[str, Any] = {
-        step.stage.name: step.stage.manifest["wall_s"]
-        for step in steps
-        if step.stage.is_complete and step.stage.manifest
+        step.stage.name: step.stage.manifest["wall_s"] for step in steps if step.stage.manifest
     }
     data = next(step.stage.manifest for step in steps if step.kind == "data") or {}
     return {
