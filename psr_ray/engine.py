@@ -7,6 +7,7 @@ for another.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -34,6 +35,9 @@ def engine_environment(settings: EngineConfig) -> dict[str, str]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.cpus_per_engine),
         }
+        if settings.enforce_eager:
+            # parts of vLLM's sampler compile themselves all the same, which needs a C++ compiler
+            variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
 
 
@@ -93,6 +97,7 @@ class VllmEngine:
         os.environ.update(engine_environment(settings))
         self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
+        self._death: str | None = None
         self._thread = threading.Thread(
             target=self._run,
             args=(engine_arguments(model_path, model, settings, seed),),
@@ -106,6 +111,8 @@ class VllmEngine:
         """Start a task; its exception, if it raises one, is the future's."""
         running = Running(task, Future())
         self._incoming.put(running)
+        if self._death is not None:  # nobody takes it in any more
+            self._fail_incoming()
         return running.future
 
     def run(self, tasks: Sequence[EngineTask[Result]]) -> list[Result]:
@@ -125,8 +132,10 @@ class VllmEngine:
     def _run(self, arguments: dict[str, Any]) -> None:
         try:
             from vllm import EngineArgs
+            from vllm.exceptions import VLLMClientError
             from vllm.v1.engine.llm_engine import LLMEngine
 
+            self._refusals = (ValueError, VLLMClientError)
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except BaseException as error:
             self._ready.set_exception(error)
@@ -149,11 +158,19 @@ class VllmEngine:
                     for output in self._engine.step():
                         self._finish(output)
         except BaseException as error:
+            self._death = f"the vLLM engine died: {type(error).__name__}: {error}"
             for running in self._open.values():
-                running.future.set_exception(
-                    RuntimeError(f"the vLLM engine died: {type(error).__name__}: {error}")
-                )
+                running.future.set_exception(RuntimeError(self._death))
+            self._fail_incoming()
             raise
+
+    def _fail_incoming(self) -> None:
+        """Fail the tasks that came too late for a dead engine."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                running = self._incoming.get_nowait()
+                if running is not None:
+                    running.future.set_exception(RuntimeError(self._death))
 
     def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
         """Send a task its completions; queue its next requests or deliver its result."""
@@ -179,7 +196,9 @@ class VllmEngine:
                     {"prompt_token_ids": list(request.prompt_ids)},
                     sampling_params(request),
                 )
-            except ValueError as error:  # a request the engine refuses, such as one too long
+            except (
+                self._refusals
+            ) as error:  # the request is at fault (too long, say), not the engine
                 self._drop_requests_of(running)
                 self._close_task(running).set_exception(error)
                 return

@@ -57,15 +57,24 @@ too_long = engine.submit(ask("1 " * 600))
 out["refused"] = type(too_long.exception()).__name__
 [after] = engine.run([ask("37+45:")])
 out["still_alive"] = prompts.decode(after[0].token_ids) == out["greedy"]
-engine.close()
+
+
+
+def crash(output):
+    raise MemoryError("planted")
+
+
+engine._finish = crash
+out["death"] = [str(engine.submit(ask("1+1=")).exception(60)) for _ in range(2)]
 print("RESULT" + json.dumps(out))
 """
 
 
 def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks():
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, check=False,
+        timeout=300,
+    )  # fmt: skip
     assert "RESULT" in done.stdout, done.stderr[-3000:]
     out = json.loads(done.stdout.rsplit("RESULT", 1)[1])
     assert out["greedy"].startswith(" 7+5=12, 3+4+1=8, so 82")
@@ -76,3 +85,4 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks():
     assert out["task_error"] == "KeyError"
     assert out["refused"] in ("ValueError", "VLLMValidationError")
     assert out["still_alive"]
+    assert out["death"] == ["the vLLM engine died: MemoryError: planted"] * 2
