@@ -15,10 +15,11 @@ test: install  ## all tests, the slow ones with real engines too
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: install  ## ruff (format and lint) and mypy
+lint: install  ## ruff (format and lint), mypy, the demo figures in the README
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/show_demo.py --check
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 
