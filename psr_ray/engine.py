@@ -121,8 +121,8 @@ class VllmEngine:
 
     @property
     def is_alive(self) -> bool:
-        """False once the engine has died; it takes no more tasks then."""
-        return self._thread.is_alive()
+        """False once the engine has died, before any of its futures says so."""
+        return self._death is None
 
     def close(self) -> None:
         """End the engine's thread after the tasks that are under way."""

@@ -65,7 +65,9 @@ def crash(output):
 
 
 engine._finish = crash
+out["alive_before"] = engine.is_alive
 out["death"] = [str(engine.submit(ask("1+1=")).exception(60)) for _ in range(2)]
+out["alive_after"] = engine.is_alive
 print("RESULT" + json.dumps(out))
 """
 
@@ -85,4 +87,5 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks():
     assert out["task_error"] == "KeyError"
     assert out["refused"] in ("ValueError", "VLLMValidationError")
     assert out["still_alive"]
+    assert [out["alive_before"], out["alive_after"]] == [True, False]
     assert out["death"] == ["the vLLM engine died: MemoryError: planted"] * 2
