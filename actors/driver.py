@@ -15,7 +15,7 @@ import ray
 
 from actors.searcher import in_flight_variable, run_rows
 from actors.trainer import run_training
-from psr_ray.config import Config
+from psr_ray.config import Config, MethodConfig
 from psr_ray.evaluation import model_figures, search_figures
 from psr_ray.preferences import (
     PAIRS,
@@ -25,11 +25,12 @@ from psr_ray.preferences import (
     preferences_of,
     solution_of,
 )
+from psr_ray.probes import PROBES, probes_of
 from psr_ray.progress import ProgressWriter
-from psr_ray.rows import read_rows, shards, write_shard
+from psr_ray.rows import TASK_SCHEMA, read_rows, shards, write_rows, write_shard
 from psr_ray.runs import Json, RunDirectory
-from psr_ray.sources import write_data
-from psr_ray.stages import Step, model_path, steps_of
+from psr_ray.sources import evaluation_files, write_data
+from psr_ray.stages import Step, model_path, needs_first, steps_of
 from psr_ray.tasks import output_folder
 from psr_ray.training.worker import TrainingJob
 
@@ -40,7 +41,8 @@ class IterationDriver:
 
     def __init__(self, config: Config) -> None:
         self.run = RunDirectory(config)
-        self.steps = {step.stage.name: step for step in steps_of(self.run)}
+        self.order = steps_of(self.run)
+        self.steps = {step.stage.name: step for step in self.order}
 
     def do(self, name: str) -> Json:
         """Do a stage, unless it is complete; returns its manifest."""
@@ -62,21 +64,19 @@ class IterationDriver:
 
     def _train(self, step: Step) -> Json:
         k = step.iteration
-        return self._train_job(step, f"M{k}", self.run.path / f"preferences-{k}")
+        return self._train_job(step, f"M{k}", self.steps[f"preferences-{k}"].stage.folder)
 
     def _train_job(self, step: Step, start_from: str, preferences: Path | None) -> Json:
-        data = self.run.path / "data"
         folder = step.stage.folder
         run_training(
             TrainingJob(
                 kind="sft" if preferences is None else "dpo",
                 config=self.run.config,
-                model=model_path(self.run, start_from),
+                model=self._model(start_from),
                 stage=step.title,
                 run_dir=self.run.path,
                 out=folder,
-                ift=data / "ift.parquet",
-                eft=data / "eft.parquet",
+                data=self.steps["data"].stage.folder,
                 preferences=preferences,
             )
         )
@@ -84,12 +84,14 @@ class IterationDriver:
         return facts
 
     def _search(self, step: Step) -> Json:
-        self._engines(step, [f"search-{step.iteration}"])
+        config, k = self.run.config, step.iteration
+        first = self._model("M1") if needs_first(config, k) else None
+        self._engines(step, [f"search-{k}"], config, first)
         return search_figures(step.stage.folder).summary()
 
     def _preferences(self, step: Step) -> Json:
         folder = step.stage.folder
-        searched = self.run.path / f"search-{step.iteration}"
+        searched = self.steps[f"search-{step.iteration}"].stage.folder
         counts: Counter[str] = Counter()
         for shard in shards(output_folder(searched, "search")):
             searches = list(read_rows([shard]))
@@ -113,22 +115,38 @@ class IterationDriver:
         }
 
     def _evaluate(self, step: Step) -> Json:
-        config = self.run.config
-        inputs = ["heldout"]
-        if config.data.judge is not None:
-            inputs.append("judge")
-        if step.model == config.model_names[-1]:
-            inputs.append("health")
-        self._engines(step, inputs)
-        return model_figures(step.stage.folder)
+        """Measure a model. Every model judges pairs of steps here, whatever the run's method."""
+        config = self.run.config.model_copy(update={"method": MethodConfig()})
+        inputs = evaluation_files(config, step.model)
+        first = self.steps["evaluate-M1"].stage
+        if step.iteration > 0 and (first.folder / PROBES).is_file():
+            inputs.append(PROBES)
+        self._engines(step, inputs, config)
+        folder = step.stage.folder
+        if step.model == "M1" and config.evaluation.num_probes:
+            rows = probes_of(folder, config.evaluation.num_probes, config.seed)
+            if rows:
+                write_rows(folder / PROBES, rows, TASK_SCHEMA)
+        before = None
+        if step.iteration > 0:
+            before = self.steps[f"evaluate-M{step.iteration}"].stage.folder
+        return model_figures(folder, first=first.folder, before=before)
 
-    def _engines(self, step: Step, inputs: list[str]) -> None:
+    def _model(self, name: str) -> str:
+        return model_path(self.order, name, self.run.config)
+
+    def _engines(
+        self, step: Step, inputs: list[str], config: Config, first: str | None = None
+    ) -> None:
+        data = self.steps["data"].stage.folder
+        probes = self.steps["evaluate-M1"].stage.folder / PROBES
         run_rows(
-            [self.run.path / "data" / f"{name}.parquet" for name in inputs],
+            [probes if name == PROBES else data / f"{name}.parquet" for name in inputs],
             step.stage.folder,
-            model_path(self.run, step.model),
-            self.run.config,
+            self._model(step.model),
+            config,
             ProgressWriter(self.run.path, step.title, "rows"),
+            first,
         )
 
 

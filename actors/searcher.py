@@ -32,14 +32,17 @@ def in_flight_variable(config: Config) -> dict[str, str]:
 
 
 class EngineWorker:
-    """A Ray Data actor: one vLLM engine, many rows at once."""
+    """A Ray Data actor: one vLLM engine (with M1 beside it, where ``first`` is given), many rows."""
 
-    def __init__(self, model: str, config: Config, folder: Path) -> None:
+    def __init__(self, model: str, config: Config, folder: Path, first: str | None) -> None:
         self.config = config
         self.folder = folder
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
-        self.engine = VllmEngine(model, config.model, config.engine, config.seed)
+        if first is None:  # in iteration 1 the policy is M1
+            method = config.method.model_copy(update={"judge": "policy"})
+            self.config = config.model_copy(update={"method": method})
+        self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Do a batch of task rows, write their shards, return counts (one row a task)."""
@@ -67,9 +70,16 @@ class EngineWorker:
 
 
 def run_rows(
-    inputs: Iterable[Path], folder: Path, model: str, config: Config, progress: ProgressWriter
+    inputs: Iterable[Path],
+    folder: Path,
+    model: str,
+    config: Config,
+    progress: ProgressWriter,
+    first: str | None = None,
 ) -> None:
     """Stream all task rows that are not finished yet through the engine pool.
+
+    ``first`` is M1's folder where the config's method has it judge.
 
     Raises ``PsrError`` where rows are missing in the end.
     """
@@ -81,7 +91,7 @@ def run_rows(
     total, num_done = expected.total(), sum(len(ids) for ids in done.values())
     progress.start(total, num_done)
     if num_done < total:
-        stream_rows(paths, done, total - num_done, folder, model, config, progress)
+        stream_rows(paths, done, total - num_done, folder, model, config, progress, first)
     for task, num_expected in expected.items():
         found = len(finished_ids(output_folder(folder, task)))
         if found != num_expected:
@@ -99,6 +109,7 @@ def stream_rows(
     model: str,
     config: Config,
     progress: ProgressWriter,
+    first: str | None,
 ) -> None:
     """The Ray Data pipeline: read, drop finished rows, engines."""
     import ray.data
@@ -120,7 +131,7 @@ def stream_rows(
         .repartition(target_num_rows_per_block=min(per_engine, engine.max_rows_in_flight))
         .map_batches(
             EngineWorker,
-            fn_constructor_args=(model, config, folder),
+            fn_constructor_args=(model, config, folder, first),
             batch_format="pyarrow",
             batch_size=engine.rows_per_shard,
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),

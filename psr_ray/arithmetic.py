@@ -167,23 +167,24 @@ def tell(plan: Plan, rng: random.Random) -> str:
     return " ".join(parts)
 
 
-def draw_operation(value: int, rng: random.Random) -> Operation:
-    """A random operation that keeps the value within two digits."""
+def draw_operation(value: int, rng: random.Random, highest: int = HIGH) -> Operation:
+    """A random operation that keeps the value between ``LOW`` and ``highest``."""
     while True:
         kind = rng.choices(list(SYMBOLS), weights=[4, 4, 2, 2])[0]
         operand = rng.randint(LOW, HIGH) if kind in ("add", "subtract") else rng.randint(2, 9)
         operation = Operation(kind, operand)
         result = operation.apply(value)
-        if result is not None and LOW <= result <= HIGH:
+        if result is not None and LOW <= result <= highest:
             return operation
 
 
-def draw_plan(rng: random.Random, num_steps: tuple[int, int]) -> Plan:
-    """A random plan with ``num_steps[0]`` to ``num_steps[1]`` operations."""
-    start = value = rng.randint(LOW, HIGH)
+def draw_plan(rng: random.Random, num_steps: tuple[int, int], highest: int = HIGH) -> Plan:
+    """A random plan with ``num_steps[0]`` to ``num_steps[1]`` operations, no value above
+    ``highest``."""
+    start = value = rng.randint(LOW, highest)
     operations: list[Operation] = []
     for _ in range(rng.randint(*num_steps)):
-        operations.append(draw_operation(value, rng))
+        operations.append(draw_operation(value, rng, highest))
         result = operations[-1].apply(value)
         assert result is not None
         value = result
@@ -202,13 +203,18 @@ def step_lines(plan: Plan) -> list[str]:
 
 
 def generate_problems(
-    split: Split, num: int, *, seed: int, num_steps: tuple[int, int] = (3, 5)
+    split: Split,
+    num: int,
+    *,
+    seed: int,
+    num_steps: tuple[int, int] = (3, 5),
+    highest: int = HIGH,
 ) -> Iterator[Problem]:
     """``num`` problems of one split with pairwise different plans; the same for the same seed."""
     rng = random.Random(f"{split}/{seed}")
     seen: set[str] = set()
     while len(seen) < num:
-        plan = draw_plan(rng, num_steps)
+        plan = draw_plan(rng, num_steps, highest)
         if split_of(plan) != split or plan.key() in seen:
             continue
         seen.add(plan.key())

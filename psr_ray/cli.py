@@ -1,4 +1,4 @@
-"""The command line: psr-ray run | search | train | evaluate | report | plan | doctor."""
+"""The command line: psr-ray run, search, train, evaluate, compare, results, report, plan, doctor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from psr_ray.config import Config
-from psr_ray.config_file import load_config
+from psr_ray.config.file import load_config
 from psr_ray.display import screen
 from psr_ray.errors import PsrError
 
@@ -65,7 +65,7 @@ def run_stages(
 ) -> None:
     """Do the run's stages, or those of some kinds up to the last of them; then table and report."""
     from actors.pipeline import run_pipeline
-    from psr_ray.display import RunDisplay, model_table
+    from psr_ray.display import RunDisplay, alarm_lines, model_table
     from psr_ray.doctor import check_inputs
     from psr_ray.report import write_report
 
@@ -80,6 +80,8 @@ def run_stages(
         )
     if summary["models"]:
         console.print(model_table(summary, console.width))
+    for line in alarm_lines(summary):
+        console.print(f"[yellow]alarm:[/yellow] {escape(line)}", soft_wrap=True)
     if kinds is None:
         report = write_report(config.run_dir.absolute(), summary)
         console.print(f"report: {report}", soft_wrap=True)
@@ -162,6 +164,46 @@ def evaluate(
         f"{share(figures['unboxed_share'])} without a boxed answer"
     )
     console.print(f"solutions: {folder}", soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def compare(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the comparison")],
+    method: Annotated[str | None, typer.Option(help="do the runs of this method alone")] = None,
+) -> None:
+    """Methods × seeds. Resumes by itself; each finished run leaves a small record."""
+    from actors.comparison import run_comparison
+    from psr_ray.compare.config import load_comparison
+
+    comparison = load_comparison(config)
+    if method is not None and method not in comparison.methods:
+        raise PsrError(f"--method {method}: the methods are {', '.join(comparison.methods)}")
+    run_comparison(comparison, console, only=method)
+    results(config)
+
+
+@app.command()
+@user_errors
+def results(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the comparison")],
+    page: Annotated[Path, typer.Option(help="page to write")] = Path("docs/results.md"),
+    check: Annotated[
+        bool, typer.Option("--check", help="only say whether it is up to date")
+    ] = False,
+) -> None:
+    """Make a comparison's JSON, page and figures again from the stored records."""
+    from psr_ray.compare.config import load_comparison
+    from psr_ray.compare.evidence import update_evidence
+    from psr_ray.compare.results import write_results
+
+    comparison = load_comparison(config)
+    evidence, stale = update_evidence(comparison, check=check)
+    changed = stale + write_results(evidence, page, check=check)
+    names = ", ".join(map(str, changed)) or "nothing"
+    if check and changed:
+        raise PsrError(f"{names}: not what the records give; run `make results`")
+    console.print(f"{'differs' if check else 'written'}: {names}", soft_wrap=True)
 
 
 @app.command()

@@ -76,21 +76,24 @@ class RunDisplay:
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
-        facts = ", ".join(
-            f"{name} {manifest[key]:{form}}"
-            for key, name, form in (
-                ("num_pairs", "pairs", "d"),
-                ("accuracy", "accuracy", ".1%"),
-                ("judge_accuracy_on_policy", "judge", ".1%"),
-                ("num_steps", "steps", "d"),
-                ("num_failed", "failed rows", "d"),
-            )
-            if manifest.get(key) is not None and not (key == "num_failed" and not manifest[key])
+        self.console.print(f"[green]✓[/green] {finished_line(step, manifest)}")
+
+
+def finished_line(step: Step, manifest: Json) -> str:
+    """What a finished stage says of itself, with rich's markup."""
+    facts = ", ".join(
+        f"{name} {manifest[key]:{form}}"
+        for key, name, form in (
+            ("num_pairs", "pairs", "d"),
+            ("accuracy", "accuracy", ".1%"),
+            ("judge_accuracy_on_policy", "judge", ".1%"),
+            ("num_steps", "steps", "d"),
+            ("num_failed", "failed rows", "d"),
         )
-        self.console.print(
-            f"[green]✓[/green] {step.title} [dim]{duration(manifest['wall_s'])}"
-            f"{'; ' + facts if facts else ''}[/dim]"
-        )
+        if manifest.get(key) is not None and not (key == "num_failed" and not manifest[key])
+    )
+    wall = duration(manifest["wall_s"])
+    return f"{step.title} [dim]{wall}{'; ' + facts if facts else ''}[/dim]"
 
 
 def share(value: float | None, error: float | None = None) -> str:
@@ -124,6 +127,59 @@ LEGEND = (
     "equal. unparsable: verdicts. pairs: step preferences the model was trained on. steps: per "
     "solution. time: all stages that made or measured the model. A dash: not measured."
 )
+
+
+HEALTH_COLUMNS = (
+    "model",
+    "hard set",
+    "self-reward",
+    "true reward",
+    "τ to M(k-1)",
+    "τ to M1",
+    "says A",
+    "longer wins",
+    "pass@8",
+    "answers of 8",
+    "chosen Δlogp",
+    "rejected Δlogp",
+)
+HEALTH_LEGEND = (
+    "hard set: greedy accuracy on harder held-out problems. self-reward: how often the model prefers "
+    "its own greedy step to M1's candidates; true reward: how often it is better in truth (M1: one "
+    "half). τ: Kendall's tau-b of its rankings of M1's candidates to those of another model. says A: "
+    "share of verdicts. longer wins: share of judged pairs of different lengths that the longer step "
+    "wins. answers of 8: different answers among eight samples. Δlogp: change of the steps' "
+    "log-probability at the end of training, in nats. A dash: not measured."
+)
+
+
+def health_cells(entry: Json) -> list[str]:
+    """A model's row of the health table."""
+    probes, training = entry.get("probes") or {}, entry.get("training") or {}
+    hard = entry.get("hard") or {}
+
+    def signed(value: float | None, places: int = 2) -> str:
+        return "–" if value is None else f"{value:+.{places}f}"
+
+    return [
+        entry["name"],
+        share(hard.get("accuracy"), hard.get("accuracy_se")),
+        share(probes.get("self_reward")),
+        share(probes.get("true_reward")),
+        signed(probes.get("tau_before")),
+        signed(probes.get("tau_first")),
+        share(entry.get("first_share")),
+        share(entry.get("longer_win_share")),
+        share(entry.get("pass_at_8")),
+        number(entry.get("distinct_answers")),
+        signed(training.get("chosen_logp_change")),
+        signed(training.get("rejected_logp_change")),
+    ]
+
+
+def alarm_lines(summary: Json) -> list[str]:
+    """The run's alarms, a line each."""
+    return [f"{a['model']}: {a['kind']}: {a['message']}" for a in summary["alarms"]]
 
 
 def cells(entry: Json) -> list[str]:

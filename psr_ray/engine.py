@@ -1,8 +1,8 @@
-"""One vLLM engine in this process, driving thousands of coroutines by continuous batching.
+"""vLLM in this process, driving thousands of coroutines by continuous batching.
 
-A thread of its own steps the engine. Tasks come in by ``submit`` at any time; a task whose
-requests are done is resumed at once, while the others' requests go on decoding: no problem waits
-for another.
+A thread of its own steps the engine (two, where M1 judges for ever beside the policy). Tasks come
+in by ``submit`` at any time; a task whose requests are done is resumed at once, while the others'
+requests go on decoding: no problem waits for another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from math import exp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
-from psr_ray.generation import Completion, EngineTask, Finish, GenerationRequest
+from psr_ray.generation import Completion, EngineTask, Finish, GenerationRequest, ModelRole
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -42,9 +42,9 @@ def engine_environment(settings: EngineConfig) -> dict[str, str]:
 
 
 def engine_arguments(
-    model_path: str, model: ModelConfig, settings: EngineConfig, seed: int
+    model_path: str, model: ModelConfig, settings: EngineConfig, seed: int, num_models: int = 1
 ) -> dict[str, Any]:
-    """Arguments of vLLM's ``EngineArgs`` for a config."""
+    """Arguments of vLLM's ``EngineArgs`` for a config; ``num_models`` share the GPU's memory."""
     arguments: dict[str, Any] = {
         "model": model_path,
         "dtype": model.dtype,
@@ -64,7 +64,7 @@ def engine_arguments(
     else:
         arguments |= {
             "tensor_parallel_size": settings.tensor_parallel_size,
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "gpu_memory_utilization": settings.gpu_memory_utilization / num_models,
         }
         if settings.tensor_parallel_size > 1:
             arguments["distributed_executor_backend"] = "mp"
@@ -93,14 +93,30 @@ class Waiting:
 class VllmEngine:
     """``submit(task)`` returns a future at once; an engine that dies fails all its futures."""
 
-    def __init__(self, model_path: str, model: ModelConfig, settings: EngineConfig, seed: int):
+    def __init__(
+        self,
+        model_path: str,
+        model: ModelConfig,
+        settings: EngineConfig,
+        seed: int,
+        first_path: str | None = None,
+    ):
+        """Load a model, and M1 beside it where requests with ``role: first`` will come."""
+        paths: dict[ModelRole, str] = {"policy": model_path}
+        if first_path is not None:
+            paths["first"] = first_path
         os.environ.update(engine_environment(settings))
         self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
         self._death: str | None = None
         self._thread = threading.Thread(
             target=self._run,
-            args=(engine_arguments(model_path, model, settings, seed),),
+            args=(
+                {
+                    role: engine_arguments(path, model, settings, seed, len(paths))
+                    for role, path in paths.items()
+                },
+            ),
             name="vllm-engine",
             daemon=True,
         )
@@ -129,14 +145,17 @@ class VllmEngine:
         self._incoming.put(None)
         self._thread.join()
 
-    def _run(self, arguments: dict[str, Any]) -> None:
+    def _run(self, arguments: dict[ModelRole, dict[str, Any]]) -> None:
         try:
             from vllm import EngineArgs
             from vllm.exceptions import VLLMClientError
             from vllm.v1.engine.llm_engine import LLMEngine
 
             self._refusals = (ValueError, VLLMClientError)
-            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            self._engines = {
+                role: LLMEngine.from_engine_args(EngineArgs(**values))
+                for role, values in arguments.items()
+            }
         except BaseException as error:
             self._ready.set_exception(error)
             return
@@ -154,9 +173,10 @@ class VllmEngine:
                         break
                     self._open[id(new)] = new
                     self._resume(new, None)
-                if self._waiting:
-                    for output in self._engine.step():
-                        self._finish(output)
+                for engine in self._engines.values():
+                    if engine.has_unfinished_requests():
+                        for output in engine.step():
+                            self._finish(output)
         except BaseException as error:
             self._death = f"the vLLM engine died: {type(error).__name__}: {error}"
             for running in self._open.values():
@@ -191,7 +211,7 @@ class VllmEngine:
             self._num_requests += 1
             name = str(self._num_requests)
             try:
-                self._engine.add_request(
+                self._engines[request.role].add_request(
                     name,
                     {"prompt_token_ids": list(request.prompt_ids)},
                     sampling_params(request),
@@ -205,10 +225,10 @@ class VllmEngine:
             self._waiting[name] = Waiting(running, position, request)
 
     def _drop_requests_of(self, running: Running) -> None:
-        names = [name for name, waiting in self._waiting.items() if waiting.running is running]
-        for name in names:
-            del self._waiting[name]
-        self._engine.abort_request(names)
+        for name, waiting in list(self._waiting.items()):
+            if waiting.running is running:
+                del self._waiting[name]
+                self._engines[waiting.request.role].abort_request([name])
 
     def _close_task(self, running: Running) -> Future[Any]:
         del self._open[id(running)]

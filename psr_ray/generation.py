@@ -6,6 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+# Which model answers: the one that searches, or M1 as a judge for ever (`method.judge: first`).
+ModelRole = Literal["policy", "first"]
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -22,6 +25,7 @@ class GenerationRequest:
     max_tokens: int
     stop: str | None = None
     choice_ids: tuple[int, ...] = ()
+    role: ModelRole = "policy"
 
 
 Finish = Literal["eos", "stop", "length"]

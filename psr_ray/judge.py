@@ -14,6 +14,7 @@ from itertools import combinations
 from psr_ray.steps import Candidate
 
 FINAL_VERDICT = re.compile(r"\[\[([AB])\]\]\W*$")
+FINAL_POINTS = re.compile(r"Score: ([0-5])\W*$")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,20 @@ def parse_verdict(judgement: str) -> Verdict:
     return Verdict(None if match is None else float(match[1] == "A"), judgement)
 
 
+def parse_points(judgement: str) -> int | None:
+    """The points, 0 to 5, a judgement ends with; None where it does not end with ``Score: n``."""
+    match = FINAL_POINTS.search(judgement)
+    return None if match is None else int(match[1])
+
+
+def points_scores(points: Sequence[int | None]) -> list[float]:
+    """Scores from points: an unparsable judgement counts as the mean of the others, so that it
+    makes its candidate neither best nor worst."""
+    known = [value for value in points if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return [mean if value is None else float(value) for value in points]
+
+
 def both_orders(num_candidates: int) -> Iterator[Comparison]:
     """Every pair of candidates in both orders, the two orders side by side."""
     for i, j in combinations(range(num_candidates), 2):
@@ -52,7 +67,10 @@ Verdicts = Mapping[Comparison, Verdict]
 
 
 def win(verdicts: Verdicts, i: int, j: int) -> float:
-    """How far candidate i beats j in [0, 1]: the mean over both orders, one half for a missing one."""
+    """How far candidate i beats j in [0, 1]: the mean over both orders, one half for a missing one
+    (and against itself)."""
+    if i == j:
+        return 0.5
     as_first = verdicts[Comparison(i, j)].first_wins
     as_second = verdicts[Comparison(j, i)].first_wins
     return (

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from psr_ray.config import Config, SourceConfig, TrainingConfig
+from psr_ray.config import Config, MethodConfig, SourceConfig, TrainingConfig
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, steps_of
 from psr_ray.training.examples import mixed_batches, num_steps
@@ -38,23 +38,33 @@ def steps_per_solution(source: SourceConfig) -> float:
 
 
 def search_estimate(config: Config, source: SourceConfig, rows: int) -> Estimate:
-    """Upper bound: all candidates differ, so w·(w-1) verdicts a step; no rollbacks."""
-    w = config.search.num_candidates
-    steps = rows * min(steps_per_solution(source), config.search.max_steps)
-    verdict_tokens = config.judge.max_tokens if config.judge.mode == "explain" else 1
-    tokens = steps * w * (config.search.max_step_tokens + (w - 1) * verdict_tokens)
+    """Upper bound for the config's method: all candidates differ; no rollbacks."""
+    w, method = config.search.num_candidates, config.method
+    whole = method.unit == "solution"
+    steps = rows * (1 if whole else min(steps_per_solution(source), config.search.max_steps))
+    judgements, judge_tokens = 0, 0
+    if method.ranking == "pairwise":
+        judgements = w * (w - 1)
+        judge_tokens = config.judge.max_tokens if config.judge.mode == "explain" else 1
+    elif method.ranking == "points":
+        judgements, judge_tokens = w, config.judge.max_points_tokens
+    unit_tokens = config.evaluation.max_tokens if whole else config.search.max_step_tokens
     return Estimate(
-        rows, round(steps * w * w), round(tokens), f"at most {round(steps)} step preferences"
+        rows,
+        round(steps * (w + judgements)),
+        round(steps * (w * unit_tokens + judgements * judge_tokens)),
+        f"at most {round(steps)} preference pairs",
     )
 
 
 def sft_estimate(config: Config) -> Estimate:
     """Exact but for rows that do not fit: the plan of batches is known from the numbers of rows."""
     data, sft = config.data, config.sft
+    eft = data.eft.num + (data.eft_solutions.num if data.eft_solutions is not None else 0)
     plan = mixed_batches(
-        data.ift.num, data.eft.num, sft.ift_per_batch, sft.num_epochs, sft.batch_size, config.seed
+        data.ift.num, eft, sft.ift_per_batch, sft.num_epochs, sft.batch_size, config.seed
     )
-    return Estimate(data.ift.num + data.eft.num, note=f"{len(plan)} optimizer steps")
+    return Estimate(data.ift.num + eft, note=f"{len(plan)} optimizer steps")
 
 
 def dpo_estimate(config: Config, source: SourceConfig) -> Estimate:
@@ -102,9 +112,8 @@ def training_memory_gib(training: TrainingConfig, parameters: int, dtype: str) -
 def estimate(step: Step, config: Config) -> Estimate:
     """What a stage does, at most."""
     data = config.data
-    judged = data.judge.num if data.judge is not None else 0
     if step.kind == "data":
-        return Estimate(data.ift.num + data.eft.num + data.heldout.num + judged)
+        return Estimate(sum(source.num for source in data.sources().values()))
     if step.kind == "sft":
         return sft_estimate(config)
     if step.kind in ("search", "preferences"):
@@ -113,19 +122,25 @@ def estimate(step: Step, config: Config) -> Estimate:
         return searched if step.kind == "search" else Estimate(source.num, note=searched.note)
     if step.kind == "train":
         return dpo_estimate(config, config.train_source(step.iteration))
-    rows = data.heldout.num
+    return evaluation_estimate(config, step.model)
+
+
+def evaluation_estimate(config: Config, model: str) -> Estimate:
+    """Greedy solutions and fixed pairs; searches, samples and probes for all models but M0."""
+    data, settings = config.data, config.evaluation
+    solved = data.heldout.num + (data.hard.num if data.hard is not None else 0)
+    judged = data.judge.num if data.judge is not None else 0
     judge_tokens = config.judge.max_tokens if config.judge.mode == "explain" else 1
-    requests = rows + 2 * judged
-    tokens = rows * config.evaluation.max_tokens + 2 * judged * judge_tokens
-    if step.model == config.model_names[-1]:
-        fresh = config.evaluation.num_search_problems
-        searched = search_estimate(config, data.train[-1], fresh)
-        rows, requests, tokens = (
-            rows + fresh,
-            requests + searched.requests,
-            tokens + searched.tokens,
-        )
-    return Estimate(rows + judged, requests, tokens)
+    rows, requests = solved + judged, solved + 2 * judged
+    tokens = solved * settings.max_tokens + 2 * judged * judge_tokens
+    if model != "M0":
+        again = min(settings.num_search_problems, data.heldout.num)
+        paper = config.model_copy(update={"method": MethodConfig()})
+        searched = search_estimate(paper, data.heldout, again)
+        rows += 2 * again
+        requests += searched.requests + again * settings.num_samples
+        tokens += searched.tokens + again * settings.num_samples * settings.max_tokens
+    return Estimate(rows, requests, tokens)
 
 
 def print_plan(config: Config, console: Console) -> None:

@@ -22,7 +22,7 @@ VERDICT_OPENING = "[["
 def template_folder(name: str) -> Path:
     """The folder of a built-in set of templates, or the user's own."""
     folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
-    for needed in ("solve.jinja", "judge.jinja", "verdict.jinja"):
+    for needed in ("solve.jinja", "judge.jinja", "verdict.jinja", "points.jinja"):
         if not (folder / needed).is_file():
             raise PsrError(
                 f"prompts.templates: {name!r} is neither a built-in set "
@@ -33,7 +33,7 @@ def template_folder(name: str) -> Path:
 
 
 class PromptBuilder:
-    """Builds the three kinds of prompt for one tokenizer (any Hugging Face tokenizer)."""
+    """Builds the kinds of prompt for one tokenizer (any Hugging Face tokenizer)."""
 
     def __init__(self, tokenizer: Any, settings: PromptConfig) -> None:
         self.tokenizer = tokenizer
@@ -73,6 +73,11 @@ class PromptBuilder:
         return self._ids(text) + tuple(
             self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
         )
+
+    def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
+        """The prompt after which the judge explains and gives a solution its points."""
+        template = self.templates.get_template("points.jinja")
+        return self._ids(template.render(problem=problem, solution="\n".join(steps)))
 
     def verdict_choices(self) -> tuple[int, int]:
         """The ids of the letters A and B as they follow ``[[``."""

@@ -1,4 +1,5 @@
-"""What engines write: one row a search (kept whole), a greedy solution, a judged pair."""
+"""What engines write: one row a search (kept whole), a greedy solution, a set of sampled solutions,
+a judged pair, a probe."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ import pyarrow as pa
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.judge import Comparison, Verdict
 from psr_ray.rows import Row
-from psr_ray.search import Search, truth_of
+from psr_ray.search import Search, path_before
 from psr_ray.seed.pairs import JudgedPair
 from psr_ray.steps import split_steps
+from psr_ray.truth import right_candidates
 
 IDS = pa.list_(pa.int32())
 
@@ -20,6 +22,7 @@ SEARCH_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("problem", pa.string()),
         ("answer", pa.string()),
+        ("plan", pa.string()),
         ("prompt_ids", IDS),
         ("end", pa.string()),
         ("predicted", pa.string()),
@@ -52,6 +55,7 @@ SEARCH_SCHEMA = pa.schema(
                                         ("ended", pa.bool_()),
                                         ("score", pa.float64()),
                                         ("is_right", pa.bool_()),
+                                        ("judgement", pa.string()),
                                     ]
                                 )
                             ),
@@ -91,6 +95,39 @@ SOLUTION_SCHEMA = pa.schema(
     ]
 )
 
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("answer", pa.string()),
+        (
+            "samples",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("predicted", pa.string()),
+                        ("correct", pa.bool_()),
+                        ("num_tokens", pa.int64()),
+                    ]
+                )
+            ),
+        ),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
+PROBE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("scores", pa.list_(pa.float64())),  # of M1's candidates, by this model as judge
+        ("own_text", pa.string()),
+        ("own_win", pa.float64()),  # its own step against M1's candidates, as it judges
+        ("own_true_win", pa.float64()),  # the same by the truth
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
 JUDGEMENT_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -109,7 +146,12 @@ def search_row(search: Search) -> Row:
     predicted = extract_boxed(solution)
     steps = []
     for step in search.steps:
-        truth: Sequence[bool | None] = truth_of(search, step) or [None] * len(step.candidates)
+        nothing = [None] * len(step.candidates)
+        texts = [candidate.text for candidate in step.candidates]
+        truth: Sequence[bool | None] = (
+            right_candidates(search.problem, path_before(search, step), texts, search.unit)
+            or nothing
+        )
         steps.append(
             {
                 "number": step.number,
@@ -126,9 +168,14 @@ def search_row(search: Search) -> Row:
                         "ended": candidate.ended,
                         "score": score,
                         "is_right": right,
+                        "judgement": judgement,
                     }
-                    for candidate, score, right in zip(
-                        step.candidates, step.scores, truth, strict=True
+                    for candidate, score, right, judgement in zip(
+                        step.candidates,
+                        step.scores,
+                        truth,
+                        step.judgements or nothing,
+                        strict=True,
                     )
                 ],
                 "verdicts": [
@@ -147,15 +194,16 @@ def search_row(search: Search) -> Row:
         "id": search.problem.id,
         "problem": search.problem.text,
         "answer": answer,
+        "plan": search.problem.plan,
         "prompt_ids": list(search.prompt_ids),
         "end": search.end,
         "predicted": predicted,
         "correct": None if answer is None else is_equal(answer, predicted),
         "num_rollbacks": search.num_rollbacks,
-        "num_sampled_tokens": search.num_sampled_tokens,
-        "num_judge_tokens": search.num_judge_tokens,
-        "num_prompt_tokens": search.num_prompt_tokens,
-        "num_cached_tokens": search.num_cached_tokens,
+        "num_sampled_tokens": search.usage.num_sampled_tokens,
+        "num_judge_tokens": search.usage.num_judge_tokens,
+        "num_prompt_tokens": search.usage.num_prompt_tokens,
+        "num_cached_tokens": search.usage.num_cached_tokens,
         "error": None,
         "steps": steps,
     }
@@ -184,6 +232,22 @@ def solution_row(
         "finish": finish,
         "num_steps": len(split_steps(text)),
         "num_tokens": num_tokens,
+        "error": None,
+    }
+
+
+def samples_row(problem_id: str, answer: str | None, texts: list[tuple[str, int]]) -> Row:
+    """Sampled solutions (text, tokens) of one problem, graded where the answer is known."""
+    samples = []
+    for text, num_tokens in texts:
+        predicted = extract_boxed(text)
+        correct = None if answer is None else is_equal(answer, predicted)
+        samples.append({"predicted": predicted, "correct": correct, "num_tokens": num_tokens})
+    return {
+        "id": problem_id,
+        "answer": answer,
+        "samples": samples,
+        "num_tokens": sum(num_tokens for _, num_tokens in texts),
         "error": None,
     }
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 import jinja2
 from rich.console import Console
 
-from psr_ray.display import COLUMNS, LEGEND, cells, duration, number, share
+from psr_ray.display import (
+    COLUMNS,
+    HEALTH_COLUMNS,
+    HEALTH_LEGEND,
+    LEGEND,
+    alarm_lines,
+    cells,
+    duration,
+    health_cells,
+    number,
+    share,
+)
 from psr_ray.rows import Row, read_rows, shards
 from psr_ray.runs import Json, write_text
 from psr_ray.transcript import search_tree
@@ -43,6 +54,10 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         columns=COLUMNS,
         legend=LEGEND,
         rows=[cells(entry) for entry in models],
+        health_columns=HEALTH_COLUMNS,
+        health_legend=HEALTH_LEGEND,
+        health=[health_cells(entry) for entry in models],
+        alarms=alarm_lines(summary),
         num_problems=models[0]["num_problems"] if models else 0,
         figures=figures,
         searches=[search_cells(entry) for entry in models],

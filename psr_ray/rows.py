@@ -1,7 +1,7 @@
 """The rows that engines work on: Arrow schemas, and Parquet shards written exactly once.
 
-A *task row* is a problem to solve or search, or a judged pair to judge again; all three share one
-schema so that one pool of engines takes them in one stream.
+A *task row* is a problem to solve, sample or search, a judged pair to judge again, or a probe; all
+share one schema so that one pool of engines takes them in one stream.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psr_ray.problems import Problem
-from psr_ray.seed.pairs import JudgedPair
+from psr_ray.seed.pairs import JudgedPair, JudgedSolution
 
 Row = dict[str, Any]
 
 TASK_SCHEMA = pa.schema(
     [
-        ("task", pa.string()),  # solve | search | judge
+        ("task", pa.string()),  # solve | hard | sample | search | judge | probe
         ("id", pa.string()),
         ("problem", pa.string()),
         ("answer", pa.string()),
@@ -33,6 +33,21 @@ TASK_SCHEMA = pa.schema(
         ("step_b", pa.string()),
         ("judgement", pa.string()),
         ("verdict", pa.string()),
+        ("prefix_ids", pa.list_(pa.int32())),
+        (
+            "candidates",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("text", pa.string()),
+                        ("token_ids", pa.list_(pa.int32())),
+                        ("count", pa.int32()),
+                        ("ended", pa.bool_()),
+                        ("score", pa.float64()),
+                    ]
+                )
+            ),
+        ),
     ]
 )
 
@@ -46,6 +61,15 @@ def problem_row(task: str, problem: Problem) -> Row:
         "answer": problem.answer,
         "solution": problem.solution,
         "plan": problem.plan,
+    }
+
+
+def solution_judgement_row(judged: JudgedSolution) -> Row:
+    """A judged whole solution as a task row; its points stand in ``verdict``."""
+    return problem_row("judge", judged.problem) | {
+        "solution": judged.solution,
+        "judgement": judged.judgement,
+        "verdict": str(judged.points),
     }
 
 

@@ -21,13 +21,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from psr_ray.config import Config
-from psr_ray.config_file import load_config
+from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
 # Raised when a stage's output changes for the same settings: old results are then made again.
-FORMAT = 1
+FORMAT = 2
 
 Json = dict[str, Any]
 
@@ -110,8 +110,12 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock")
 
     def stage(self, name: str, settings: Any, inputs: Sequence[Stage] = ()) -> Stage:
-        """The stage of that name for these settings and inputs."""
+        """The stage of that name for these settings and inputs; the shared run's, if it has it."""
         key = content_key(name, settings, [stage.key for stage in inputs])
+        if self.config.shared_dir is not None:
+            shared = Stage(name, Path(self.config.shared_dir) / name, key)
+            if shared.is_complete:
+                return shared
         return Stage(name, self.path / name, key)
 
     def claim(self, *, accept_changes: bool = False) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from psr_ray.config import JudgeConfig, SearchConfig
+from psr_ray.config import Config
 from psr_ray.generation import Completion, EngineTask, GenerationRequest
-from psr_ray.judge import Comparison, Verdict, both_orders, is_tie, parse_verdict, scores
+from psr_ray.judge import Comparison, Verdict, is_tie
 from psr_ray.problems import Problem
 from psr_ray.prompts import PromptBuilder
+from psr_ray.ranking import Ranking, State, Usage
 from psr_ray.steps import Candidate, trim_to_step
 
 Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
@@ -22,7 +23,7 @@ Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
 
 @dataclass
 class SearchedStep:
-    """Everything that happened at one step: candidates, verdicts, scores, what came of it.
+    """Everything that happened at one step: candidates, verdicts or judgements, scores, outcome.
 
     ``kept`` turns false when a later rollback drops the step and its pair.
     """
@@ -31,6 +32,7 @@ class SearchedStep:
     prefix_ids: tuple[int, ...]
     candidates: list[Candidate]
     verdicts: dict[Comparison, Verdict]
+    judgements: list[str]
     scores: list[float]
     outcome: Outcome
     chosen: int | None = None
@@ -45,13 +47,11 @@ class Search:
 
     problem: Problem
     prompt_ids: tuple[int, ...]
+    unit: Literal["step", "solution"] = "step"
     steps: list[SearchedStep] = field(default_factory=list)
     end: str = ""
     num_rollbacks: int = 0
-    num_sampled_tokens: int = 0
-    num_judge_tokens: int = 0
-    num_prompt_tokens: int = 0
-    num_cached_tokens: int = 0
+    usage: Usage = field(default_factory=Usage)
 
     def kept_steps(self) -> list[SearchedStep]:
         """The steps of the final solution, first to last."""
@@ -67,14 +67,18 @@ class ProblemTooLong(Exception):
 
 
 def merge(
-    completions: Sequence[Completion], prompts: PromptBuilder
+    completions: Sequence[Completion], prompts: PromptBuilder, stop: str | None
 ) -> tuple[list[Candidate], list[str]]:
-    """Distinct candidates, most sampled first, and the texts that were cut off (no candidates)."""
+    """Distinct candidates, most sampled first, and the texts that were cut off (no candidates).
+
+    A candidate ends at ``stop``; without one, where the model ended."""
     counts: Counter[tuple[int, ...]] = Counter()
     ended: dict[tuple[int, ...], bool] = {}
     cut_off: list[str] = []
     for completion in completions:
-        ids = trim_to_step(completion.token_ids, prompts.stop, prompts.decode)
+        ids = completion.token_ids
+        if stop is not None:
+            ids = trim_to_step(ids, stop, prompts.decode)
         if completion.finish == "length" and len(ids) == len(completion.token_ids):
             cut_off.append(prompts.decode(ids))
             continue
@@ -101,63 +105,35 @@ def pick(
     return chosen, rejected
 
 
-def judge_requests(
-    comparisons: Sequence[Comparison],
-    problem: str,
-    steps_so_far: Sequence[str],
-    texts: Sequence[str],
-    prompts: PromptBuilder,
-    settings: JudgeConfig,
-) -> list[GenerationRequest]:
-    """A request for each comparison, in order."""
-    build = prompts.judge_ids if settings.mode == "explain" else prompts.verdict_ids
-    choices = () if settings.mode == "explain" else prompts.verdict_choices()
-    return [
-        GenerationRequest(
-            prompt_ids=build(problem, steps_so_far, texts[c.first], texts[c.second]),
-            num_samples=1,
-            temperature=settings.temperature,
-            top_p=1.0,
-            max_tokens=settings.max_tokens if settings.mode == "explain" else 1,
-            choice_ids=choices,
-        )
-        for c in comparisons
-    ]
-
-
-def read_verdict(completion: Completion, prompts: PromptBuilder) -> Verdict:
-    """The verdict of one completion, in either mode."""
-    if completion.choice_probabilities:
-        return Verdict(completion.choice_probabilities[0])
-    return parse_verdict(prompts.decode(completion.token_ids))
-
-
 def search_steps(
-    problem: Problem,
-    prompts: PromptBuilder,
-    search: SearchConfig,
-    judge: JudgeConfig,
-    max_length: int,
+    problem: Problem, prompts: PromptBuilder, ranking: Ranking, config: Config
 ) -> EngineTask[Search]:
     """Search one problem step by step; returns the whole search.
 
+    With ``method.unit: solution`` the one step is a whole solution, and a tie ends the search: there
+    is no step to go back to.
+
     ``end`` is ``finished`` (the chosen step ended the solution), ``max_steps``,
-    ``max_rollbacks``, ``max_length`` or ``step_too_long`` (no candidate ended in its tokens).
+    ``max_rollbacks``, ``max_length``, ``step_too_long`` (no candidate ended in its tokens) or
+    ``tie`` (of whole solutions).
     Raises ``ProblemTooLong`` where the prompt alone leaves no room for a step.
     """
-    record = Search(problem, prompts.solve_ids(problem.text))
-    if len(record.prompt_ids) + search.max_step_tokens > max_length:
+    search, whole = config.search, config.method.unit == "solution"
+    max_length = config.model.max_length
+    max_tokens = config.evaluation.max_tokens if whole else search.max_step_tokens
+    stop = None if whole else prompts.stop
+    record = Search(problem, prompts.solve_ids(problem.text), config.method.unit)
+    if len(record.prompt_ids) + max_tokens > max_length:
         raise ProblemTooLong(
-            f"prompt of {len(record.prompt_ids)} tokens + max_step_tokens "
-            f"{search.max_step_tokens} > max_length {max_length}"
+            f"prompt of {len(record.prompt_ids)} tokens + {max_tokens} for a "
+            f"{config.method.unit} > max_length {max_length}"
         )
-    decided: dict[tuple[tuple[int, ...], str, str], Verdict] = {}
     for _ in range(search.max_steps + search.max_rollbacks):
         path = record.kept_steps()
         if len(path) == search.max_steps:
             break
         prefix = record.prompt_ids + tuple(i for c in record.chosen() for i in c.token_ids)
-        if len(prefix) + search.max_step_tokens > max_length:
+        if len(prefix) + max_tokens > max_length:
             record.end = "max_length"
             return record
         [completions] = yield [
@@ -166,33 +142,36 @@ def search_steps(
                 num_samples=search.num_candidates,
                 temperature=search.temperature,
                 top_p=search.top_p,
-                max_tokens=search.max_step_tokens,
-                stop=prompts.stop,
+                max_tokens=max_tokens,
+                stop=stop,
             )
         ]
-        record.num_sampled_tokens += sum(len(c.token_ids) for c in completions)
-        count_cache(record, prefix, completions)
-        candidates, cut_off = merge(completions, prompts)
+        record.usage.num_sampled_tokens += sum(len(c.token_ids) for c in completions)
+        record.usage.add_prompt(prefix, completions)
+        candidates, cut_off = merge(completions, prompts, stop)
         if not candidates:
             record.end = "step_too_long"
             return record
-        verdicts = yield from compare(
-            record, prefix, [c.text for c in candidates], decided, prompts, judge
-        )
-        step_scores = scores(candidates, verdicts)
+        so_far = [c.text for c in record.chosen()]
+        state = State(problem, prefix, so_far, len(record.steps), record.usage)
+        ranked = yield from ranking.rank(state, candidates)
         step = SearchedStep(
             number=len(path) + 1,
             prefix_ids=prefix,
             candidates=candidates,
-            verdicts=verdicts,
-            scores=step_scores,
+            verdicts=ranked.verdicts,
+            judgements=ranked.judgements,
+            scores=ranked.scores,
             outcome="appended",
             num_truncated=len(cut_off),
         )
         record.steps.append(step)
         identical = len(candidates) == 1
-        if is_tie(step_scores) and not (identical and search.when_all_identical == "accept"):
+        if is_tie(ranked.scores) and not (identical and search.when_all_identical == "accept"):
             step.outcome, step.kept = "rolled_back", False
+            if whole:
+                record.end = "tie"
+                return record
             if path:
                 path[-1].kept = False
             record.num_rollbacks += 1
@@ -200,7 +179,7 @@ def search_steps(
                 record.end = "max_rollbacks"
                 return record
             continue
-        step.chosen, worst = pick(step_scores, candidates, search.tie_break)
+        step.chosen, worst = pick(ranked.scores, candidates, search.tie_break)
         if identical:
             step.outcome = "appended_without_pair"
         else:
@@ -210,47 +189,6 @@ def search_steps(
             return record
     record.end = "max_steps"
     return record
-
-
-def compare(
-    record: Search,
-    prefix: tuple[int, ...],
-    texts: list[str],
-    decided: dict[tuple[tuple[int, ...], str, str], Verdict],
-    prompts: PromptBuilder,
-    judge: JudgeConfig,
-) -> EngineTask[dict[Comparison, Verdict]]:
-    """Verdicts of all pairs in both orders; what was decided before a rollback is not asked again."""
-    so_far = [c.text for c in record.chosen()]
-    everything = list(both_orders(len(texts)))
-    asked = [c for c in everything if (prefix, texts[c.first], texts[c.second]) not in decided]
-    if asked:
-        requests = judge_requests(asked, record.problem.text, so_far, texts, prompts, judge)
-        answers = yield requests
-        for comparison, request, [completion] in zip(asked, requests, answers, strict=True):
-            record.num_judge_tokens += len(completion.token_ids)
-            count_cache(record, request.prompt_ids, [completion])
-            key = (prefix, texts[comparison.first], texts[comparison.second])
-            decided[key] = read_verdict(completion, prompts)
-    return {c: decided[prefix, texts[c.first], texts[c.second]] for c in everything}
-
-
-def count_cache(
-    record: Search, prompt_ids: tuple[int, ...], completions: Sequence[Completion]
-) -> None:
-    """Add a request to the prefix-cache figures."""
-    record.num_prompt_tokens += len(prompt_ids) * len(completions)
-    record.num_cached_tokens += sum(c.num_cached_tokens for c in completions)
-
-
-def truth_of(search: Search, step: SearchedStep) -> list[bool] | None:
-    """Which candidates of a step are right; None where the problem has no gradable plan."""
-    if search.problem.plan is None:
-        return None
-    from psr_ray.arithmetic import Plan, step_is_right
-
-    plan = Plan.from_key(search.problem.plan)
-    return [step_is_right(plan, path_before(search, step), c.text) for c in step.candidates]
 
 
 def path_before(search: Search, step: SearchedStep) -> list[str]:

@@ -1,6 +1,9 @@
 """The data stage: problems and judged pairs from their sources, as Parquet files of task rows.
 
-    ift.parquet  eft.parquet  judge.parquet  heldout.parquet  search-1.parquet …  health.parquet
+    ift.parquet  eft.parquet  eft_solutions.parquet        for M0 → M1
+    search-1.parquet …                                     to search, one an iteration
+    heldout.parquet  hard.parquet  judge.parquet           to measure every model
+    heldout-search.parquet  heldout-sample.parquet         the first held-out problems once more
 
 A broken line of a file is counted and listed in failed.jsonl with its file, line and reason; it
 does not end the run. A file without one good row does.
@@ -19,11 +22,22 @@ from typing import Any
 from psr_ray.arithmetic import Split, check_disjoint, generate_problems
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
+from psr_ray.judge import parse_points
 from psr_ray.problems import Problem
-from psr_ray.rows import TASK_SCHEMA, Row, pair_row, problem_of, problem_row, read_rows, write_rows
+from psr_ray.rows import (
+    TASK_SCHEMA,
+    Row,
+    pair_row,
+    problem_of,
+    problem_row,
+    read_rows,
+    solution_judgement_row,
+    write_rows,
+)
 from psr_ray.runs import write_text
 from psr_ray.seed.arithmetic import SHARE_ALIKE, ift_problems, judged_pairs
-from psr_ray.seed.pairs import JudgedPair
+from psr_ray.seed.pairs import JudgedPair, JudgedSolution
+from psr_ray.seed.solutions import judged_solutions
 
 TEXT_KEYS = ("problem", "question", "text")
 
@@ -96,6 +110,17 @@ def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
     )
 
 
+def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
+    """A judged whole solution from a record; ``ValueError`` with the reason where it is none."""
+    problem = problem_from(record, path, line)
+    points = parse_points(str(record.get("judgement") or ""))
+    if problem.solution is None or points is None:
+        raise ValueError(
+            "no judged solution: `solution` must hold text, `judgement` end with 'Score: 0' to 5"
+        )
+    return JudgedSolution(problem, problem.solution, record["judgement"], points)
+
+
 def from_file(
     source: SourceConfig, to_row: Callable[[Row, Path, int], Row], failures: Failures
 ) -> Iterator[Row]:
@@ -123,7 +148,13 @@ def problem_rows(
 ) -> list[Row]:
     """The problems of a source as task rows."""
     if source.kind == "arithmetic":
-        problems = generate_problems(split, source.num, seed=seed, num_steps=source.num_steps)
+        problems = generate_problems(
+            source.split or split,
+            source.num,
+            seed=source.seed if source.seed is not None else seed,
+            num_steps=source.num_steps,
+            highest=source.highest_value,
+        )
         return [problem_row(task, problem) for problem in problems]
     rows = from_file(source, lambda *where: problem_row(task, problem_from(*where)), failures)
     return list(islice(rows, source.num))
@@ -148,32 +179,63 @@ def pair_rows(source: SourceConfig, split: Split, seed: int, failures: Failures)
     return list(islice(from_file(source, lambda *w: pair_row(pair_from(*w)), failures), source.num))
 
 
+def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
+    """The judged whole solutions of a source as task rows."""
+    if source.kind == "arithmetic":
+        judged = judged_solutions(
+            source.num, seed=seed, num_steps=source.num_steps, slip_share=source.slip_share
+        )
+        return [solution_judgement_row(item) for item in judged]
+    rows = from_file(source, lambda *w: solution_judgement_row(judged_solution_from(*w)), failures)
+    return list(islice(rows, source.num))
+
+
 def search_files(config: Config) -> list[str]:
-    """Names of the files with problems to search, one an iteration and one for the last model."""
-    return [f"search-{k}" for k in range(1, config.num_iterations + 1)] + ["health"]
+    """Names of the files with problems to search, one an iteration."""
+    return [f"search-{k}" for k in range(1, config.num_iterations + 1)]
+
+
+def evaluation_files(config: Config, model: str) -> list[str]:
+    """Names of the files that a model is measured on; M0 neither searches nor samples."""
+    files = ["heldout"]
+    if config.data.hard is not None:
+        files.append("hard")
+    if config.data.judge is not None:
+        files.append("judge")
+    if model != "M0":
+        files += ["heldout-search", "heldout-sample"]
+    return files
 
 
 def write_data(config: Config, folder: Path) -> Row:
     """Write all files of the data stage; returns facts for its manifest."""
     failures = Failures()
-    seed = config.seed
+    seed, data = config.seed, config.data
     files = {
-        "ift": ift_rows(config.data.ift, seed, failures),
-        "eft": pair_rows(config.data.eft, "eft", seed, failures),
-        "heldout": problem_rows(config.data.heldout, "heldout", "solve", seed, failures),
+        "ift": ift_rows(data.ift, seed, failures),
+        "eft": pair_rows(data.eft, "eft", seed, failures),
+        "heldout": problem_rows(data.heldout, "heldout", "solve", seed, failures),
     }
-    if config.data.judge is not None:
-        files["judge"] = pair_rows(config.data.judge, "judge", seed, failures)
+    if data.eft_solutions is not None:
+        files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
+    if data.hard is not None:
+        files["hard"] = problem_rows(data.hard, "heldout", "hard", seed, failures)
+    if data.judge is not None:
+        files["judge"] = pair_rows(data.judge, "judge", seed, failures)
     files |= fresh_problems(config, failures)
     check_disjoint(
         {
             "ift": map(problem_of, files["ift"]),
-            "eft": map(problem_of, files["eft"]),
-            "judge": map(problem_of, files.get("judge", [])),
-            "heldout": map(problem_of, files["heldout"]),
-            **{name: map(problem_of, files[name]) for name in search_files(config)},
+            "eft": map(problem_of, files["eft"] + files.get("eft_solutions", [])),
+            **{
+                name: map(problem_of, files.get(name, []))
+                for name in ("judge", "heldout", "hard", *search_files(config))
+            },
         }
     )
+    again = files["heldout"][: config.evaluation.num_search_problems]
+    for task in ("search", "sample"):
+        files[f"heldout-{task}"] = [row | {"task": task} for row in again]
     for name, rows in files.items():
         write_rows(folder / f"{name}.parquet", rows, TASK_SCHEMA)
     lines = "".join(json.dumps(item) + "\n" for item in failures.items)
@@ -186,19 +248,18 @@ def write_data(config: Config, folder: Path) -> Row:
 
 
 def fresh_problems(config: Config, failures: Failures) -> dict[str, list[Row]]:
-    """Problems to search: each iteration's, and the last model's; no problem is searched twice."""
+    """The problems that each iteration searches; no problem is searched twice."""
     pools: dict[SourceConfig, list[Row]] = {}
     wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
-    health = wanted[-1] if wanted else config.data.train[-1]
     files: dict[str, list[Row]] = {}
     used: set[str] = set()
-    sizes = [source.num for source in wanted] + [config.evaluation.num_search_problems]
-    for name, source, size in zip(search_files(config), [*wanted, health], sizes, strict=True):
-        whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else sum(sizes)})
+    total = sum(source.num for source in wanted)
+    for name, source in zip(search_files(config), wanted, strict=True):
+        whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else total})
         if whole not in pools:
             pools[whole] = problem_rows(whole, "train", "search", config.seed, failures)
             random.Random(f"problems/{config.seed}").shuffle(pools[whole])
-        fresh = [row for row in pools[whole] if row["id"] not in used][:size]
+        fresh = [row for row in pools[whole] if row["id"] not in used][: source.num]
         if not fresh:
             raise PsrError(
                 f"data.train: no problems left for {name}: {source.path or source.kind} is used up "

@@ -37,7 +37,7 @@ class Step:
         return {
             "data": "problems and judged pairs",
             "sft": "fine-tune M0 → M1",
-            "search": f"step search by {self.model}",
+            "search": f"search by {self.model}",
             "preferences": "step preferences",
             "train": f"step-DPO → {self.model}",
             "evaluate": f"evaluate {self.model}",
@@ -94,39 +94,48 @@ def steps_of(run: RunDirectory) -> list[Step]:
     base = run.stage("base", fingerprint(config.model.base))
     steps = [Step("data", 0, "M0", data)]
 
-    def evaluate(model: str, made_by: Stage, iteration: int) -> None:
-        settings = settings_of(config, *GENERATION, "evaluation")
-        if model == config.model_names[-1]:
-            settings |= settings_of(config, "search")
-        stage = run.stage(f"evaluate-{model}", settings, [data, made_by])
+    def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
+        settings = settings_of(config, *GENERATION, "evaluation", "search")
+        stage = run.stage(f"evaluate-{model}", settings, [data, made_by, *others])
         steps.append(Step("evaluate", iteration, model, stage))
+        return stage
 
     evaluate("M0", base, 0)
     sft_settings = settings_of(config, "model.dtype", "prompts", "judge.mode")
     made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
     steps.append(Step("sft", 0, "M1", made_by))
-    evaluate("M1", made_by, 0)
+    first = made_by
+    probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
-        search = run.stage(
-            f"search-{k}", settings_of(config, *GENERATION, "search"), [data, made_by]
-        )
+        settings = settings_of(config, *GENERATION, "search", "method")
+        del settings["method"]["objective"]
+        judges = [first] if needs_first(config, k) else []
+        if not judges:  # in iteration 1 the policy is M1
+            settings["method"]["judge"] = "policy"
+        search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])
-        settings = settings_of(config, "model.dtype") | method_settings(config, "dpo")
+        settings = settings_of(config, "model.dtype", "method.objective")
+        settings |= method_settings(config, "dpo")
         made_by = run.stage(f"train-{k}", settings, [preferences, made_by])
         steps.append(Step("search", k, f"M{k}", search))
         steps.append(Step("preferences", k, f"M{k}", preferences))
         steps.append(Step("train", k, f"M{k + 1}", made_by))
-        evaluate(f"M{k + 1}", made_by, k)
+        evaluate(f"M{k + 1}", made_by, k, probes)
     return steps
 
 
-def model_path(run: RunDirectory, model: str) -> str:
+def needs_first(config: Config, iteration: int) -> bool:
+    """Whether M1 judges beside another policy in an iteration."""
+    method = config.method
+    return method.judge == "first" and method.needs_judge and iteration > 1
+
+
+def model_path(steps: list[Step], model: str, config: Config) -> str:
     """The folder of M0 (the config's), or of a model that the run made."""
     if model == "M0":
-        return run.config.model.base
-    number = int(model.removeprefix("M"))
-    stage = "sft" if number == 1 else f"train-{number - 1}"
-    return str(run.path / stage / MODEL_FOLDER)
+        return config.model.base
+    [made_by] = [s for s in steps if s.kind in ("sft", "train") and s.model == model]
+    return str(made_by.stage.folder / MODEL_FOLDER)
 
 
 def force(steps: list[Step], name: str) -> list[str]:

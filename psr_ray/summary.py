@@ -7,6 +7,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from psr_ray.health import alarms_of
 from psr_ray.memory import FILE_NAME as MEMORY_FILE
 from psr_ray.runs import Json, RunDirectory, read_json, write_text
 from psr_ray.stages import Step, steps_of
@@ -22,10 +23,25 @@ SEARCH_FIGURES = (
     "unparsable_share",
     "first_share",
     "num_gradable_verdicts",
+    "longer_win_share",
+    "longer_true_share",
+    "longer_wins",
     "search_accuracy",
     "distinct_candidates_per_step",
     "rollbacks_per_search",
     "prefix_cache_hit_rate",
+)
+
+# Figures of the search that a model's pairs come from, by the run's method.
+LEARNED_FROM = (
+    "num_searches",
+    "num_sampled_tokens",
+    "num_judge_tokens",
+    "ranking_accuracy",
+    "num_one_right",
+    "tie_share",
+    "unparsable_share",
+    "search_accuracy",
 )
 
 
@@ -47,9 +63,10 @@ def model_entry(name: str, steps: list[Step]) -> Json | None:
     if evaluation is None:
         return None
     number = int(name.removeprefix("M"))
-    search: Json = evaluation.get("search") or done.get(f"search-{number}") or {}
+    search: Json = evaluation.get("search") or {}
     made_by: Json = done.get("sft" if number == 1 else f"train-{number - 1}") or {}
     preferences: Json = done.get(f"preferences-{number - 1}") or {}
+    learned_from: Json = done.get(f"search-{number - 1}") or {}
     entry: Json = {"name": name}
     for key, value in evaluation.items():
         if key not in ("stage", "key", "search", "wall_s"):
@@ -62,6 +79,7 @@ def model_entry(name: str, steps: list[Step]) -> Json | None:
         "chosen_right_share": preferences.get("chosen_right_share"),
         "rejected_right_share": preferences.get("rejected_right_share"),
         "training": made_by.get("last"),
+        "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(
             float(step.stage.manifest["wall_s"])
             for step in steps
@@ -86,11 +104,13 @@ def summarize(run: RunDirectory) -> Json:
     wall: dict[str, Any] = {
         step.stage.name: step.stage.manifest["wall_s"] for step in steps if step.stage.manifest
     }
+    models = [entry for entry in entries if entry is not None]
     data = next(step.stage.manifest for step in steps if step.kind == "data") or {}
     return {
         "name": run.config.name,
         "seed": run.config.seed,
-        "models": [entry for entry in entries if entry is not None],
+        "models": models,
+        "alarms": alarms_of(models),
         "num_failed_input_rows": data.get("num_failed", 0),
         "wall_s": wall,
         "versions": versions(),

@@ -41,11 +41,12 @@ def completion(text: str) -> Completion:
 
 
 Sampler = Callable[[str, int], list[str]]
-Judge = Callable[[str, str], str]
+Judge = Callable[..., str]
 
 
 def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilder):
-    """Run a coroutine: ``sample(prompt, n)`` gives steps, ``judge(a, b)`` a judgement."""
+    """Run a coroutine: ``sample(prompt, n)`` gives steps, ``judge(a, b)`` (or, of a whole
+    solution, ``judge(prompt)``) a judgement."""
     asked: list[GenerationRequest] = []
     answers = None
     while True:
@@ -62,5 +63,7 @@ def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilde
                 a = next(line[3:] for line in reversed(lines) if line.startswith("A: "))
                 b = next(line[3:] for line in reversed(lines) if line.startswith("B: "))
                 answers.append([completion(judge(a, b) + "$")])
+            elif prompt.endswith("Points:"):
+                answers.append([completion(judge(prompt) + "$")])
             else:
                 answers.append([completion(t) for t in sample(prompt, request.num_samples)])

@@ -4,7 +4,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from psr_ray.config_file import load_config
+from psr_ray.compare.config import load_comparison, planned_runs
+from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -12,6 +13,9 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_shipped_config_is_parsed_and_opens_with_its_command(path):
+    if path.name == "evidence.yaml":
+        assert len(list(planned_runs(load_comparison(path)))) == 35
+        return
     config = load_config(path)
     assert config.name
     assert f"--config configs/{path.name}" in path.read_text().split("name:")[0]

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json
-from psr_ray.config_file import load_config
+from psr_ray.config.file import load_config
 from psr_ray.engine import VllmEngine
 from psr_ray.generation import GenerationRequest
 from psr_ray.prompts import PromptBuilder, load_tokenizer

@@ -4,7 +4,7 @@ import json
 from conftest import ROOT
 from rich.console import Console
 
-from psr_ray.config_file import load_config
+from psr_ray.config.file import load_config
 from psr_ray.display import cells, duration, model_table
 from psr_ray.evaluation import judge_figures, solution_figures
 from psr_ray.plan import print_plan

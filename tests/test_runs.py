@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from psr_ray.config_file import load_config
+from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.rows import TASK_SCHEMA, finished_ids, read_rows, write_shard
 from psr_ray.runs import RunDirectory
@@ -94,7 +94,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
     run = RunDirectory(demo(tmp_path))
     run.claim()
     code = (
-        "from psr_ray.config_file import load_config; from psr_ray.runs import RunDirectory;"
+        "from psr_ray.config.file import load_config; from psr_ray.runs import RunDirectory;"
         f"RunDirectory(load_config('configs/demo.yaml', ('runs_dir={tmp_path}', 'name=run'))).claim()"
     )
     second = subprocess.run(

@@ -3,21 +3,28 @@ from itertools import product
 import pytest
 from scripted import character_prompts, drive
 
-from psr_ray.config import JudgeConfig, SearchConfig
+from psr_ray.config import Config
 from psr_ray.judge import Comparison, Verdict, parse_verdict, scores
-from psr_ray.preferences import figures_of, preferences_of
+from psr_ray.preferences import preferences_of
 from psr_ray.problems import Problem
+from psr_ray.ranking import ranking_of
 from psr_ray.records import search_row
 from psr_ray.search import ProblemTooLong, search_steps
+from psr_ray.search_figures import figures_of
 from psr_ray.steps import Candidate, split_steps, trim_to_step
 
 PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
 PROMPTS = character_prompts()
 
 
-def run(sample, judge, *, w=3, max_length=1000, **settings):
-    search = SearchConfig(num_candidates=w, max_step_tokens=40, **settings)
-    task = search_steps(PROBLEM, PROMPTS, search, JudgeConfig(), max_length)
+def run(sample, judge, *, w=3, max_length=3000, method=None, **settings):
+    config = Config(
+        name="test",
+        model={"base": "none", "max_length": max_length},
+        search={"num_candidates": w, "max_step_tokens": 40, **settings},
+        method=method or {},
+    )
+    task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
     return drive(task, sample, judge, PROMPTS)
 
 

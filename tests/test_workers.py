@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
-from psr_ray.config_file import load_config
+from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.prompts import PromptBuilder, load_tokenizer
@@ -84,8 +84,7 @@ def train(folder, out, kind, *overrides):
             stage=kind,
             run_dir=out,
             out=out,
-            ift=folder / "ift.parquet",
-            eft=folder / "eft.parquet",
+            data=folder,
             preferences=folder if kind == "dpo" else None,
         )
     )

@@ -137,7 +137,7 @@ def slip(operation: Operation, value: int, rng: random.Random) -> int:
         wrong = result + rng.choice([10, -10, 10, -10, 1, -1, 2, -2, 20, -20, 9, -9, 11, -11])
         if rng.random() < 0.15:
             wrong = rng.randint(LOW, HIGH)
-        if wrong != result and 0 <= wrong <= HIGH:
+        if wrong != result and 0 <= wrong <= max(HIGH, result):
             return wrong
 
 

@@ -1,7 +1,9 @@
 """The text that the embedded base model M0 was pretrained on: arithmetic in several forms.
 
 None of it is what M1 does: no ``Step n:`` solution, no boxed answer, no judge's verdict. It holds
-written sums, bare equations, marked equations, and stories with their sums or their short form.
+written sums, bare equations (some as numbered lists), marked equations, and stories with their sums
+or their short form. One document in six has values beyond two digits, which no later data has but
+the hard held-out set.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from psr_ray.seed.arithmetic import slip, work_out
 
 # The splits whose numbers M0 may see in stories; the others stay unseen until they are used.
 SEEN_SPLITS = ("ift", "eft")
+HIGHEST = 199
 
 
 @dataclass(frozen=True)
@@ -25,28 +28,36 @@ class Document:
     text: str
 
 
+def draw_highest(rng: random.Random) -> int:
+    """The largest value of a document."""
+    return HIGHEST if rng.random() < 1 / 6 else HIGH
+
+
 def written_sums(rng: random.Random) -> Document:
     """Sums worked out digit by digit."""
-    lines = []
+    lines, highest = [], draw_highest(rng)
     for _ in range(rng.randint(2, 4)):
-        value = rng.randint(LOW, HIGH)
-        lines.append(f"{work_out(draw_operation(value, rng), value)}.")
+        value = rng.randint(LOW, highest)
+        lines.append(f"{work_out(draw_operation(value, rng, highest), value)}.")
     return Document("", "\n".join(lines))
 
 
 def bare_equations(rng: random.Random) -> Document:
-    """Equations with their results only."""
-    lines = []
-    for _ in range(rng.randint(4, 8)):
-        value = rng.randint(LOW, HIGH)
-        lines.append(draw_operation(value, rng).equation(value))
+    """Equations with their results only, half of the time as a numbered list."""
+    lines, highest = [], draw_highest(rng)
+    for _ in range(rng.randint(4, 9)):
+        value = rng.randint(LOW, highest)
+        lines.append(draw_operation(value, rng, highest).equation(value))
+    if rng.random() < 0.5:
+        lines = [f"No {number}: {line}" for number, line in enumerate(lines, start=1)]
     return Document("", "\n".join(lines))
 
 
 def marked_equations(rng: random.Random) -> Document:
     """Two pupils' results for one sum, the sum worked out, each result marked."""
-    value = rng.randint(LOW, HIGH)
-    operation = draw_operation(value, rng)
+    highest = draw_highest(rng)
+    value = rng.randint(LOW, highest)
+    operation = draw_operation(value, rng, highest)
     result = operation.apply(value)
     shown = [result if rng.random() < 0.5 else slip(operation, value, rng) for _ in range(2)]
     first, second = rng.sample("ABCDEF", 2)
@@ -64,7 +75,7 @@ def marked_equations(rng: random.Random) -> Document:
 def seen_plan(rng: random.Random) -> Plan:
     """A plan of a split that M0 may see."""
     while True:
-        plan = draw_plan(rng, (2, 5))
+        plan = draw_plan(rng, (2, 7), draw_highest(rng))
         if split_of(plan) in SEEN_SPLITS:
             return plan
 
@@ -88,7 +99,7 @@ def story_in_short(rng: random.Random) -> Document:
 
 KINDS = {
     written_sums: 2,
-    bare_equations: 1,
+    bare_equations: 3,
     marked_equations: 3,
     story_with_sums: 4,
     story_in_short: 2,

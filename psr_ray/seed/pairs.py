@@ -1,4 +1,4 @@
-"""JudgedPair: one EFT example, whatever it was made from."""
+"""EFT examples, whatever they were made from: judged step pairs and judged whole solutions."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ class JudgedPair:
     step_b: str
     judgement: str
     verdict: str
+
+
+@dataclass(frozen=True)
+class JudgedSolution:
+    """A whole solution, the judge's text about it, and the 0 to 5 points it ends with."""
+
+    problem: Problem
+    solution: str
+    judgement: str
+    points: int

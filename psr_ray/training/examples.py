@@ -68,6 +68,13 @@ def eft_example(row: Row, prompts: PromptBuilder, judge: JudgeConfig) -> SFTExam
     return SFTExample(prompts.verdict_ids(*arguments), whole[len(opening) :] + end)
 
 
+def points_example(row: Row, prompts: PromptBuilder) -> SFTExample:
+    """A judged whole solution: reasoning and points."""
+    end = (prompts.tokenizer.eos_token_id,)
+    completion = encode(prompts.tokenizer, row["judgement"])
+    return SFTExample(prompts.points_ids(row["problem"], [row["solution"]]), completion + end)
+
+
 def preference_example(row: Row) -> PreferenceExample:
     """A row of the step-preference files."""
     return PreferenceExample(

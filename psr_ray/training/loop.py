@@ -155,8 +155,13 @@ def dpo_term(
     worker: Worker,
     settings: DPOConfig,
     reference: torch.Tensor,
+    *,
+    dpo_weight: float = 1.0,
 ) -> Term:
-    """Step-DPO with an optional NLL term, a mean over the pairs of the batch."""
+    """Step-DPO with an optional NLL term, a mean over the pairs of the batch.
+
+    With ``dpo_weight`` 0 the NLL of the chosen steps is all that is learned; the DPO figures are
+    still reported."""
 
     def score(indices: list[int], num_pairs: float) -> tuple[torch.Tensor, Sums]:
         logps, counts = sequence_logps(engine, [pairs[i] for i in indices], pad_id, worker.device)
@@ -174,7 +179,8 @@ def dpo_term(
             label_smoothing=settings.label_smoothing,
             length_normalization=settings.length_normalization,
         )
-        loss = (result.dpo_B + settings.nll_weight * result.nll_B).sum() / num_pairs
+        loss = dpo_weight * result.dpo_B + settings.nll_weight * result.nll_B
+        loss = loss.sum() / num_pairs
         return loss, {
             "dpo_loss": result.dpo_B.sum().item() / num_pairs,
             "nll": result.nll_B.sum().item() / num_pairs,

@@ -25,6 +25,7 @@ from psr_ray.training.examples import (
     eft_example,
     ift_example,
     mixed_batches,
+    points_example,
     preference_example,
     solution_example,
     within_length,
@@ -43,8 +44,7 @@ class TrainingJob:
     stage: str
     run_dir: Path
     out: Path
-    ift: Path
-    eft: Path
+    data: Path
     preferences: Path | None = None
 
     @property
@@ -89,8 +89,18 @@ def train(job: TrainingJob) -> None:
         assert isinstance(training, DPOConfig)
         micro = 4 * training.micro_batch_size
         reference = loop.reference_logps(engine, work.pairs, pad_id, worker, micro)
+        objective = job.config.method.objective
         terms.append(
-            loop.dpo_term(engine, work.pairs, work.pair_plan, pad_id, worker, training, reference)
+            loop.dpo_term(
+                engine,
+                work.pairs,
+                work.pair_plan,
+                pad_id,
+                worker,
+                training,
+                reference,
+                dpo_weight=float(objective == "dpo"),
+            )
         )
     if work.plan:
         terms.append(loop.sft_term(engine, work.examples, work.plan, pad_id, worker))
@@ -132,13 +142,17 @@ def sft_work(job: TrainingJob, prompts: PromptBuilder) -> Work:
     """IFT and EFT rows that fit, in mixed batches."""
     length, settings = job.config.model.max_length, job.config.sft
     ift, ift_dropped = within_length(
-        (ift_example(row, prompts) for row in read_rows([job.ift])), length
+        (ift_example(row, prompts) for row in read_rows([job.data / "ift.parquet"])), length
     )
-    eft, eft_dropped = within_length(
-        (eft_example(row, prompts, job.config.judge) for row in read_rows([job.eft])), length
-    )
+    judged = [
+        eft_example(row, prompts, job.config.judge) for row in read_rows([job.data / "eft.parquet"])
+    ]
+    if job.config.data.eft_solutions is not None:
+        rows = read_rows([job.data / "eft_solutions.parquet"])
+        judged += [points_example(row, prompts) for row in rows]
+    eft, eft_dropped = within_length(judged, length)
     if not ift and not eft:
-        raise PsrError(f"{job.stage}: no row of {job.ift} or {job.eft} fits in {length} tokens")
+        raise PsrError(f"{job.stage}: no row of {job.data} fits in {length} tokens")
     plan = mixed_batches(
         len(ift),
         len(eft),

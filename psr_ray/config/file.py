@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -20,19 +22,18 @@ def with_absolute_paths(config: Config) -> Config:
         return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
     data = config.data
-    sources = {
-        "ift": absolute(data.ift),
-        "eft": absolute(data.eft),
-        "heldout": absolute(data.heldout),
-        "judge": None if data.judge is None else absolute(data.judge),
-        "train": tuple(absolute(source) for source in data.train),
+    sources: dict[str, object] = {
+        name: absolute(source) for name, source in data.sources().items() if "." not in name
     }
+    sources["train"] = tuple(absolute(source) for source in data.train)
     updates: dict[str, object] = {"data": data.model_copy(update=sources)}
     base = Path(config.model.base)
     if base.is_dir():
         updates["model"] = config.model.model_copy(update={"base": str(base.absolute())})
-    if "://" not in config.runs_dir:
-        updates["runs_dir"] = str(Path(config.runs_dir).absolute())
+    for name in ("runs_dir", "shared_dir"):
+        folder = getattr(config, name)
+        if folder is not None and "://" not in folder:
+            updates[name] = str(Path(folder).absolute())
     return config.model_copy(update=updates)
 
 
@@ -48,12 +49,8 @@ def describe_errors(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a YAML config and apply ``a.b=value`` overrides.
-
-    Raises ``PsrError`` naming the file and the key for every mistake a user can make.
-    """
-    path = Path(path)
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file."""
     if not path.is_file():
         raise PsrError(f"config {path}: no such file; `configs/` has examples")
     try:
@@ -62,17 +59,31 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         raise PsrError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise PsrError(f"config {path}: expected keys and values at the top level")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise PsrError(f"override {override!r}: write KEY=VALUE, for example search.top_p=0.9")
-        node = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise PsrError(f"override {override!r}: {parent!r} holds no keys")
-        node[last] = yaml.safe_load(text)
+    return values
+
+
+def override(values: dict[str, Any], assignment: str) -> None:
+    """Apply ``a.b=value`` to nested values, in place."""
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise PsrError(f"override {assignment!r}: write KEY=VALUE, for example search.top_p=0.9")
+    node = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise PsrError(f"override {assignment!r}: {parent!r} holds no keys")
+    node[last] = yaml.safe_load(text)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply ``a.b=value`` overrides.
+
+    Raises ``PsrError`` naming the file and the key for every mistake a user can make.
+    """
+    values = read_yaml(Path(path))
+    for assignment in overrides:
+        override(values, assignment)
     try:
         return with_absolute_paths(Config.model_validate(values))
     except ValidationError as error:

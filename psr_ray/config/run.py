@@ -8,15 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(gt=0, le=1)]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from psr_ray.config.base import Frozen, NonNegative, Positive, Probability
+from psr_ray.config.data import DataConfig, SourceConfig
+from psr_ray.config.training import DPOConfig, SFTConfig
 
 
 class ModelConfig(Frozen):
@@ -28,42 +24,6 @@ class ModelConfig(Frozen):
     """Longest sequence in tokens, prompt and completion together."""
     trust_remote_code: bool = False
     """Run code that comes with the model folder. Off: weights are data."""
-
-
-class SourceConfig(Frozen):
-    """Where rows come from: the embedded arithmetic, or a file."""
-
-    kind: Literal["arithmetic", "file"] = "arithmetic"
-    """`arithmetic` draws from the embedded source, `file` reads `path`."""
-    path: str | None = None
-    """JSONL or Parquet; problems need `problem` (or `question`), `answer` where it is known."""
-    num: Positive = 1000
-    """Rows to take, at most."""
-    num_steps: tuple[Positive, Positive] = (3, 5)
-    """Arithmetic only: least and most operations of a problem."""
-    slip_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Arithmetic IFT only: share of carries and borrows that the written solutions forget."""
-
-    @model_validator(mode="after")
-    def path_goes_with_file(self) -> SourceConfig:
-        if (self.kind == "file") != (self.path is not None):
-            raise ValueError("`path` and `kind: file` go together: give both or neither")
-        if self.num_steps[0] > self.num_steps[1]:
-            raise ValueError("`num_steps`: the least is above the most")
-        return self
-
-
-class DataConfig(Frozen):
-    ift: SourceConfig = SourceConfig()
-    """Problems solved in steps, for the first fine-tuning (paper: 28,889)."""
-    eft: SourceConfig = SourceConfig()
-    """Judged step pairs, for the first fine-tuning (paper: 4,179)."""
-    train: tuple[SourceConfig, ...] = (SourceConfig(num=400),)
-    """Problems to search, one entry an iteration; the last one serves all further iterations."""
-    judge: SourceConfig | None = SourceConfig(num=250)
-    """Fixed judged pairs for judge accuracy; null: not measured."""
-    heldout: SourceConfig = SourceConfig(num=1000)
-    """Problems for the final figures; touched once a model."""
 
 
 class PromptConfig(Frozen):
@@ -103,6 +63,29 @@ class JudgeConfig(Frozen):
     """Sampling temperature of the judge (paper: not stated; 0 makes verdicts repeatable)."""
     max_tokens: Positive = 1024
     """Most tokens of a judgement; one that ends before its verdict counts as unparsable."""
+    max_points_tokens: Positive = 1024
+    """The same for the judgement of a whole solution (`method.ranking: points`)."""
+
+
+class MethodConfig(Frozen):
+    """What learns from what. The defaults are the paper's method; the others are baselines and
+    controls, on the same code path (docs/design.md, "Methods")."""
+
+    unit: Literal["step", "solution"] = "step"
+    """What is sampled, ranked and paired: the next step, or a whole solution at once."""
+    ranking: Literal["pairwise", "points", "random", "longest", "oracle"] = "pairwise"
+    """Who says which candidate is best: the model as judge of pairs (the paper's way); the model
+    giving 0 to 5 points (Self-Rewarding LM, arXiv 2401.10020); chance; length in tokens; the truth,
+    where problems are gradable."""
+    judge: Literal["policy", "first"] = "policy"
+    """Which model judges: the one that searches, or M1 in every iteration."""
+    objective: Literal["dpo", "nll"] = "dpo"
+    """Loss on the pairs: DPO, or the chosen side's NLL alone (fine-tuning on what was chosen)."""
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a model judges at all."""
+        return self.ranking in ("pairwise", "points")
 
 
 class EngineConfig(Frozen):
@@ -135,81 +118,17 @@ class EngineConfig(Frozen):
         return self
 
 
-class LoraConfig(Frozen):
-    rank: Positive = 16
-    """Rank of the update matrices."""
-    alpha: Positive = 32
-    """Scale: the update is multiplied by alpha / rank."""
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """Layers that get an update."""
-
-
-class TrainingConfig(Frozen):
-    """What SFT and step-DPO share: the DeepSpeed loop under Ray Train."""
-
-    lr: Annotated[float, Field(gt=0)] = 1e-6
-    """Peak learning rate."""
-    num_epochs: Annotated[float, Field(gt=0)] = 1
-    """Passes over the rows; may be a fraction."""
-    batch_size: Positive = 32
-    """Rows of an optimizer step, over all workers."""
-    micro_batch_size: Positive = 1
-    """Rows of one forward pass of a worker; accumulation makes up the rest."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of steps with rising learning rate (paper: not stated; Step-DPO uses 0.1)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after warm-up (paper: not stated; Step-DPO uses cosine)."""
-    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Last learning rate as a share of the peak."""
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
-    """Adam's decay rates."""
-    weight_decay: NonNegative = 0.0
-    """Decoupled weight decay."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are scaled down to this norm."""
-    num_workers: Positive = 1
-    """Ray Train workers; with GPUs, one GPU each."""
-    cpus_per_worker: Positive = 1
-    """CPU cores of a worker; on CPU also its threads."""
-    use_gpu: bool = True
-    """Train on GPUs."""
-    zero_stage: Literal[0, 1, 2, 3] = 3
-    """DeepSpeed ZeRO stage: 0 keeps all on each worker, 3 shards weights, gradients, optimizer."""
-    offload_optimizer: bool = False
-    """Keep optimizer states in CPU memory (ZeRO 1-3): less GPU memory, slower."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    lora: LoraConfig | None = None
-    """Train a low-rank update and merge it on export; null trains all weights."""
-
-
-class SFTConfig(TrainingConfig):
-    ift_per_batch: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of IFT rows in each batch; null mixes as the rows come. IFT rows repeat or stay unused
-    so that an epoch is one pass over the EFT rows."""
-
-
-class DPOConfig(TrainingConfig):
-    beta: Annotated[float, Field(gt=0)] = 0.4
-    """Strength of the pull to the reference (paper: not stated; Step-DPO uses 0.4-0.5)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed share of wrong labels (cDPO)."""
-    length_normalization: bool = False
-    """Divide each log-ratio by its number of tokens."""
-    nll_weight: NonNegative = 0.0
-    """Weight of the chosen step's NLL per token (arXiv 2404.19733: 1). 0 is the paper's loss."""
-    solutions_per_batch: Annotated[int, Field(ge=0)] = 0
-    """Whole solutions made of chosen steps, from finished searches, added to each batch with an SFT
-    loss: they hold on to the steps on which all candidates agreed, which give no pair (compare the
-    NLL over the whole chosen response of arXiv 2404.19733). 0 is the paper's way."""
-
-
 class EvaluationConfig(Frozen):
     max_tokens: Positive = 2048
-    """Most tokens of a greedy solution."""
+    """Most tokens of a whole solution."""
     num_search_problems: Positive = 200
-    """Fresh problems the last model searches, to measure its judge on its own steps; the other
-    models' figures come from their iteration's search."""
+    """Held-out problems that every model searches with its own pairwise judge, whatever the method:
+    its judge on its own steps, and step search at test time."""
+    num_samples: Positive = 8
+    """Solutions sampled for each of those problems: pass@8, distinct answers, majority vote."""
+    num_probes: Annotated[int, Field(ge=0)] = 100
+    """Steps of M1's searches that every later model ranks again, its own step among them: agreement
+    of rankings, self-reward against true reward. 0: not measured."""
 
 
 class Config(Frozen):
@@ -219,6 +138,9 @@ class Config(Frozen):
     """Name of the run; its folder is `runs_dir`/`name`."""
     runs_dir: str = "runs"
     """Where runs live; shared storage on a cluster."""
+    shared_dir: str | None = None
+    """Folder of another run whose data, M1 and evaluation of M1 are this run's too, where their
+    settings agree (`psr-ray compare`: the methods of a seed start from one M1); null: none."""
     seed: int = 0
     """Seed of data, initial order and sampling."""
     num_iterations: Annotated[int, Field(ge=0)] = 3
@@ -228,6 +150,7 @@ class Config(Frozen):
     prompts: PromptConfig = PromptConfig()
     search: SearchConfig = SearchConfig()
     judge: JudgeConfig = JudgeConfig()
+    method: MethodConfig = MethodConfig()
     engine: EngineConfig = EngineConfig()
     sft: SFTConfig = SFTConfig(lr=1e-6, num_epochs=3)
     dpo: DPOConfig = DPOConfig(lr=5e-7)
@@ -251,6 +174,8 @@ class Config(Frozen):
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
+        if self.method.objective == "nll" and not self.dpo.nll_weight:
+            raise ValueError("`method.objective: nll` needs a `dpo.nll_weight` above 0")
         return self
 
     @property

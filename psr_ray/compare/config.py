@@ -1,0 +1,101 @@
+"""What `psr-ray compare` compares: one base run, some methods, some seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from psr_ray.config import Config, Frozen
+from psr_ray.config.file import describe_errors, load_config, read_yaml
+from psr_ray.errors import PsrError
+
+Overrides = dict[str, Any]
+
+
+class CompareConfig(Frozen):
+    """A comparison. The first method is the one the others are set against; per seed it runs first,
+    and the others take its data, its M1 and whatever else agrees."""
+
+    name: str
+    """Name of the comparison: its runs are `runs_dir`/`name`/METHOD-seed-N."""
+    base: str
+    """Config file of the run that all share."""
+    overrides: Annotated[Overrides, Field(default_factory=dict)]
+    """Settings of all runs that differ from the base: `search.num_candidates: 6`."""
+    methods: Annotated[dict[str, Overrides], Field(min_length=1)]
+    """The methods by name, each with the settings in which it differs: `method.ranking: random`."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    """Seeds, declared before anything runs; none is dropped."""
+    parallel_runs: Annotated[int, Field(gt=0)] = 1
+    """Runs done at once on the cluster."""
+    results_dir: str = "results"
+    """Where the small records of finished runs are stored; commit this folder."""
+    num_bootstrap: Annotated[int, Field(ge=100)] = 10_000
+    """Resamples of seeds and problems for the intervals."""
+
+    @field_validator("seeds")
+    @classmethod
+    def seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed stands twice")
+        return seeds
+
+    @property
+    def reference(self) -> str:
+        """The method the others are set against."""
+        return next(iter(self.methods))
+
+    @property
+    def records(self) -> Path:
+        """Folder of the stored records."""
+        return Path(self.results_dir) / self.name
+
+    @property
+    def evidence(self) -> Path:
+        """The comparison's figures."""
+        return Path(self.results_dir) / f"{self.name}.json"
+
+
+def load_comparison(path: str | Path) -> CompareConfig:
+    """Read a comparison's YAML; ``PsrError`` names the file and the key of a mistake."""
+    try:
+        return CompareConfig.model_validate(read_yaml(Path(path)))
+    except ValidationError as error:
+        raise PsrError(f"config {path}: {describe_errors(error)}") from error
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One method with one seed."""
+
+    method: str
+    seed: int
+    config: Config
+    record: Path
+
+
+def assignments(values: Mapping[str, Any]) -> list[str]:
+    """Overrides as ``key=value``; YAML reads the value back as it was."""
+    import json
+
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def planned_runs(comparison: CompareConfig) -> Iterator[PlannedRun]:
+    """All runs: the reference method's for every seed first, then method by method."""
+    runs_dir = load_config(comparison.base).runs_dir
+    folder = Path(runs_dir) / comparison.name
+    for method, settings in comparison.methods.items():
+        for seed in comparison.seeds:
+            name = f"{method}-seed-{seed}"
+            own: Overrides = {"name": name, "seed": seed, "runs_dir": str(folder)}
+            if method != comparison.reference:
+                own["shared_dir"] = str(folder / f"{comparison.reference}-seed-{seed}")
+            config = load_config(
+                comparison.base, assignments(comparison.overrides | settings | own)
+            )
+            yield PlannedRun(method, seed, config, comparison.records / f"{name}.json")

@@ -1,0 +1,33 @@
+"""results/NAME.json: the comparison's figures, from the records that are stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from psr_ray.compare.config import CompareConfig
+from psr_ray.compare.statistics import aggregate
+from psr_ray.runs import Json, read_json, write_text
+
+
+def stored_records(comparison: CompareConfig) -> list[Json]:
+    """The records of the planned methods and seeds, in the comparison's order."""
+    records = []
+    for method in comparison.methods:
+        for seed in comparison.seeds:
+            record = read_json(comparison.records / f"{method}-seed-{seed}.json")
+            if record is not None:
+                records.append(record)
+    return records
+
+
+def update_evidence(comparison: CompareConfig, *, check: bool = False) -> tuple[Json, list[Path]]:
+    """The figures, and the file if it differed from them; written unless ``check``."""
+    evidence = aggregate(comparison, stored_records(comparison))
+    text = json.dumps(evidence, indent=1) + "\n"
+    path = comparison.evidence
+    if path.is_file() and path.read_text() == text:
+        return evidence, []
+    if not check:
+        write_text(path, text)
+    return evidence, [path]

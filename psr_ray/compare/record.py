@@ -1,0 +1,73 @@
+"""The stored record of one finished run: a small JSON file from which all figures can be remade."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from psr_ray.compare.config import PlannedRun
+from psr_ray.evaluation import correct_characters
+from psr_ray.rows import finished_ids
+from psr_ray.runs import Json, RunDirectory, read_json, write_text
+from psr_ray.stages import Step, steps_of
+from psr_ray.tasks import output_folder
+
+TEST_SETS = {"heldout": "solve", "hard": "hard"}
+
+
+def run_key(run: PlannedRun) -> str:
+    """Key of all that makes a run's last model and its figures."""
+    return steps_of(RunDirectory(run.config))[-1].stage.key
+
+
+def stored_record(run: PlannedRun) -> Json | None:
+    """The record of a run if it is of these settings, else None."""
+    record = read_json(run.record)
+    return record if record is not None and record["key"] == run_key(run) else None
+
+
+def write_record(run: PlannedRun, summary: Json) -> None:
+    """Store a finished run's figures."""
+    steps = steps_of(RunDirectory(run.config))
+    evaluations = [step for step in steps if step.kind == "evaluate" and step.model != "M0"]
+    record: dict[str, Any] = {
+        "method": run.method,
+        "seed": run.seed,
+        "key": run_key(run),
+        "settings": run.config.model_dump(mode="json", include={"method", "dpo"}),
+        "models": summary["models"],
+        "alarms": summary["alarms"],
+        "correct": {step.model: outcomes(step) for step in evaluations},
+        "problems": {
+            name: digest(finished_ids(output_folder(evaluations[0].stage.folder, task)))
+            for name, task in TEST_SETS.items()
+        },
+        "cost": cost(steps),
+        "wall_s": summary["wall_s"],
+        "versions": summary["versions"],
+    }
+    write_text(run.record, json.dumps(record, indent=1) + "\n")
+
+
+def outcomes(step: Step) -> dict[str, str]:
+    """Which problems of each test set a model solved."""
+    return {name: correct_characters(step.stage.folder, task) for name, task in TEST_SETS.items()}
+
+
+def digest(ids: set[str]) -> str:
+    """A short name for a set of problems: runs with the same one can be paired."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
+
+
+def cost(steps: list[Step]) -> dict[str, float]:
+    """What the searches and trainings of a run cost: tokens generated (sampled and judged), pairs
+    trained on, seconds. Stages taken from another run count as if done here."""
+    totals = dict.fromkeys(("num_sampled_tokens", "num_judge_tokens", "num_pairs", "wall_s"), 0.0)
+    for step in steps:
+        manifest = step.stage.manifest
+        if manifest is None or step.iteration == 0 or step.kind == "evaluate":
+            continue
+        for name in totals:
+            totals[name] += manifest.get(name) or 0
+    return totals

@@ -1,0 +1,215 @@
+"""docs/results.md and its figures, made from a comparison's JSON alone: never by hand."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from psr_ray.runs import Json, write_text
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def percent(value: float | None, error: float | None = None, signed: bool = False) -> str:
+    """``54.7 ± 1.6`` in points; a dash where not measured."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return text if error is None else f"{text} ± {100 * error:.1f}"
+
+
+def interval(low_high: list[float] | None) -> str:
+    """``[+1.2, +3.4]`` in points."""
+    return "–" if low_high is None else f"[{100 * low_high[0]:+.1f}, {100 * low_high[1]:+.1f}]"
+
+
+def decimal(value: float | None, places: int = 2, signed: bool = False) -> str:
+    if value is None:
+        return "–"
+    return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+
+
+def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
+    """What was aimed at, whether it is met (None: not measured yet), and the figures."""
+    methods, reference = evidence["methods"], evidence["reference"]
+    found: list[tuple[str, bool | None, str]] = []
+    own = methods.get(reference)
+    if own is None:
+        return found
+    rise, error = own["rise_mean"], own["rise_se"]
+    many = len(own["seeds"]) >= 5
+    found.append(
+        (
+            "rises by at least 5 points, and by more than 4 standard errors, over at least 5 seeds",
+            None if not many or error is None else rise >= 0.05 and rise > 4 * error,
+            f"{percent(rise, error, signed=True)} points, {len(own['seeds'])} seeds",
+        )
+    )
+    path = [figures["accuracy"] for figures in own["models"].values()]
+    found.append(
+        (
+            "rises at every iteration, in the mean",
+            all(b > a for a, b in pairwise(path)),
+            " → ".join(percent(value) for value in path),
+        )
+    )
+    oracle = methods.get("oracle")
+    if oracle is not None:
+        share = rise / oracle["rise_mean"]
+        text = f"{share:.0%} ({percent(rise)} of {percent(oracle['rise_mean'])} points)"
+        found.append(("reaches 80 % of the oracle's rise", share >= 0.8, text))
+    ci = evidence.get(f"{reference}_minus_outcome_ci95")
+    if ci is not None:
+        tokens = methods["outcome"]["tokens_mean"] / own["tokens_mean"]
+        text = (
+            f"{percent(evidence[f'{reference}_minus_outcome'], signed=True)} points {interval(ci)}; "
+            f"outcome generated {tokens:.2f} times the tokens"
+        )
+        found.append(("beats `outcome` at equal generated tokens (95 % interval)", ci[0] > 0, text))
+    chance = methods.get("random-pairs")
+    if chance is not None:
+        mean, spread = chance["rise_mean"], chance["rise_se"]
+        found.append(
+            (
+                "`random-pairs` stays within 2 standard errors of M1",
+                None if spread is None else abs(mean) <= 2 * spread,
+                f"{percent(mean, spread, signed=True)} points",
+            )
+        )
+    for name, figures in (evidence.get("test_time") or {}).items():
+        ci = figures["search_minus_greedy_ci95"]
+        text = f"{percent(figures['search_minus_greedy'], signed=True)} points {interval(ci)}"
+        found.append((f"step search at test time beats greedy ({name})", ci[0] > 0, text))
+    return found
+
+
+def render(evidence: Json, figures: dict[str, str]) -> str:
+    """The page as Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"percent": percent, "interval": interval, "decimal": decimal}
+    names = next(iter(evidence["methods"].values()))["models"].keys()
+    return environment.get_template("results.md.jinja").render(
+        evidence=evidence,
+        methods=evidence["methods"],
+        reference=evidence["reference"],
+        models=list(names),
+        targets=targets(evidence),
+        figures=figures,
+    )
+
+
+def write_results(evidence: Json, page: Path, *, check: bool = False) -> list[Path]:
+    """Write the page and its figures; with ``check`` write nothing. Returns the files that differed
+    from what the evidence gives."""
+    folder = page.with_suffix("")
+    contents: dict[Path, str] = {
+        folder / "accuracy.svg": accuracy_figure(evidence),
+        folder / "health.svg": health_figure(evidence),
+    }
+    names = {path.stem: f"{folder.name}/{path.name}" for path in contents}
+    contents[page] = render(evidence, names)
+    changed = [
+        path for path, text in contents.items() if not path.is_file() or path.read_text() != text
+    ]
+    if not check:
+        for path in changed:
+            write_text(path, contents[path])
+    return changed
+
+
+def new_figure(columns: int, width: float = 4.4) -> tuple[Any, list[Any]]:
+    """A row of plots whose SVG is the same wherever it is drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "psr-ray"
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, columns, figsize=(width * columns, 3.6), layout="constrained")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def to_svg(figure: Any) -> str:
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def accuracy_figure(evidence: Json) -> str:
+    """Accuracy by model for every method, on both held-out sets; bars are standard errors."""
+    figure, axes = new_figure(2)
+    for axis, key, title in (
+        (axes[0], "accuracy", "held-out problems"),
+        (axes[1], "hard", "harder held-out problems"),
+    ):
+        for name, method in evidence["methods"].items():
+            models = list(method["models"])
+            known = [
+                (x, method["models"][m]) for x, m in enumerate(models) if key in method["models"][m]
+            ]
+            axis.errorbar(
+                [x for x, _ in known],
+                [100 * m[key] for _, m in known],
+                yerr=[100 * (m[f"{key}_se"] or 0) for _, m in known],
+                marker="o",
+                markersize=4,
+                capsize=3,
+                linewidth=2.4 if name == evidence["reference"] else 1.2,
+                label=name,
+            )
+            axis.set_xticks(range(len(models)), models)
+        axis.set(title=title, ylabel="greedy accuracy, %")
+    axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return to_svg(figure)
+
+
+def health_figure(evidence: Json) -> str:
+    """Health of every method by model: judge, agreement with M1, self-reward against truth."""
+    figure, axes = new_figure(4, width=3.4)
+    panels = (
+        ("judge_accuracy_on_policy", "judge right on own steps, %", 100),
+        ("tau_first", "Kendall's τ of rankings to M1's", 1),
+        ("self_reward", "self-reward (–), true reward (···), %", 100),
+        ("pass_at_8", "pass@8, %", 100),
+    )
+    for axis, (key, title, scale) in zip(axes, panels, strict=True):
+        for name, method in evidence["methods"].items():
+            color = None
+            for shown, line in ((key, "-"), ("true_reward", ":")):
+                if line == ":" and key != "self_reward":
+                    continue
+                points = [
+                    (x, scale * model["health"][shown])
+                    for x, model in enumerate(method["models"].values())
+                    if model["health"].get(shown) is not None
+                ]
+                [drawn] = axis.plot(
+                    [x for x, _ in points],
+                    [y for _, y in points],
+                    line,
+                    marker="o",
+                    markersize=3,
+                    color=color,
+                    label=name if line == "-" else None,
+                )
+                color = drawn.get_color()
+            axis.set_xticks(range(len(method["models"])), list(method["models"]))
+        axis.set_title(title, fontsize=9)
+    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return to_svg(figure)

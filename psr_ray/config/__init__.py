@@ -1,0 +1,33 @@
+"""The whole run as typed, frozen settings (``Config``), and reading them from YAML (``file``)."""
+
+from psr_ray.config.base import Frozen
+from psr_ray.config.data import DataConfig, SourceConfig
+from psr_ray.config.run import (
+    Config,
+    EngineConfig,
+    EvaluationConfig,
+    JudgeConfig,
+    MethodConfig,
+    ModelConfig,
+    PromptConfig,
+    SearchConfig,
+)
+from psr_ray.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
+
+__all__ = [
+    "Config",
+    "DPOConfig",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "Frozen",
+    "JudgeConfig",
+    "LoraConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "PromptConfig",
+    "SFTConfig",
+    "SearchConfig",
+    "SourceConfig",
+    "TrainingConfig",
+]

@@ -1,0 +1,63 @@
+"""Settings of the data stage: where problems and judged rows come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from psr_ray.config.base import Frozen, Positive, Share
+
+
+class SourceConfig(Frozen):
+    """Where rows come from: the embedded arithmetic, or a file."""
+
+    kind: Literal["arithmetic", "file"] = "arithmetic"
+    """`arithmetic` draws from the embedded source, `file` reads `path`."""
+    path: str | None = None
+    """JSONL or Parquet; problems need `problem` (or `question`), `answer` where it is known."""
+    num: Positive = 1000
+    """Rows to take, at most."""
+    num_steps: tuple[Positive, Positive] = (3, 5)
+    """Arithmetic only: least and most operations of a problem."""
+    highest_value: Positive = 99
+    """Arithmetic only: largest value that a problem reaches."""
+    slip_share: Share = 0.0
+    """Arithmetic solutions only: share of carries and borrows that they forget."""
+    split: Literal["dev"] | None = None
+    """Arithmetic problems only: `dev` takes problems of the development split, to tune settings by
+    without touching the held-out ones; null: those of the source's own split."""
+    seed: int | None = None
+    """Seed of this source; null takes the run's. Runs with several seeds can share one test set."""
+
+    @model_validator(mode="after")
+    def path_goes_with_file(self) -> SourceConfig:
+        if (self.kind == "file") != (self.path is not None):
+            raise ValueError("`path` and `kind: file` go together: give both or neither")
+        if self.num_steps[0] > self.num_steps[1]:
+            raise ValueError("`num_steps`: the least is above the most")
+        return self
+
+
+class DataConfig(Frozen):
+    ift: SourceConfig = SourceConfig()
+    """Problems solved in steps, for the first fine-tuning (paper: 28,889)."""
+    eft: SourceConfig = SourceConfig()
+    """Judged step pairs, for the first fine-tuning (paper: 4,179)."""
+    eft_solutions: SourceConfig | None = None
+    """Whole solutions with points, for the first fine-tuning of a model that is to judge whole
+    solutions too (`method.ranking: points`); null: none."""
+    train: tuple[SourceConfig, ...] = (SourceConfig(num=400),)
+    """Problems to search, one entry an iteration; the last one serves all further iterations."""
+    judge: SourceConfig | None = SourceConfig(num=250)
+    """Fixed judged pairs for judge accuracy; null: not measured."""
+    heldout: SourceConfig = SourceConfig(num=1000)
+    """Problems for the final figures; touched once a model."""
+    hard: SourceConfig | None = None
+    """Held-out problems harder than any trained on, reported beside the others; null: none."""
+
+    def sources(self) -> dict[str, SourceConfig]:
+        """Every source by its key in the config."""
+        named = {name: getattr(self, name) for name in type(self).model_fields if name != "train"}
+        named |= {f"train.{index}": source for index, source in enumerate(self.train)}
+        return {name: source for name, source in named.items() if source is not None}

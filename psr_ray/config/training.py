@@ -1,0 +1,78 @@
+"""Settings of SFT and step-DPO."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from psr_ray.config.base import Frozen, NonNegative, Positive, Probability
+
+
+class LoraConfig(Frozen):
+    rank: Positive = 16
+    """Rank of the update matrices."""
+    alpha: Positive = 32
+    """Scale: the update is multiplied by alpha / rank."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Layers that get an update."""
+
+
+class TrainingConfig(Frozen):
+    """What SFT and step-DPO share: the DeepSpeed loop under Ray Train."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-6
+    """Peak learning rate."""
+    num_epochs: Annotated[float, Field(gt=0)] = 1
+    """Passes over the rows; may be a fraction."""
+    batch_size: Positive = 32
+    """Rows of an optimizer step, over all workers."""
+    micro_batch_size: Positive = 1
+    """Rows of one forward pass of a worker; accumulation makes up the rest."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of steps with rising learning rate (paper: not stated; Step-DPO uses 0.1)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after warm-up (paper: not stated; Step-DPO uses cosine)."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Last learning rate as a share of the peak."""
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    """Adam's decay rates."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    num_workers: Positive = 1
+    """Ray Train workers; with GPUs, one GPU each."""
+    cpus_per_worker: Positive = 1
+    """CPU cores of a worker; on CPU also its threads."""
+    use_gpu: bool = True
+    """Train on GPUs."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """DeepSpeed ZeRO stage: 0 keeps all on each worker, 3 shards weights, gradients, optimizer."""
+    offload_optimizer: bool = False
+    """Keep optimizer states in CPU memory (ZeRO 1-3): less GPU memory, slower."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: LoraConfig | None = None
+    """Train a low-rank update and merge it on export; null trains all weights."""
+
+
+class SFTConfig(TrainingConfig):
+    ift_per_batch: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of IFT rows in each batch; null mixes as the rows come. IFT rows repeat or stay unused
+    so that an epoch is one pass over the EFT rows."""
+
+
+class DPOConfig(TrainingConfig):
+    beta: Annotated[float, Field(gt=0)] = 0.4
+    """Strength of the pull to the reference (paper: not stated; Step-DPO uses 0.4-0.5)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed share of wrong labels (cDPO)."""
+    length_normalization: bool = False
+    """Divide each log-ratio by its number of tokens."""
+    nll_weight: NonNegative = 0.0
+    """Weight of the chosen step's NLL per token (arXiv 2404.19733: 1). 0 is the paper's loss."""
+    solutions_per_batch: Annotated[int, Field(ge=0)] = 0
+    """Whole solutions made of chosen steps, from finished searches, added to each batch with an SFT
+    loss: they hold on to the steps on which all candidates agreed, which give no pair (compare the
+    NLL over the whole chosen response of arXiv 2404.19733). 0 is the paper's way."""

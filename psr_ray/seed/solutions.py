@@ -1,0 +1,55 @@
+"""EFT for a judge of whole solutions: 0 to 5 additive points (arXiv 2401.10020, in miniature).
+
+The judge works the problem out itself, sets the first and the last result beside its own, and adds
+up: one point each for being in steps, for a boxed answer and for as many steps as the story has
+operations (``Form``), one for the first result, one for the answer::
+
+     82-19: 12-9=3, 8-1-1=6, so 63. 63/7: 6/7=0 r 6, 63/7=9, so 9. Form 3. First: 63 vs 63 right.
+     Last: 8 vs 9 wrong. Score: 4
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from psr_ray.answers import extract_boxed
+from psr_ray.arithmetic import Plan, generate_problems, stated_value
+from psr_ray.seed.arithmetic import careless_steps, work_out
+from psr_ray.seed.pairs import JudgedSolution
+
+# Share of the solutions that stop before their last step, without a box.
+SHARE_UNFINISHED = 0.05
+
+
+def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
+    """The judge's text about a solution in steps, and its points."""
+    values = plan.values()
+    sums = [
+        f"{work_out(operation, value)}."
+        for operation, value in zip(plan.operations, values, strict=False)
+    ]
+    boxed = extract_boxed("\n".join(steps))
+    form = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
+    marks, points = [], form
+    for name, stated, wanted in (
+        ("First", stated_value(steps[0]), values[1]),
+        ("Last", stated_value(steps[-1]), values[-1]),
+    ):
+        points += stated == wanted
+        marks.append(f"{name}: {stated} vs {wanted} {'right' if stated == wanted else 'wrong'}.")
+    return f" {' '.join(sums)} Form {form}. {' '.join(marks)} Score: {points}", points
+
+
+def judged_solutions(
+    num: int, *, seed: int, num_steps: tuple[int, int] = (3, 5), slip_share: float = 0.5
+) -> Iterator[JudgedSolution]:
+    """``num`` solutions by a solver who forgets ``slip_share`` of the carries, carefully judged."""
+    rng = random.Random(f"solutions/{seed}")
+    for problem in generate_problems("eft", num, seed=seed, num_steps=num_steps):
+        plan = Plan.from_key(problem.plan or "")
+        steps = careless_steps(plan, slip_share, rng)
+        if rng.random() < SHARE_UNFINISHED:
+            steps = steps[:-1]
+        text, points = points_judgement(plan, steps)
+        yield JudgedSolution(problem, "\n".join(steps), text, points)

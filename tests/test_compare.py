@@ -1,0 +1,150 @@
+"""Comparisons: which runs, their statistics, and a results page that is made, never written."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
+from psr_ray.compare.evidence import update_evidence
+from psr_ray.compare.results import targets, write_results
+from psr_ray.compare.statistics import bootstrap_interval, mean_and_error, problem_error
+from psr_ray.errors import PsrError
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import steps_of
+
+EVIDENCE = ROOT / "configs" / "evidence.yaml"
+
+
+def keys(config):
+    return {step.stage.name: step.stage.key for step in steps_of(RunDirectory(config))}
+
+
+def test_methods_of_a_seed_share_all_up_to_m1_and_what_they_have_in_common():
+    runs = {
+        run.method: keys(run.config)
+        for run in planned_runs(load_comparison(EVIDENCE))
+        if run.seed == 0
+    }
+    process = runs.pop("process")
+    for name, other in runs.items():
+        for stage in ("data", "evaluate-M0", "sft", "evaluate-M1"):
+            assert other[stage] == process[stage], (name, stage)
+        assert other["evaluate-M4"] != process["evaluate-M4"], name
+    assert runs["frozen-judge"]["evaluate-M2"] == process["evaluate-M2"]  # M1 is the judge in both
+    assert runs["frozen-judge"]["search-2"] != process["search-2"]
+    assert runs["sft-on-chosen"]["search-1"] == process["search-1"]
+    assert runs["sft-on-chosen"]["train-1"] != process["train-1"]
+    assert runs["random-pairs"]["search-1"] != process["search-1"]
+
+
+def test_seeds_share_the_held_out_problems_and_nothing_else():
+    runs = [run for run in planned_runs(load_comparison(EVIDENCE)) if run.method == "process"]
+    assert len(runs) >= 5
+    assert {run.config.data.heldout.seed for run in runs} == {0}
+    assert len({keys(run.config)["sft"] for run in runs}) == len(runs)
+
+
+def test_mean_and_standard_error_over_seeds():
+    assert mean_and_error([0.1, 0.2, 0.3]) == (pytest.approx(0.2), pytest.approx(0.1 / 3**0.5))
+    assert mean_and_error([0.1]) == (0.1, None)
+
+
+def test_bootstrap_covers_what_both_seeds_and_problems_vary():
+    """Of 200 made-up comparisons with a known difference, about 95 % of the intervals hold it."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(200):
+        seed_effects = rng.normal(0, 0.02, size=(20, 1))
+        problem_effects = rng.normal(0, 0.3, size=(1, 200))
+        values = 0.05 + seed_effects + problem_effects + rng.normal(0, 0.3, size=(20, 200))
+        low, high = bootstrap_interval(values, 400, seed=trial)
+        held += low <= 0.05 <= high
+    assert 180 <= held <= 199
+    assert problem_error(np.array([[0.0, 1.0, 0.0, 1.0]])) == pytest.approx((1 / 3) ** 0.5 / 2)
+
+
+def record(method, seed, m1, m2, num=100, problems="x"):
+    def solved(share):
+        return "1" * round(share * num) + "0" * (num - round(share * num))
+
+    def entry(name, accuracy):
+        ways = {
+            "greedy": solved(accuracy),
+            "search": solved(accuracy + 0.1),
+            "majority": solved(accuracy),
+        }
+        return {
+            "name": name,
+            "accuracy": accuracy,
+            "test_time": {
+                "num_problems": num, "search_tokens": 100.0, "majority_tokens": 90.0,
+                "majority_samples": 3, "correct": ways,
+            },
+        }  # fmt: skip
+
+    return {
+        "method": method, "seed": seed, "key": "k", "settings": {},
+        "models": [{"name": "M0", "accuracy": 0.0}, entry("M1", m1), entry("M2", m2)],
+        "alarms": [{"kind": "length bias", "model": "M2", "message": "long"}] if seed else [],
+        "correct": {
+            "M1": {"heldout": solved(m1), "hard": ""}, "M2": {"heldout": solved(m2), "hard": ""}
+        },
+        "problems": {"heldout": problems},
+        "cost": {"num_sampled_tokens": 10, "num_judge_tokens": 20, "num_pairs": 5, "wall_s": 1.0},
+        "wall_s": {"sft": 60.0}, "versions": {"python": "3"},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    comparison = CompareConfig(
+        name="small",
+        base="configs/demo.yaml",
+        overrides={},
+        methods={"process": {}, "outcome": {}, "random-pairs": {}},
+        seeds=(0, 1),
+        results_dir=str(tmp_path / "results"),
+        num_bootstrap=500,
+    )
+    comparison.records.mkdir(parents=True)
+    for seed in (0, 1):
+        for method, m2 in (("process", 0.7), ("outcome", 0.55), ("random-pairs", 0.5 - 0.1 * seed)):
+            values = record(method, seed, 0.5, m2)
+            (comparison.records / f"{method}-seed-{seed}.json").write_text(json.dumps(values))
+    return comparison
+
+
+def test_evidence_and_page_come_from_the_records_alone(comparison, tmp_path):
+    evidence, written = update_evidence(comparison)
+    assert written == [comparison.evidence]
+    assert evidence["methods"]["process"]["rise_mean"] == pytest.approx(0.2)
+    assert evidence["process_minus_outcome"] == pytest.approx(0.15)
+    low, high = evidence["process_minus_outcome_ci95"]
+    assert 0 < low < 0.15 < high
+    assert evidence["test_time"]["M2"]["search_minus_greedy"] == pytest.approx(0.1)
+    page = tmp_path / "docs" / "results.md"
+    assert len(write_results(evidence, page)) == 3
+    assert "| outcome | 50.0" in page.read_text()
+    assert "alarm, seed 1, M2: length bias: long" in page.read_text()
+    assert write_results(evidence, page, check=True) == []  # drawn again, the same to the byte
+    page.write_text(page.read_text().replace("50.0", "51.0"))
+    assert write_results(evidence, page, check=True) == [page]
+
+
+def test_targets_are_judged_by_the_figures(comparison):
+    evidence, _ = update_evidence(comparison)
+    met = {text: met for text, met, _ in targets(evidence)}
+    assert met["rises at every iteration, in the mean"] is True
+    assert met["beats `outcome` at equal generated tokens (95 % interval)"] is True
+    assert met["`random-pairs` stays within 2 standard errors of M1"] is True
+    [rise] = [met for text, met, _ in targets(evidence) if text.startswith("rises by at least 5")]
+    assert rise is None  # two seeds are too few to say
+
+
+def test_records_of_different_problems_cannot_be_paired(comparison):
+    values = record("outcome", 1, 0.5, 0.6, problems="y")
+    (comparison.records / "outcome-seed-1.json").write_text(json.dumps(values))
+    with pytest.raises(PsrError, match="different held-out problems"):
+        update_evidence(comparison)
