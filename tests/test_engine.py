@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json
+import sys
 from psr_ray.config.file import load_config
 from psr_ray.engine import VllmEngine
 from psr_ray.generation import GenerationRequest
@@ -19,7 +22,7 @@ from psr_ray.prompts import PromptBuilder, load_tokenizer
 config = load_config("configs/smoke.yaml")
 tokenizer = load_tokenizer(config.model.base)
 prompts = PromptBuilder(tokenizer, config.prompts)
-engine = VllmEngine(config.model.base, config.model, config.engine, 0)
+engine = VllmEngine(config.model.base, config.model, config.engine, 0, sys.argv[1])
 
 
 def ask(text, **settings):
@@ -45,6 +48,8 @@ out = {}
 greedy, samples = engine.run([ask("37+45:"), ask("5", num_samples=5, temperature=1.0)])
 out["greedy"] = prompts.decode(greedy[0].token_ids)
 out["num_samples"] = len(samples)
+[[first], [policy]] = engine.run([ask("37+45:", role="first"), ask("37+45:")])
+out["first"] = [prompts.decode(c.token_ids) for c in (first, policy)]
 [stopped] = engine.run([ask("37+45:", stop="\\n", max_tokens=64)])
 out["stop"] = [stopped[0].finish, prompts.decode(stopped[0].token_ids)[-1]]
 choices = prompts.verdict_choices()
@@ -72,15 +77,28 @@ print("RESULT" + json.dumps(out))
 """
 
 
-def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks():
+@pytest.fixture
+def other_model(tmp_path):
+    """M0 with other weights."""
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(ROOT / "models" / "tiny-m0").save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_model):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, check=False,
-        timeout=300,
+        [sys.executable, "-c", SCRIPT, str(other_model)], capture_output=True, text=True, cwd=ROOT,
+        check=False, timeout=300,
     )  # fmt: skip
     assert "RESULT" in done.stdout, done.stderr[-3000:]
     out = json.loads(done.stdout.rsplit("RESULT", 1)[1])
     assert out["greedy"].startswith(" 7+5=12, 3+4+1=8, so 82")
     assert out["num_samples"] == 5
+    assert out["first"][0] != out["first"][1] == out["greedy"]  # two models side by side
     assert out["stop"] == ["stop", "\n"]
     assert sum(out["probabilities"]) == pytest.approx(1.0)
     assert out["chains"] == 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,13 @@ class PlannedRun:
 
 def assignments(values: Mapping[str, Any]) -> list[str]:
     """Overrides as ``key=value``; YAML reads the value back as it was."""
-    import json
-
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def planned_runs(comparison: CompareConfig) -> Iterator[PlannedRun]:
     """All runs: the reference method's for every seed first, then method by method."""
-    runs_dir = load_config(comparison.base).runs_dir
-    folder = Path(runs_dir) / comparison.name
+    shared = load_config(comparison.base, assignments(comparison.overrides))
+    folder = Path(shared.runs_dir) / comparison.name
     for method, settings in comparison.methods.items():
         for seed in comparison.seeds:
             name = f"{method}-seed-{seed}"

@@ -146,6 +146,11 @@ def mixed_batches(
     ]
 
 
+def by_length(plan: list[list[int]], examples: Sequence[Any]) -> list[list[int]]:
+    """The same batches, each from short to long rows: micro-batches then hold little padding."""
+    return [sorted(batch, key=lambda index: len(examples[index])) for batch in plan]
+
+
 def shares_of_worker(
     batch: Sequence[int], rank: int, num_workers: int, micro: int
 ) -> list[list[int]]:

@@ -21,6 +21,7 @@ from psr_ray.training.examples import (
     PreferenceExample,
     SFTExample,
     batches,
+    by_length,
     cycle,
     eft_example,
     ift_example,
@@ -161,7 +162,7 @@ def sft_work(job: TrainingJob, prompts: PromptBuilder) -> Work:
         settings.batch_size,
         job.config.seed,
     )
-    return Work(ift + eft, plan, [], [], ift_dropped + eft_dropped)
+    return Work(ift + eft, by_length(plan, ift + eft), [], [], ift_dropped + eft_dropped)
 
 
 def dpo_work(job: TrainingJob) -> Work:
@@ -185,7 +186,9 @@ def dpo_work(job: TrainingJob) -> Work:
     if solutions:
         order = iter(cycle(len(solutions), random.Random(f"solutions/{seed}")))
         plan = [[next(order) for _ in range(settings.solutions_per_batch)] for _ in pair_plan]
-    return Work(solutions, plan, pairs, pair_plan, num_dropped)
+    return Work(
+        solutions, by_length(plan, solutions), pairs, by_length(pair_plan, pairs), num_dropped
+    )
 
 
 def build_engine(job: TrainingJob, accumulation: int) -> tuple[Any, Any]:
