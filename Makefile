@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast lint install lock clean
+.PHONY: demo test test-fast results lint install lock clean
 
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
@@ -15,11 +15,15 @@ test: install  ## all tests, the slow ones with real engines too
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: install  ## ruff (format and lint), mypy, the demo figures in the README
+results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
+	$(BIN)/psr-ray results --config configs/evidence.yaml
+
+lint: install  ## ruff (format and lint), mypy, the figures in README and docs/results.md
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/show_demo.py --check
+	$(BIN)/psr-ray results --config configs/evidence.yaml --check
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 

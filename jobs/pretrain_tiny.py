@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from psr_ray.arithmetic import generate_problems
 from psr_ray.rows import pair_row, problem_row
 from psr_ray.seed.arithmetic import judged_pairs
-from psr_ray.seed.corpus import documents
+from psr_ray.seed.corpus import KINDS, documents
 from psr_ray.training.losses import Padded, pad
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -85,18 +85,10 @@ def batches(
         yield from (pad(group, pad_id) for group in groups)
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="folder of the model")],
-    num_updates: int = 4500,
-    batch_size: int = 32,
-    lr: float = 2e-3,
-    num_layers: int = 4,
-    seed: int = 0,
-) -> None:
-    """Pretrain, write the model folder and pretraining.json."""
-    torch.manual_seed(seed)
-    tokenizer = train_tokenizer(vocab_size=640)
-    tokenizer.save_pretrained(out)
+def new_model(
+    tokenizer: transformers.PreTrainedTokenizerFast, num_layers: int
+) -> transformers.LlamaForCausalLM:
+    """An untrained model."""
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -111,7 +103,29 @@ def main(
         pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
-    model = transformers.LlamaForCausalLM(config)
+    return transformers.LlamaForCausalLM(config)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder of the model")],
+    num_updates: int = 4500,
+    batch_size: int = 32,
+    lr: float = 2e-3,
+    num_layers: int = 4,
+    seed: int = 0,
+    start_from: Annotated[Path | None, typer.Option(help="model folder to train further")] = None,
+) -> None:
+    """Pretrain, write the model folder and pretraining.json."""
+    torch.manual_seed(seed)
+    phases: list[dict[str, object]] = []
+    if start_from is None:
+        tokenizer = train_tokenizer(vocab_size=640)
+        model = new_model(tokenizer, num_layers)
+    else:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(start_from)
+        model = transformers.LlamaForCausalLM.from_pretrained(start_from)
+        phases = json.loads((start_from / "pretraining.json").read_text())
+    tokenizer.save_pretrained(out)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -144,6 +158,9 @@ def main(
             )
     model.save_pretrained(out)
     facts = {
+        "kinds_of_documents": {kind.__name__: weight for kind, weight in KINDS.items()},
+        "seed": seed,
+        "lr": lr,
         "num_updates": num_updates,
         "batch_size": batch_size,
         "num_tokens": num_tokens,
@@ -155,7 +172,7 @@ def main(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    (out / "pretraining.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / "pretraining.json").write_text(json.dumps([*phases, facts], indent=1) + "\n")
 
 
 if __name__ == "__main__":

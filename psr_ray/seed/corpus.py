@@ -1,9 +1,9 @@
 """The text that the embedded base model M0 was pretrained on: arithmetic in several forms.
 
 None of it is what M1 does: no ``Step n:`` solution, no boxed answer, no judge's verdict. It holds
-written sums, bare equations (some as numbered lists), marked equations, and stories with their sums
-or their short form. One document in six has values beyond two digits, which no later data has but
-the hard held-out set.
+written sums, bare equations (some as numbered lists), marked equations, and stories with their sums,
+their equations or their short form. One document in six has values beyond two digits, which no later
+data has but the hard held-out set.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def bare_equations(rng: random.Random) -> Document:
 
 
 def marked_equations(rng: random.Random) -> Document:
-    """Two pupils' results for one sum, the sum worked out, each result marked."""
+    """Two pupils' results for one sum, the sum worked out, each marked, the right one named."""
     highest = draw_highest(rng)
     value = rng.randint(LOW, highest)
     operation = draw_operation(value, rng, highest)
@@ -69,7 +69,9 @@ def marked_equations(rng: random.Random) -> Document:
         f"{name}: {stated} vs {result} {'right' if stated == result else 'wrong'}."
         for name, stated in zip((first, second), shown, strict=True)
     )
-    return Document(given, f"{work_out(operation, value)}. {marks}")
+    right = [stated == result for stated in shown]
+    best = "Alike" if right[0] == right[1] else f"Best: {first if right[0] else second}"
+    return Document(given, f"{work_out(operation, value)}. {marks} {best}.")
 
 
 def seen_plan(rng: random.Random) -> Plan:
@@ -91,6 +93,17 @@ def story_with_sums(rng: random.Random) -> Document:
     return Document(tell(plan, rng) + "\n", "Work:\n" + ".\n".join(lines) + end)
 
 
+def story_with_equations(rng: random.Random) -> Document:
+    """A story and its equations, each in one go."""
+    plan = seen_plan(rng)
+    lines = [
+        operation.equation(value)
+        for operation, value in zip(plan.operations, plan.values(), strict=False)
+    ]
+    end = f"\nResult {plan.values()[-1]}."
+    return Document(tell(plan, rng) + "\n", "Sums:\n" + "\n".join(lines) + end)
+
+
 def story_in_short(rng: random.Random) -> Document:
     """A story and its operations, without results."""
     plan = seen_plan(rng)
@@ -99,10 +112,11 @@ def story_in_short(rng: random.Random) -> Document:
 
 KINDS = {
     written_sums: 2,
-    bare_equations: 3,
+    bare_equations: 2,
     marked_equations: 3,
     story_with_sums: 4,
-    story_in_short: 2,
+    story_with_equations: 5,
+    story_in_short: 1,
 }
 
 
