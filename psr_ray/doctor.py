@@ -60,19 +60,10 @@ def check_source(name: str, source: SourceConfig) -> str:
     return f"{name}: {source.path}"
 
 
-def sources(config: Config) -> list[tuple[str, SourceConfig]]:
-    """The run's sources by their place in the config."""
-    data = config.data
-    named = [("ift", data.ift), ("eft", data.eft), ("heldout", data.heldout)]
-    if data.judge is not None:
-        named.append(("judge", data.judge))
-    return named + [(f"train[{i}]", source) for i, source in enumerate(data.train)]
-
-
 def check_inputs(config: Config) -> None:
     """What must hold before any work is done: model and files are there."""
     check_model(config.model.base, config)
-    for name, source in sources(config):
+    for name, source in config.data.sources().items():
         check_source(name, source)
 
 
@@ -150,7 +141,7 @@ def print_checks(config: Config, console: Console) -> bool:
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", check_versions),
         ("model", lambda: check_model(config.model.base, config)),
-        ("data", lambda: "; ".join(check_source(*named) for named in sources(config))),
+        ("data", lambda: "; ".join(check_source(*item) for item in config.data.sources().items())),
         ("disk", lambda: check_disk(config)),
         ("GPUs", lambda: check_gpus(config)),
         ("Ray", lambda: check_ray(config)),

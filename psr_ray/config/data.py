@@ -59,5 +59,5 @@ class DataConfig(Frozen):
     def sources(self) -> dict[str, SourceConfig]:
         """Every source by its key in the config."""
         named = {name: getattr(self, name) for name in type(self).model_fields if name != "train"}
-        named |= {f"train.{index}": source for index, source in enumerate(self.train)}
+        named |= {f"train[{index}]": source for index, source in enumerate(self.train)}
         return {name: source for name, source in named.items() if source is not None}

@@ -23,7 +23,7 @@ def with_absolute_paths(config: Config) -> Config:
 
     data = config.data
     sources: dict[str, object] = {
-        name: absolute(source) for name, source in data.sources().items() if "." not in name
+        name: absolute(source) for name, source in data.sources().items() if "[" not in name
     }
     sources["train"] = tuple(absolute(source) for source in data.train)
     updates: dict[str, object] = {"data": data.model_copy(update=sources)}
