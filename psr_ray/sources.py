@@ -143,17 +143,22 @@ def from_file(
         raise PsrError(f"problem file {path}: not one usable row ({reason})")
 
 
+def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
+    """Arguments of the embedded source's generators."""
+    return {
+        "seed": seed if source.seed is None else source.seed,
+        "num_steps": source.num_steps,
+        "highest": source.highest_value,
+    }
+
+
 def problem_rows(
     source: SourceConfig, split: Split, task: str, seed: int, failures: Failures
 ) -> list[Row]:
     """The problems of a source as task rows."""
     if source.kind == "arithmetic":
         problems = generate_problems(
-            source.split or split,
-            source.num,
-            seed=source.seed if source.seed is not None else seed,
-            num_steps=source.num_steps,
-            highest=source.highest_value,
+            source.split or split, source.num, **arithmetic_settings(source, seed)
         )
         return [problem_row(task, problem) for problem in problems]
     rows = from_file(source, lambda *where: problem_row(task, problem_from(*where)), failures)
@@ -165,7 +170,7 @@ def ift_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
     if source.kind == "file":
         return problem_rows(source, "ift", "solve", seed, failures)
     solved = ift_problems(
-        source.num, seed=seed, num_steps=source.num_steps, slip_share=source.slip_share
+        source.num, slip_share=source.slip_share, **arithmetic_settings(source, seed)
     )
     return [problem_row("solve", problem) for problem in solved]
 
@@ -174,7 +179,9 @@ def pair_rows(source: SourceConfig, split: Split, seed: int, failures: Failures)
     """The judged pairs of a source as task rows; in a test set exactly one step is right."""
     if source.kind == "arithmetic":
         alike = 0.0 if split == "judge" else SHARE_ALIKE
-        pairs = judged_pairs(split, source.num, seed=seed, share_alike=alike)
+        pairs = judged_pairs(
+            split, source.num, share_alike=alike, **arithmetic_settings(source, seed)
+        )
         return [pair_row(pair) for pair in pairs]
     return list(islice(from_file(source, lambda *w: pair_row(pair_from(*w)), failures), source.num))
 
@@ -183,7 +190,7 @@ def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures)
     """The judged whole solutions of a source as task rows."""
     if source.kind == "arithmetic":
         judged = judged_solutions(
-            source.num, seed=seed, num_steps=source.num_steps, slip_share=source.slip_share
+            source.num, slip_share=source.slip_share, **arithmetic_settings(source, seed)
         )
         return [solution_judgement_row(item) for item in judged]
     rows = from_file(source, lambda *w: solution_judgement_row(judged_solution_from(*w)), failures)

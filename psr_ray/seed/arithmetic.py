@@ -1,9 +1,10 @@
 """Seed data of the embedded problems: IFT (solved in steps) and EFT (judged step pairs).
 
 The judge's text works the step out in small sums it can hardly get wrong, sets each candidate's
-result beside its own, and only then gives the verdict::
+result beside its own (B's first: the verdict then follows the mark that it depends on), and only then
+gives the verdict::
 
-     82-19: 12-9=3, 8-1-1=6, so 63. A: 63 vs 63 right. B: 73 vs 63 wrong. [[A]]
+     82-19: 12-9=3, 8-1-1=6, so 63. B: 73 vs 63 wrong. A: 63 vs 63 right. [[A]]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from psr_ray.arithmetic import (
     LOW,
     Operation,
     Plan,
+    Split,
     draw_operation,
     generate_problems,
     stated_value,
@@ -64,18 +66,18 @@ def work_out(operation: Operation, value: int) -> str:
 
 
 def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tuple[str, str]:
-    """The judge's text and its verdict, ``A`` or ``B``.
+    """The judge's text and its verdict: ``A`` if A's step is right, else ``B``.
 
-    When both steps are as good, the verdict is ``A`` whichever stands first, so that the two
-    orders cancel out and the search sees a tie.
+    When both steps are as good, the two orders so name the same position and cancel out: the search
+    sees a tie. docs/negative-results.md tells why the verdict is this rule, and why B comes first.
     """
     result = operation.apply(value)
-    right = [stated_value(step) == result for step in (step_a, step_b)]
-    verdict = "B" if right == [False, True] else "A"
     lines = [
-        f"{name}: {stated_value(step)} vs {result} {'right' if ok else 'wrong'}."
-        for name, step, ok in zip("AB", (step_a, step_b), right, strict=True)
+        f"{name}: {stated_value(step)} vs {result} "
+        f"{'right' if stated_value(step) == result else 'wrong'}."
+        for name, step in (("B", step_b), ("A", step_a))
     ]
+    verdict = "A" if stated_value(step_a) == result else "B"
     return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
 
 
@@ -120,11 +122,16 @@ def careless_steps(plan: Plan, slip_share: float, rng: random.Random) -> list[st
 
 
 def ift_problems(
-    num: int, *, seed: int, num_steps: tuple[int, int] = (3, 5), slip_share: float = 0.0
+    num: int,
+    *,
+    seed: int,
+    num_steps: tuple[int, int] = (3, 5),
+    highest: int = HIGH,
+    slip_share: float = 0.0,
 ) -> Iterator[Problem]:
     """Solved problems for the first fine-tuning, written by a solver who may be careless."""
     rng = random.Random(f"careless/{seed}")
-    for problem in generate_problems("ift", num, seed=seed, num_steps=num_steps):
+    for problem in generate_problems("ift", num, seed=seed, num_steps=num_steps, highest=highest):
         steps = careless_steps(Plan.from_key(problem.plan or ""), slip_share, rng)
         yield replace(problem, solution="\n".join(steps))
 
@@ -177,9 +184,15 @@ def judged_pair(problem: Problem, rng: random.Random, *, share_alike: float) -> 
 
 
 def judged_pairs(
-    split: str, num: int, *, seed: int, share_alike: float = SHARE_ALIKE
+    split: Split,
+    num: int,
+    *,
+    seed: int,
+    num_steps: tuple[int, int] = (3, 5),
+    highest: int = HIGH,
+    share_alike: float = SHARE_ALIKE,
 ) -> Iterator[JudgedPair]:
     """``num`` judged pairs, each from a problem of its own."""
     rng = random.Random(f"judged/{split}/{seed}")
-    for problem in generate_problems(split, num, seed=seed):  # type: ignore[arg-type]
+    for problem in generate_problems(split, num, seed=seed, num_steps=num_steps, highest=highest):
         yield judged_pair(problem, rng, share_alike=share_alike)

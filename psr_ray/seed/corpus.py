@@ -18,6 +18,7 @@ from psr_ray.seed.arithmetic import slip, work_out
 # The splits whose numbers M0 may see in stories; the others stay unseen until they are used.
 SEEN_SPLITS = ("ift", "eft")
 HIGHEST = 199
+LIST_WORDS = ("No", "Line", "Part", "Item", "Task", "Sum")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Document:
 def draw_highest(rng: random.Random) -> int:
     """The largest value of a document."""
     return HIGHEST if rng.random() < 1 / 6 else HIGH
+
+
+def maybe_numbered(lines: list[str], rng: random.Random) -> list[str]:
+    """The lines, half of the time as a list: ``Line 1: …``, ``Line 2: …``."""
+    if rng.random() < 0.5:
+        return lines
+    word = rng.choice(LIST_WORDS)
+    return [f"{word} {number}: {line}" for number, line in enumerate(lines, start=1)]
 
 
 def written_sums(rng: random.Random) -> Document:
@@ -48,13 +57,11 @@ def bare_equations(rng: random.Random) -> Document:
     for _ in range(rng.randint(4, 9)):
         value = rng.randint(LOW, highest)
         lines.append(draw_operation(value, rng, highest).equation(value))
-    if rng.random() < 0.5:
-        lines = [f"No {number}: {line}" for number, line in enumerate(lines, start=1)]
-    return Document("", "\n".join(lines))
+    return Document("", "\n".join(maybe_numbered(lines, rng)))
 
 
 def marked_equations(rng: random.Random) -> Document:
-    """Two pupils' results for one sum, the sum worked out, each marked, the right one named."""
+    """Two pupils' results for one sum, the sum worked out, each result marked."""
     highest = draw_highest(rng)
     value = rng.randint(LOW, highest)
     operation = draw_operation(value, rng, highest)
@@ -69,9 +76,7 @@ def marked_equations(rng: random.Random) -> Document:
         f"{name}: {stated} vs {result} {'right' if stated == result else 'wrong'}."
         for name, stated in zip((first, second), shown, strict=True)
     )
-    right = [stated == result for stated in shown]
-    best = "Alike" if right[0] == right[1] else f"Best: {first if right[0] else second}"
-    return Document(given, f"{work_out(operation, value)}. {marks} {best}.")
+    return Document(given, f"{work_out(operation, value)}. {marks}")
 
 
 def seen_plan(rng: random.Random) -> Plan:
@@ -101,7 +106,7 @@ def story_with_equations(rng: random.Random) -> Document:
         for operation, value in zip(plan.operations, plan.values(), strict=False)
     ]
     end = f"\nResult {plan.values()[-1]}."
-    return Document(tell(plan, rng) + "\n", "Sums:\n" + "\n".join(lines) + end)
+    return Document(tell(plan, rng) + "\n", "Sums:\n" + "\n".join(maybe_numbered(lines, rng)) + end)
 
 
 def story_in_short(rng: random.Random) -> Document:

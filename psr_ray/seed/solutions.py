@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 
 from psr_ray.answers import extract_boxed
-from psr_ray.arithmetic import Plan, generate_problems, stated_value
+from psr_ray.arithmetic import HIGH, Plan, generate_problems, stated_value
 from psr_ray.seed.arithmetic import careless_steps, work_out
 from psr_ray.seed.pairs import JudgedSolution
 
@@ -42,11 +42,16 @@ def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
 
 
 def judged_solutions(
-    num: int, *, seed: int, num_steps: tuple[int, int] = (3, 5), slip_share: float = 0.5
+    num: int,
+    *,
+    seed: int,
+    num_steps: tuple[int, int] = (3, 5),
+    highest: int = HIGH,
+    slip_share: float = 0.5,
 ) -> Iterator[JudgedSolution]:
     """``num`` solutions by a solver who forgets ``slip_share`` of the carries, carefully judged."""
     rng = random.Random(f"solutions/{seed}")
-    for problem in generate_problems("eft", num, seed=seed, num_steps=num_steps):
+    for problem in generate_problems("eft", num, seed=seed, num_steps=num_steps, highest=highest):
         plan = Plan.from_key(problem.plan or "")
         steps = careless_steps(plan, slip_share, rng)
         if rng.random() < SHARE_UNFINISHED:
