@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from psr_ray.compare.config import CompareConfig
 from psr_ray.compare.statistics import aggregate
@@ -21,9 +22,18 @@ def stored_records(comparison: CompareConfig) -> list[Json]:
     return records
 
 
+def rounded(value: Any) -> Any:
+    """The same figures to six places: what is stored does not hang on a processor's last bit."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
 def update_evidence(comparison: CompareConfig, *, check: bool = False) -> tuple[Json, list[Path]]:
     """The figures, and the file if it differed from them; written unless ``check``."""
-    evidence = aggregate(comparison, stored_records(comparison))
+    evidence = rounded(aggregate(comparison, stored_records(comparison)))
     text = json.dumps(evidence, indent=1) + "\n"
     path = comparison.evidence
     if path.is_file() and path.read_text() == text:
