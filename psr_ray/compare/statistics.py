@@ -73,6 +73,11 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
         "name": comparison.name,
         "reference": reference,
         "planned_seeds": list(comparison.seeds),
+        "settings": {
+            "base": comparison.base,
+            "all runs": comparison.overrides,
+            "methods": comparison.methods,
+        },
         "methods": {name: method_figures(rows, comparison) for name, rows in done.items()},
         "versions": {name: rows[0]["versions"] for name, rows in done.items()}[next(iter(done))],
     }

@@ -27,8 +27,13 @@ from psr_ray.arithmetic import (
 from psr_ray.problems import Problem
 from psr_ray.seed.pairs import JudgedPair
 
-# Share of the EFT pairs whose steps are both wrong: they teach the judge that such a pair is a draw.
-SHARE_ALIKE = 0.15
+BOX = " \\boxed{"
+# Share of the EFT pairs whose steps are both wrong: they teach the judge that such a pair is a draw,
+# and that one step's mark says nothing of the other's.
+SHARE_ALIKE = 0.25
+# Of the wrong steps: share with another operand than the story's; of wrong last steps, share that box
+# another number than their result.
+SHARE_OTHER_OPERATION, SHARE_OTHER_BOX = 0.15, 0.5
 
 
 def work_out(operation: Operation, value: int) -> str:
@@ -72,13 +77,19 @@ def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tup
     sees a tie. docs/negative-results.md tells why the verdict is this rule, and why B comes first.
     """
     result = operation.apply(value)
+    shown = {"B": shown_value(step_b), "A": shown_value(step_a)}
     lines = [
-        f"{name}: {stated_value(step)} vs {result} "
-        f"{'right' if stated_value(step) == result else 'wrong'}."
-        for name, step in (("B", step_b), ("A", step_a))
+        f"{name}: {value} vs {result} {'right' if value == result else 'wrong'}."
+        for name, value in shown.items()
     ]
-    verdict = "A" if stated_value(step_a) == result else "B"
+    verdict = "A" if shown["A"] == result else "B"
     return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
+
+
+def shown_value(step: str) -> int | None:
+    """The value a judge holds against its own: the boxed one, if the step has a box."""
+    _, box, end = step.partition(BOX)
+    return int(end.rstrip("}")) if box else stated_value(step)
 
 
 def forgets_carry(operation: Operation, value: int) -> int | None:
@@ -149,9 +160,12 @@ def slip(operation: Operation, value: int, rng: random.Random) -> int:
 
 
 def wrong_step(plan: Plan, index: int, value: int, rng: random.Random) -> str:
-    """A wrong version of step ``index + 1``: mostly a slip, sometimes another operand."""
+    """A wrong version of step ``index + 1``: a slip, a box unlike the result, another operand."""
     operation = plan.operations[index]
-    if rng.random() < 0.85:
+    if index == len(plan.operations) - 1 and rng.random() < SHARE_OTHER_BOX:
+        right = finish(plan, index, operation.equation(value))
+        return f"{right.split(BOX)[0]}{BOX}{slip(operation, value, rng)}}}"
+    if rng.random() >= SHARE_OTHER_OPERATION:
         equation = operation.equation(value, slip(operation, value, rng))
     else:
         other = draw_operation(value, rng)
@@ -163,7 +177,7 @@ def wrong_step(plan: Plan, index: int, value: int, rng: random.Random) -> str:
 
 def finish(plan: Plan, index: int, equation: str) -> str:
     """The equation as a step line, boxed where it is the plan's last."""
-    boxed = f" \\boxed{{{equation.split('=')[1]}}}" if index == len(plan.operations) - 1 else ""
+    boxed = f"{BOX}{equation.split('=')[1]}}}" if index == len(plan.operations) - 1 else ""
     return f"Step {index + 1}: {equation}{boxed}"
 
 
