@@ -87,7 +87,7 @@ def test_judged_pairs_hold_one_right_step_or_two_wrong_ones():
         plan = Plan.from_key(pair.problem.plan)
         right = [step_is_right(plan, pair.steps_so_far, s) for s in (pair.step_a, pair.step_b)]
         kinds.add(tuple(right))
-        assert pair.verdict == ("A" if right[0] else "B")
+        assert pair.verdict == ("B" if right[1] else "A")
         assert pair.judgement.endswith(f"[[{pair.verdict}]]")
     assert kinds == {(True, False), (False, True), (False, False)}
 

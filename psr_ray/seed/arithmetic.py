@@ -1,10 +1,9 @@
 """Seed data of the embedded problems: IFT (solved in steps) and EFT (judged step pairs).
 
 The judge's text works the step out in small sums it can hardly get wrong, sets each candidate's
-result beside its own (B's first: the verdict then follows the mark that it depends on), and only then
-gives the verdict::
+result beside its own, and only then gives the verdict::
 
-     82-19: 12-9=3, 8-1-1=6, so 63. B: 73 vs 63 wrong. A: 63 vs 63 right. [[A]]
+     82-19: 12-9=3, 8-1-1=6, so 63. A: 63 vs 63 right. B: 73 vs 63 wrong. [[A]]
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from psr_ray.seed.pairs import JudgedPair
 BOX = " \\boxed{"
 # Share of the EFT pairs whose steps are both wrong: they teach the judge that such a pair is a draw,
 # and that one step's mark says nothing of the other's.
-SHARE_ALIKE = 0.25
+SHARE_ALIKE = 0.2
 # Of the wrong steps: share with another operand than the story's; of wrong last steps, share that box
 # another number than their result.
 SHARE_OTHER_OPERATION, SHARE_OTHER_BOX = 0.15, 0.5
@@ -71,18 +70,18 @@ def work_out(operation: Operation, value: int) -> str:
 
 
 def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tuple[str, str]:
-    """The judge's text and its verdict: ``A`` if A's step is right, else ``B``.
+    """The judge's text and its verdict: ``B`` if B's step is right, else ``A``.
 
     When both steps are as good, the two orders so name the same position and cancel out: the search
-    sees a tie. docs/negative-results.md tells why the verdict is this rule, and why B comes first.
+    sees a tie. docs/negative-results.md tells why the verdict is this rule.
     """
     result = operation.apply(value)
-    shown = {"B": shown_value(step_b), "A": shown_value(step_a)}
+    shown = {"A": shown_value(step_a), "B": shown_value(step_b)}
     lines = [
         f"{name}: {value} vs {result} {'right' if value == result else 'wrong'}."
         for name, value in shown.items()
     ]
-    verdict = "A" if shown["A"] == result else "B"
+    verdict = "B" if shown["B"] == result else "A"
     return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
 
 
