@@ -71,7 +71,7 @@ def run_comparison(comparison: CompareConfig, console: Console, *, only: str | N
             for run, future in futures:
                 error = future.exception()
                 if error is not None:
-                    failed.append(f"{run.config.name}: {' '.join(str(error).split())[:300]}")
+                    failed.append(f"{run.config.name}: {last_line(error)}")
                     console.print(f"[red]{failed[-1]}[/red]", soft_wrap=True, highlight=False)
         except KeyboardInterrupt:
             stop.set()
@@ -84,10 +84,19 @@ def run_comparison(comparison: CompareConfig, console: Console, *, only: str | N
         )
 
 
+def last_line(error: BaseException) -> str:
+    """What an error says, without the traceback that Ray puts before it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
 def do_run(run: PlannedRun, display: LineDisplay, after: Callable[[], None] | None) -> None:
     """One run, after its seed's reference run; stores its record."""
     if after is not None:
-        after()
+        try:
+            after()
+        except Exception as error:
+            raise PsrError("its seed's reference run failed") from error
     summary = run_pipeline(run.config, display, accept_changes=True)
     write_record(run, summary)
     accuracy = ", ".join(f"{entry['name']} {entry['accuracy']:.1%}" for entry in summary["models"])

@@ -63,7 +63,7 @@ def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilde
                 a = next(line[3:] for line in reversed(lines) if line.startswith("A: "))
                 b = next(line[3:] for line in reversed(lines) if line.startswith("B: "))
                 answers.append([completion(judge(a, b) + "$")])
-            elif prompt.endswith("Points:"):
+            elif prompt.endswith("Work:"):
                 answers.append([completion(judge(prompt) + "$")])
             else:
                 answers.append([completion(t) for t in sample(prompt, request.num_samples)])

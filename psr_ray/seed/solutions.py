@@ -1,11 +1,13 @@
 """EFT for a judge of whole solutions: 0 to 5 additive points (arXiv 2401.10020, in miniature).
 
 The judge works the problem out itself, sets the first and the last result beside its own, and adds
-up: one point each for being in steps, for a boxed answer and for as many steps as the story has
-operations (``Form``), one for the first result, one for the answer::
+up as it goes: one point each for being in steps, for a boxed answer and for as many steps as the story
+has operations (``Form``), one for the first result, one for the answer::
 
-     82-19: 12-9=3, 8-1-1=6, so 63. 63/7: 6/7=0 r 6, 63/7=9, so 9. Form 3. First: 63 vs 63 right.
-     Last: 8 vs 9 wrong. Score: 4
+    Work:
+    82-19: 12-9=3, 8-1-1=6, so 63.
+    63/7: 6/7=0 r 6, 63/7=9, so 9.
+    Form 3. First: 63 vs 63 right, 4. Last: 8 vs 9 wrong, 4. Score: 4
 """
 
 from __future__ import annotations
@@ -26,19 +28,20 @@ def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
     """The judge's text about a solution in steps, and its points."""
     values = plan.values()
     sums = [
-        f"{work_out(operation, value)}."
+        f"\n{work_out(operation, value)}."
         for operation, value in zip(plan.operations, values, strict=False)
     ]
     boxed = extract_boxed("\n".join(steps))
-    form = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
-    marks, points = [], form
+    points = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
+    marks = [f"Form {points}."]
     for name, stated, wanted in (
         ("First", stated_value(steps[0]), values[1]),
         ("Last", stated_value(steps[-1]), values[-1]),
     ):
         points += stated == wanted
-        marks.append(f"{name}: {stated} vs {wanted} {'right' if stated == wanted else 'wrong'}.")
-    return f" {' '.join(sums)} Form {form}. {' '.join(marks)} Score: {points}", points
+        mark = "right" if stated == wanted else "wrong"
+        marks.append(f"{name}: {stated} vs {wanted} {mark}, {points}.")
+    return f"{''.join(sums)}\n{' '.join(marks)} Score: {points}", points
 
 
 def judged_solutions(

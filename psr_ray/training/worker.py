@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -256,4 +257,5 @@ def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
             state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
             model.save_pretrained(unfinished, state_dict=state, safe_serialization=True)
             tokenizer.save_pretrained(unfinished)
+            shutil.rmtree(final, ignore_errors=True)  # left by a run that died before its manifest
             os.replace(unfinished, final)
