@@ -18,12 +18,11 @@ test-fast: install  ## unit tests alone, under two minutes
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
 	$(BIN)/psr-ray results --config configs/evidence.yaml
 
-lint: install  ## ruff (format and lint), mypy, the figures in README and docs/results.md
+lint: install  ## ruff (format and lint), mypy, the demo figures in the README
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/show_demo.py --check
-	$(BIN)/psr-ray results --config configs/evidence.yaml --check
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 

@@ -7,7 +7,7 @@ has operations (``Form``), one for the first result, one for the answer::
     Work:
     82-19: 12-9=3, 8-1-1=6, so 63.
     63/7: 6/7=0 r 6, 63/7=9, so 9.
-    Form 3. First: 63 vs 63 right, 4. Last: 8 vs 9 wrong, 4. Score: 4
+    Form 3. Step 1: 63 vs 63 right, 4. Step 2: 8 vs 9 wrong, 4. Score: 4
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import random
 from collections.abc import Iterator
 
 from psr_ray.answers import extract_boxed
-from psr_ray.arithmetic import HIGH, Plan, generate_problems, stated_value
-from psr_ray.seed.arithmetic import careless_steps, work_out
+from psr_ray.arithmetic import HIGH, Plan, generate_problems
+from psr_ray.seed.arithmetic import careless_steps, shown_value, work_out
 from psr_ray.seed.pairs import JudgedSolution
 
 # Share of the solutions that stop before their last step, without a box.
@@ -34,13 +34,11 @@ def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
     boxed = extract_boxed("\n".join(steps))
     points = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
     marks = [f"Form {points}."]
-    for name, stated, wanted in (
-        ("First", stated_value(steps[0]), values[1]),
-        ("Last", stated_value(steps[-1]), values[-1]),
-    ):
+    for number, wanted in ((1, values[1]), (len(steps), values[-1])):
+        stated = shown_value(steps[number - 1])
         points += stated == wanted
         mark = "right" if stated == wanted else "wrong"
-        marks.append(f"{name}: {stated} vs {wanted} {mark}, {points}.")
+        marks.append(f"Step {number}: {stated} vs {wanted} {mark}, {points}.")
     return f"{''.join(sums)}\n{' '.join(marks)} Score: {points}", points
 
 
