@@ -94,8 +94,10 @@ def train(folder, out, kind, *overrides):
 
 
 def difference(a, b):
+    """Length of the difference of all weights. (Not its largest entry: Adam moves a weight whose
+    gradient is next to nothing by its rounding errors.)"""
     pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return max((x - y).abs().max().item() for x, y in pairs)
+    return sum((x - y).square().sum().item() for x, y in pairs) ** 0.5
 
 
 SPLITS = [
