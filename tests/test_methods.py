@@ -121,8 +121,9 @@ def test_seed_points_add_up_and_follow_the_truth():
     plan = Plan.from_key("82-19/7")
     text, points = points_judgement(plan, ["Step 1: 82-19=63", "Step 2: 63/7=8 \\boxed{8}"])
     assert text == (
-        "\n82-19: 12-9=3, 8-1-1=6, so 63.\n63/7: 6/7=0 r 6, 63/7=9, so 9.\n"
-        "Form 3. Step 1: 63 vs 63 right, 4. Step 2: 8 vs 9 wrong, 4. Score: 4"
+        "\n82-19: 12-9=3, 8-1-1=6, so 63. Step 1: 63 vs 63 right, 1."
+        "\n63/7: 6/7=0 r 6, 63/7=9, so 9. Step 2: 8 vs 9 wrong, 1."
+        "\nForm 3. Score: 4"
     )
     assert points == 4
     judged = list(judged_solutions(200, seed=1))

@@ -1,13 +1,13 @@
 """EFT for a judge of whole solutions: 0 to 5 additive points (arXiv 2401.10020, in miniature).
 
-The judge works the problem out itself, sets the first and the last result beside its own, and adds
-up as it goes: one point each for being in steps, for a boxed answer and for as many steps as the story
-has operations (``Form``), one for the first result, one for the answer::
+The judge works the problem out itself and sets the first and the last result beside its own, each
+where its own stands; then it adds three points of form, one each for being in steps, for a boxed
+answer and for as many steps as the story has operations::
 
     Work:
-    82-19: 12-9=3, 8-1-1=6, so 63.
-    63/7: 6/7=0 r 6, 63/7=9, so 9.
-    Form 3. Step 1: 63 vs 63 right, 4. Step 2: 8 vs 9 wrong, 4. Score: 4
+    82-19: 12-9=3, 8-1-1=6, so 63. Step 1: 63 vs 63 right, 1.
+    63/7: 6/7=0 r 6, 63/7=9, so 9. Step 2: 8 vs 9 wrong, 1.
+    Form 3. Score: 4
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ SHARE_UNFINISHED = 0.05
 def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
     """The judge's text about a solution in steps, and its points."""
     values = plan.values()
-    sums = [
-        f"\n{work_out(operation, value)}."
-        for operation, value in zip(plan.operations, values, strict=False)
-    ]
     boxed = extract_boxed("\n".join(steps))
-    points = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
-    marks = [f"Form {points}."]
-    for number, wanted in ((1, values[1]), (len(steps), values[-1])):
-        stated = shown_value(steps[number - 1])
-        points += stated == wanted
-        mark = "right" if stated == wanted else "wrong"
-        marks.append(f"Step {number}: {stated} vs {wanted} {mark}, {points}.")
-    return f"{''.join(sums)}\n{' '.join(marks)} Score: {points}", points
+    form = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
+    right, lines = 0, []
+    for number, operation in enumerate(plan.operations, start=1):
+        line, wanted = f"{work_out(operation, values[number - 1])}.", values[number]
+        if number in (1, len(plan.operations)):
+            stated = shown_value(steps[min(number, len(steps)) - 1])
+            right += stated == wanted
+            mark = "right" if stated == wanted else "wrong"
+            line += f" Step {min(number, len(steps))}: {stated} vs {wanted} {mark}, {right}."
+        lines.append(line)
+    points = form + right
+    return "\n" + "\n".join([*lines, f"Form {form}. Score: {points}"]), points
 
 
 def judged_solutions(
