@@ -23,13 +23,13 @@ from psr_ray.display import (
     number,
     share,
 )
+from psr_ray.figures import new_figure, to_png
 from psr_ray.rows import Row, read_rows, shards
 from psr_ray.runs import Json, write_text
 from psr_ray.transcript import search_tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def write_report(run_dir: Path, summary: Json) -> Path:
@@ -120,28 +120,6 @@ def transcript(run_dir: Path) -> str | None:
 
 def encode(png: bytes) -> str:
     return base64.b64encode(png).decode()
-
-
-def to_png(figure: Figure) -> bytes:
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def new_figure(columns: int) -> tuple[Figure, list[Axes]]:
-    """A row of plots; drawn off screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 3.4), layout="constrained")
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
 
 
 def plot_by_model(axis: Axes, models: list[Json], key: str, label: str, scale: float = 1.0) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
+from psr_ray.figures import new_figure, to_svg
 from psr_ray.runs import Json, write_text
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -128,32 +127,9 @@ def write_results(evidence: Json, page: Path, *, check: bool = False) -> list[Pa
     return changed
 
 
-def new_figure(columns: int, width: float = 4.4) -> tuple[Any, list[Any]]:
-    """A row of plots whose SVG is the same wherever it is drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "psr-ray"
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=(width * columns, 3.6), layout="constrained")
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
-
-
-def to_svg(figure: Any) -> str:
-    import matplotlib.pyplot as plt
-
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    return buffer.getvalue()
-
-
 def accuracy_figure(evidence: Json) -> str:
     """Accuracy by model for every method, on both held-out sets; bars are standard errors."""
-    figure, axes = new_figure(2)
+    figure, axes = new_figure(2, width=4.4, height=3.6)
     for axis, key, title in (
         (axes[0], "accuracy", "held-out problems"),
         (axes[1], "hard", "harder held-out problems"),
@@ -181,7 +157,7 @@ def accuracy_figure(evidence: Json) -> str:
 
 def health_figure(evidence: Json) -> str:
     """Health of every method by model: judge, agreement with M1, self-reward against truth."""
-    figure, axes = new_figure(4, width=3.4)
+    figure, axes = new_figure(4, width=3.4, height=3.6)
     panels = (
         ("judge_accuracy_on_policy", "judge right on own steps, %", 100),
         ("tau_first", "Kendall's τ of rankings to M1's", 1),
