@@ -127,10 +127,8 @@ class IterationDriver:
             rows = probes_of(folder, config.evaluation.num_probes, config.seed)
             if rows:
                 write_rows(folder / PROBES, rows, TASK_SCHEMA)
-        before = None
-        if step.iteration > 0:
-            before = self.steps[f"evaluate-M{step.iteration}"].stage.folder
-        return model_figures(folder, first=first.folder, before=before)
+        before = self.steps[f"evaluate-M{max(step.iteration, 1)}"].stage
+        return model_figures(folder, first=first.folder, before=before.folder)
 
     def _model(self, name: str) -> str:
         return model_path(self.order, name, self.run.config)

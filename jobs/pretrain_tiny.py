@@ -1,12 +1,14 @@
 """Make the embedded base model M0 (models/tiny-m0): a Llama of 0.9M parameters and its tokenizer.
 
-    python jobs/pretrain_tiny.py --out models/tiny-m0
+    python jobs/pretrain_tiny.py --out A --num-updates 10500
+    python jobs/pretrain_tiny.py --out B --start-from A --num-updates 2800 --lr 1e-3 --seed 1
+    python jobs/pretrain_tiny.py --out C --start-from B --num-updates 1500 --lr 8e-4 --seed 2
 
 Data: the endless corpus of psr_ray/seed/corpus.py (arithmetic in words and figures; seeded), 32
-documents an update, 4,500 updates, 14M tokens. Time: 13 minutes on two cores; the job writes it
-beside the weights, with the last loss and the versions (models/tiny-m0/pretraining.json). Plain
-PyTorch, one process: M0 stands for a base model that somebody else made; from M1 on everything runs
-under Ray and DeepSpeed.
+documents an update. The settings, documents, tokens, minutes and versions of the three runs stand
+beside the weights (C is models/tiny-m0; its pretraining.json). Between the runs the corpus gained kinds
+of documents, so that today's corpus gives a like model, not the same. Plain PyTorch, one process: M0
+stands for a base model that somebody else made; from M1 on everything runs under Ray and DeepSpeed.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def correct_characters(folder: Path, task: str = "solve") -> str:
     return characters([bool(row["correct"]) for row in rows if row["answer"] is not None])
 
 
-def model_figures(folder: Path, first: Path, before: Path | None) -> Figures:
+def model_figures(folder: Path, first: Path, before: Path) -> Figures:
     """All figures of an evaluation stage: greedy accuracy, fixed pairs, searches with its own judge,
     samples, probes. ``first`` and ``before``: the evaluations of M1 and of M(k-1)."""
 
@@ -170,9 +170,9 @@ def model_figures(folder: Path, first: Path, before: Path | None) -> Figures:
         figures["hard"] = {
             name: on_hard[name] for name in ("num_problems", "accuracy", "accuracy_se")
         }
-    sampled = rows("sample")
+    searched, sampled = rows("search"), rows("sample")
     figures |= sample_figures(sampled)
-    figures["search"] = search_figures(folder).summary()
-    figures["test_time"] = test_time_figures(solved, rows("search"), sampled)
+    figures["search"] = figures_of(searched).summary()
+    figures["test_time"] = test_time_figures(solved, searched, sampled)
     figures["probes"] = probe_figures(folder, first, before)
     return figures

@@ -84,26 +84,28 @@ def sign(difference: float) -> int:
     return 0 if abs(difference) < 1e-9 else 1 if difference > 0 else -1
 
 
-def rankings_of(folder: Path) -> Rankings:
-    """A later model's scores of the candidates of each probe."""
+def finished_probes(folder: Path) -> list[Row]:
+    """The probe rows of a later model's evaluation, without those that failed."""
     rows = read_rows(shards(output_folder(folder, "probe")))
-    return {row["id"]: row["scores"] for row in rows if row["error"] is None}
+    return [row for row in rows if row["error"] is None]
 
 
-def probe_figures(folder: Path, first: Path, before: Path | None) -> Row:
+def rankings_of(rows: Sequence[Row]) -> Rankings:
+    """A later model's scores of the candidates of each probe."""
+    return {row["id"]: row["scores"] for row in rows}
+
+
+def probe_figures(folder: Path, first: Path, before: Path) -> Row:
     """Figures of a model's probes: agreement with M1 and with the model before, self-reward.
 
     ``first`` and ``before`` are the evaluation folders of M1 and of M(k-1). Rewards are win rates in
     [0, 1] of the model's own step against M1's candidates; M1 itself stands at about one half.
     """
-    rows = [
-        row for row in read_rows(shards(output_folder(folder, "probe"))) if row["error"] is None
-    ]
+    rows = finished_probes(folder)
     if not rows:
         return {}
-    mine = {row["id"]: row["scores"] for row in rows}
-    of_first = first_rankings(first)
-    of_before = of_first if before in (None, first) else rankings_of(before or first)
+    mine, of_first = rankings_of(rows), first_rankings(first)
+    of_before = of_first if before == first else rankings_of(finished_probes(before))
 
     def mean(name: str) -> float | None:
         known = [row[name] for row in rows if row[name] is not None]

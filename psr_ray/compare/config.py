@@ -50,6 +50,14 @@ class CompareConfig(Frozen):
         """The method the others are set against."""
         return next(iter(self.methods))
 
+    def run_name(self, method: str, seed: int) -> str:
+        """Name of a run: its folder, and its record's file."""
+        return f"{method}-seed-{seed}"
+
+    def record(self, method: str, seed: int) -> Path:
+        """File of a run's stored record."""
+        return self.records / f"{self.run_name(method, seed)}.json"
+
     @property
     def records(self) -> Path:
         """Folder of the stored records."""
@@ -90,11 +98,11 @@ def planned_runs(comparison: CompareConfig) -> Iterator[PlannedRun]:
     folder = Path(shared.runs_dir) / comparison.name
     for method, settings in comparison.methods.items():
         for seed in comparison.seeds:
-            name = f"{method}-seed-{seed}"
+            name = comparison.run_name(method, seed)
             own: Overrides = {"name": name, "seed": seed, "runs_dir": str(folder)}
             if method != comparison.reference:
-                own["shared_dir"] = str(folder / f"{comparison.reference}-seed-{seed}")
+                own["shared_dir"] = str(folder / comparison.run_name(comparison.reference, seed))
             config = load_config(
                 comparison.base, assignments(comparison.overrides | settings | own)
             )
-            yield PlannedRun(method, seed, config, comparison.records / f"{name}.json")
+            yield PlannedRun(method, seed, config, comparison.record(method, seed))

@@ -16,7 +16,7 @@ def stored_records(comparison: CompareConfig) -> list[Json]:
     records = []
     for method in comparison.methods:
         for seed in comparison.seeds:
-            record = read_json(comparison.records / f"{method}-seed-{seed}.json")
+            record = read_json(comparison.record(method, seed))
             if record is not None:
                 records.append(record)
     return records

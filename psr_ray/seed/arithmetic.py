@@ -77,12 +77,14 @@ def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tup
     """
     result = operation.apply(value)
     shown = {"A": shown_value(step_a), "B": shown_value(step_b)}
-    lines = [
-        f"{name}: {value} vs {result} {'right' if value == result else 'wrong'}."
-        for name, value in shown.items()
-    ]
+    lines = [f"{mark(name, value, result)}." for name, value in shown.items()]
     verdict = "B" if shown["B"] == result else "A"
     return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
+
+
+def mark(name: str, stated: int | None, wanted: int | None) -> str:
+    """A stated result set beside the right one."""
+    return f"{name}: {stated} vs {wanted} {'right' if stated == wanted else 'wrong'}"
 
 
 def shown_value(step: str) -> int | None:

@@ -2,8 +2,8 @@
 
 None of it is what M1 does: no ``Step n:`` solution, no boxed answer, no judge's verdict. It holds
 written sums, bare equations (some as numbered lists), marked equations, and stories with their sums,
-their equations or their short form. One document in six has values beyond two digits, which no later
-data has but the hard held-out set.
+their equations or their short form. One document in six may have values beyond two digits; no later data
+has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from psr_ray.arithmetic import HIGH, LOW, Plan, draw_operation, draw_plan, split_of, tell
-from psr_ray.seed.arithmetic import slip, work_out
+from psr_ray.seed.arithmetic import mark, slip, work_out
 
 # The splits whose numbers M0 may see in stories; the others stay unseen until they are used.
 SEEN_SPLITS = ("ift", "eft")
@@ -73,7 +73,7 @@ def marked_equations(rng: random.Random) -> Document:
         for name, stated in zip((first, second), shown, strict=True)
     )
     marks = " ".join(
-        f"{name}: {stated} vs {result} {'right' if stated == result else 'wrong'}."
+        f"{mark(name, stated, result)}."
         for name, stated in zip((first, second), shown, strict=True)
     )
     return Document(given, f"{work_out(operation, value)}. {marks}")

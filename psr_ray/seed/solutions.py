@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from psr_ray.answers import extract_boxed
 from psr_ray.arithmetic import HIGH, Plan, generate_problems
-from psr_ray.seed.arithmetic import careless_steps, shown_value, work_out
+from psr_ray.seed.arithmetic import careless_steps, mark, shown_value, work_out
 from psr_ray.seed.pairs import JudgedSolution
 
 # Share of the solutions that stop before their last step, without a box.
@@ -33,10 +33,10 @@ def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
     for number, operation in enumerate(plan.operations, start=1):
         line, wanted = f"{work_out(operation, values[number - 1])}.", values[number]
         if number in (1, len(plan.operations)):
-            stated = shown_value(steps[min(number, len(steps)) - 1])
+            last = min(number, len(steps))
+            stated = shown_value(steps[last - 1])
             right += stated == wanted
-            mark = "right" if stated == wanted else "wrong"
-            line += f" Step {min(number, len(steps))}: {stated} vs {wanted} {mark}, {right}."
+            line += f" {mark(f'Step {last}', stated, wanted)}, {right}."
         lines.append(line)
     points = form + right
     return "\n" + "\n".join([*lines, f"Form {form}. Score: {points}"]), points
