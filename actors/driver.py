@@ -30,7 +30,7 @@ from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA, read_rows, shards, write_rows, write_shard
 from psr_ray.runs import Json, RunDirectory
 from psr_ray.sources import evaluation_files, write_data
-from psr_ray.stages import Step, model_path, needs_first, steps_of
+from psr_ray.stages import Step, model_path, steps_of
 from psr_ray.tasks import output_folder
 from psr_ray.training.worker import TrainingJob
 
@@ -84,8 +84,9 @@ class IterationDriver:
         return facts
 
     def _search(self, step: Step) -> Json:
-        config, k = self.run.config, step.iteration
-        first = self._model("M1") if needs_first(config, k) else None
+        k = step.iteration
+        config = self.run.config.in_iteration(k)
+        first = self._model("M1") if config.method.first_judges else None
         self._engines(step, [f"search-{k}"], config, first)
         return search_figures(step.stage.folder).summary()
 

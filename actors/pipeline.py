@@ -122,6 +122,7 @@ def do_rows(
     """
     from psr_ray.cluster import connected
 
+    config = config.in_iteration(1)
     model = model or config.model.base
     check_model(model, config)
     source = config.data.heldout
@@ -132,7 +133,7 @@ def do_rows(
     rows = problem_rows(source, "heldout", task, config.seed, failures)
     out = out.absolute()
     ids = [row["id"] for row in rows]
-    settings = settings_of(config, *GENERATION, "search", "evaluation")
+    settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
     stage = Stage(task, out, content_key(task, settings | {"model": model, "ids": ids}, []))
     if out.exists() and any(out.iterdir()) and not stage.was_opened:
         raise PsrError(

@@ -39,9 +39,6 @@ class EngineWorker:
         self.folder = folder
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
-        if first is None:  # in iteration 1 the policy is M1
-            method = config.method.model_copy(update={"judge": "policy"})
-            self.config = config.model_copy(update={"method": method})
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:

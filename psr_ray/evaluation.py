@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ Figures = dict[str, Any]
 def standard_error(share: float, num: int) -> float:
     """Standard error of a share of ``num`` independent rows (binomial)."""
     return math.sqrt(share * (1 - share) / num)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and its standard error over the values; None for a single one."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
 
 
 def solution_figures(rows: list[Row]) -> Figures:
@@ -62,12 +72,11 @@ def judge_figures(rows: list[Row]) -> Figures:
         per_pair.append(sum(right) / 2)
         num_unparsable += (first is None) + (second is None)
         num_flips += first is not None and second is not None and (first > 0.5) == (second > 0.5)
-    mean = sum(per_pair) / len(per_pair)
-    variance = sum((value - mean) ** 2 for value in per_pair) / max(len(per_pair) - 1, 1)
+    mean, error = mean_and_error(per_pair)
     return {
         "num_judged_pairs": len(rows),
         "judge_accuracy_fixed": mean,
-        "judge_accuracy_fixed_se": math.sqrt(variance / len(per_pair)),
+        "judge_accuracy_fixed_se": error,
         "order_flip_share_fixed": num_flips / len(rows),
         "unparsable_share_fixed": num_unparsable / (2 * len(rows)),
     }

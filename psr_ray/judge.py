@@ -91,9 +91,15 @@ def scores(candidates: Sequence[Candidate], verdicts: Verdicts) -> list[float]:
     ]
 
 
+def order(a: float, b: float) -> int:
+    """1 where score ``a`` is the higher one, -1 where ``b`` is, 0 where they are equal: sums of the
+    same wins in another order differ in the last bits."""
+    return 0 if abs(a - b) < 1e-9 else 1 if a > b else -1
+
+
 def is_tie(step_scores: Sequence[float]) -> bool:
     """All scores equal: the step says nothing, the search goes back (section 3)."""
-    return max(step_scores) - min(step_scores) < 1e-9
+    return order(max(step_scores), min(step_scores)) == 0
 
 
 @dataclass

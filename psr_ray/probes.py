@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from psr_ray.judge import order
 from psr_ray.rows import Row, read_rows, shards
 from psr_ray.tasks import output_folder
 
@@ -73,15 +74,11 @@ def kendall_tau(a: Rankings, b: Rankings) -> float | None:
     agreement = orders_a = orders_b = 0
     for name in sorted(a.keys() & b.keys()):
         for i, j in combinations(range(len(a[name])), 2):
-            in_a, in_b = sign(a[name][i] - a[name][j]), sign(b[name][i] - b[name][j])
+            in_a, in_b = order(a[name][i], a[name][j]), order(b[name][i], b[name][j])
             agreement += in_a * in_b
             orders_a += in_a != 0
             orders_b += in_b != 0
     return agreement / math.sqrt(orders_a * orders_b) if orders_a and orders_b else None
-
-
-def sign(difference: float) -> int:
-    return 0 if abs(difference) < 1e-9 else 1 if difference > 0 else -1
 
 
 def finished_probes(folder: Path) -> list[Row]:

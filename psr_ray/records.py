@@ -10,7 +10,7 @@ import pyarrow as pa
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.judge import Comparison, Verdict
 from psr_ray.rows import Row
-from psr_ray.search import Search, path_before
+from psr_ray.search import Search
 from psr_ray.seed.pairs import JudgedPair
 from psr_ray.steps import split_steps
 from psr_ray.truth import right_candidates
@@ -149,8 +149,7 @@ def search_row(search: Search) -> Row:
         nothing = [None] * len(step.candidates)
         texts = [candidate.text for candidate in step.candidates]
         truth: Sequence[bool | None] = (
-            right_candidates(search.problem, path_before(search, step), texts, search.unit)
-            or nothing
+            right_candidates(search.problem, step.steps_so_far, texts, search.unit) or nothing
         )
         steps.append(
             {

@@ -30,6 +30,7 @@ class SearchedStep:
 
     number: int
     prefix_ids: tuple[int, ...]
+    steps_so_far: list[str]
     candidates: list[Candidate]
     verdicts: dict[Comparison, Verdict]
     judgements: list[str]
@@ -158,6 +159,7 @@ def search_steps(
         step = SearchedStep(
             number=len(path) + 1,
             prefix_ids=prefix,
+            steps_so_far=so_far,
             candidates=candidates,
             verdicts=ranked.verdicts,
             judgements=ranked.judgements,
@@ -189,16 +191,3 @@ def search_steps(
             return record
     record.end = "max_steps"
     return record
-
-
-def path_before(search: Search, step: SearchedStep) -> list[str]:
-    """The texts of the steps that stood before ``step`` when it was searched."""
-    path: list[str] = []
-    for earlier in search.steps:
-        if earlier is step:
-            break
-        if earlier.outcome == "rolled_back":
-            path = path[:-1]
-        elif earlier.chosen is not None:
-            path.append(earlier.candidates[earlier.chosen].text)
-    return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from psr_ray.judge import VerdictCounts, Verdicts, parse_points, win
+from psr_ray.judge import VerdictCounts, Verdicts, order, parse_points, win
 from psr_ray.records import verdicts_of
 from psr_ray.rows import Row
 
@@ -76,8 +76,7 @@ class SearchFigures:
                 continue
             right, wrong = (one, other) if one["is_right"] else (other, one)
             self.num_one_right += 1
-            difference = right["score"] - wrong["score"]
-            self.num_ranked_right += 0.5 if abs(difference) < 1e-9 else float(difference > 0)
+            self.num_ranked_right += (1 + order(right["score"], wrong["score"])) / 2
         judged = [c["judgement"] for c in candidates if c["judgement"] is not None]
         self.num_points += len(judged)
         self.num_unparsable_points += sum(parse_points(text) is None for text in judged)

@@ -107,11 +107,9 @@ def steps_of(run: RunDirectory) -> list[Step]:
     first = made_by
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
-        settings = settings_of(config, *GENERATION, "search", "method")
+        settings = settings_of(config.in_iteration(k), *GENERATION, "search", "method")
         del settings["method"]["objective"]
-        judges = [first] if needs_first(config, k) else []
-        if not judges:  # in iteration 1 the policy is M1
-            settings["method"]["judge"] = "policy"
+        judges = [first] if config.in_iteration(k).method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])
         settings = settings_of(config, "model.dtype", "method.objective")
@@ -122,12 +120,6 @@ def steps_of(run: RunDirectory) -> list[Step]:
         steps.append(Step("train", k, f"M{k + 1}", made_by))
         evaluate(f"M{k + 1}", made_by, k, probes)
     return steps
-
-
-def needs_first(config: Config, iteration: int) -> bool:
-    """Whether M1 judges beside another policy in an iteration."""
-    method = config.method
-    return method.judge == "first" and method.needs_judge and iteration > 1
 
 
 def model_path(steps: list[Step], model: str, config: Config) -> str:

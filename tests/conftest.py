@@ -8,6 +8,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+class Quiet:
+    """A display that says nothing."""
+
+    def skipped(self, step): ...
+
+    def started(self, step): ...
+
+    def watch(self): ...
+
+    def finished(self, step, manifest): ...
+
+
+@pytest.fixture(scope="session")
+def ray_up():
+    """A local Ray for as long as the tests run."""
+    from psr_ray.cluster import connected
+    from psr_ray.config.file import load_config
+
+    with connected(load_config(ROOT / "configs" / "smoke.yaml")):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)

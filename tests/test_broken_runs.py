@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Quiet
 
 from psr_ray.config.file import load_config
 from psr_ray.seed.arithmetic import ift_problems, judged_pairs
@@ -25,26 +25,6 @@ SETTINGS = (
     "sft.ift_per_batch=0.5",
     "sft.zero_stage=0",
 )
-
-
-class Quiet:
-    """A display that says nothing."""
-
-    def skipped(self, step): ...
-
-    def started(self, step): ...
-
-    def watch(self): ...
-
-    def finished(self, step, manifest): ...
-
-
-@pytest.fixture(scope="module")
-def ray_up():
-    from psr_ray.cluster import connected
-
-    with connected(load_config(SMOKE)):
-        yield
 
 
 def write(path, rows):

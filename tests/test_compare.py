@@ -9,8 +9,9 @@ from conftest import ROOT
 from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
 from psr_ray.compare.evidence import update_evidence
 from psr_ray.compare.results import targets, write_results
-from psr_ray.compare.statistics import bootstrap_interval, mean_and_error, problem_error
+from psr_ray.compare.statistics import bootstrap_interval, problem_error
 from psr_ray.errors import PsrError
+from psr_ray.evaluation import mean_and_error
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import steps_of
 

@@ -19,14 +19,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ray_up():
-    from psr_ray.cluster import connected
-
-    with connected(load_config(ROOT / "configs" / "smoke.yaml")):
-        yield
-
-
-@pytest.fixture(scope="module")
 def preferences(tmp_path_factory):
     """24 pairs and 24 solutions of the embedded problems."""
     folder = tmp_path_factory.mktemp("preferences")

@@ -17,18 +17,10 @@ from numpy.typing import NDArray
 
 from psr_ray.compare.config import CompareConfig
 from psr_ray.errors import PsrError
+from psr_ray.evaluation import mean_and_error
 from psr_ray.runs import Json
 
 Matrix = NDArray[np.float64]  # [seeds, problems]
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and its standard error over the values; None for a single one."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
 
 
 def bootstrap_interval(values_SP: Matrix, num: int, seed: int = 0) -> tuple[float, float]:

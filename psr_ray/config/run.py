@@ -83,9 +83,9 @@ class MethodConfig(Frozen):
     """Loss on the pairs: DPO, or the chosen side's NLL alone (fine-tuning on what was chosen)."""
 
     @property
-    def needs_judge(self) -> bool:
-        """Whether a model judges at all."""
-        return self.ranking in ("pairwise", "points")
+    def first_judges(self) -> bool:
+        """Whether M1 is needed beside the policy."""
+        return self.judge == "first" and self.ranking in ("pairwise", "points")
 
 
 class EngineConfig(Frozen):
@@ -185,6 +185,14 @@ class Config(Frozen):
     def train_source(self, iteration: int) -> SourceConfig:
         """The problems of an iteration, counted from 1."""
         return self.data.train[min(iteration, len(self.data.train)) - 1]
+
+    def in_iteration(self, iteration: int) -> Config:
+        """The config as an iteration sees it: in the first one the policy is M1, so M1 judging
+        (``method.judge: first``) is the policy judging."""
+        if iteration > 1 or self.method.judge == "policy":
+            return self
+        method = self.method.model_copy(update={"judge": "policy"})
+        return self.model_copy(update={"method": method})
 
     @property
     def model_names(self) -> list[str]:
