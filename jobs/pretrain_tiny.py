@@ -32,7 +32,6 @@ from psr_ray.arithmetic import generate_problems
 from psr_ray.rows import pair_row, problem_row
 from psr_ray.seed.arithmetic import judged_pairs
 from psr_ray.seed.corpus import KINDS, documents
-from psr_ray.training.losses import Padded, pad
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -66,9 +65,25 @@ def train_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
     )
 
 
+IGNORED = -100
+Row = tuple[list[int], list[int]]
+
+
+def pad(rows: list[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Given and text of each row, padded on the right: ids [B, L] and labels [B, L], the texts'."""
+    length = max(len(given) + len(text) for given, text in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    labels = torch.full((len(rows), length), IGNORED)
+    for index, (given, text) in enumerate(rows):
+        end = len(given) + len(text)
+        ids[index, :end] = torch.tensor([*given, *text])
+        labels[index, len(given) : end] = torch.tensor(text)
+    return ids, labels
+
+
 def batches(
     tokenizer: Tokenizer, eos_id: int, pad_id: int, size: int, seed: int
-) -> Iterator[Padded]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of documents of like length."""
     rng = random.Random(f"batches/{seed}")
     stream = documents(seed)
@@ -144,14 +159,14 @@ def main(
         seed,
     )
     started, num_tokens, smooth = time.time(), 0, 0.0
-    for update, batch in zip(range(1, num_updates + 1), stream, strict=False):
-        loss = model(input_ids=batch.ids_BL, labels=batch.labels_BL, use_cache=False).loss
+    for update, (ids, labels) in zip(range(1, num_updates + 1), stream, strict=False):
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        num_tokens += batch.ids_BL.numel()
+        num_tokens += ids.numel()
         smooth = loss.item() if update == 1 else 0.98 * smooth + 0.02 * loss.item()
         if update % 250 == 0:
             spent = time.time() - started

@@ -27,7 +27,9 @@ from psr_ray.errors import PsrError
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
 # Raised when a stage's output changes for the same settings: old results are then made again.
-FORMAT = 2
+FORMAT = 3
+# Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
+FINGERPRINT_BYTES = 2**22
 
 Json = dict[str, Any]
 
@@ -57,6 +59,19 @@ def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
     """Key of a stage: its name, the settings it reads, the keys of what it reads."""
     text = json.dumps([FORMAT, stage, settings, list(inputs)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(model: str) -> str:
+    """What a model is, wherever its folder lies: its config and weights; a Hub id as it stands."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            digest.update(file.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

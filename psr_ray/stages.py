@@ -8,17 +8,12 @@ Stages pass nothing but folders of plain files.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from psr_ray.config import Config
-from psr_ray.runs import Json, RunDirectory, Stage
+from psr_ray.runs import Json, RunDirectory, Stage, fingerprint
 from psr_ray.training.worker import MODEL_FOLDER
-
-# Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
-FINGERPRINT_BYTES = 2**22
 
 Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
 
@@ -62,26 +57,13 @@ def method_settings(config: Config, name: str) -> Json:
         "num_workers",
         "cpus_per_worker",
         "use_gpu",
-        "micro_batch_size",
+        "tokens_per_pass",
         "zero_stage",
         "offload_optimizer",
         "gradient_checkpointing",
     }
     values = config.model_dump(mode="json")[name]
     return {key: value for key, value in values.items() if key not in speed}
-
-
-def fingerprint(model: str) -> str:
-    """What a model is, wherever its folder lies: its config and weights; a Hub id as it stands."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
-            digest.update(file.read(FINGERPRINT_BYTES))
-    return digest.hexdigest()
 
 
 GENERATION = ("model.dtype", "model.max_length", "prompts", "judge")

@@ -21,7 +21,7 @@ SETTINGS = (
     "engine.num_engines=[2,2]",
     "sft.lr=2e-3",
     "sft.batch_size=32",
-    "sft.micro_batch_size=16",
+    "sft.tokens_per_pass=2048",
     "sft.ift_per_batch=0.5",
     "sft.zero_stage=0",
 )

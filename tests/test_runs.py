@@ -10,9 +10,9 @@ from conftest import ROOT
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.rows import TASK_SCHEMA, finished_ids, read_rows, write_shard
-from psr_ray.runs import RunDirectory
+from psr_ray.runs import RunDirectory, fingerprint
 from psr_ray.sources import write_data
-from psr_ray.stages import fingerprint, force, steps_of
+from psr_ray.stages import force, steps_of
 
 
 def demo(tmp_path, *overrides):
@@ -48,7 +48,7 @@ def test_a_setting_redoes_its_stage_and_what_follows_and_speed_settings_redo_not
     same = {name for name in base if base[name] == changed[name]}
     assert {"data", "sft", "evaluate-M1", "search-1", "preferences-1"} <= same
     assert not {"train-1", "evaluate-M2", "search-2", "train-3"} & same
-    assert keys("dpo.micro_batch_size=8", "engine.max_num_seqs=64", "sft.num_workers=1") == base
+    assert keys("dpo.tokens_per_pass=1000", "engine.max_num_seqs=64", "sft.num_workers=1") == base
 
 
 def test_the_same_model_under_another_path_is_the_same_and_another_model_is_not(tmp_path):

@@ -15,11 +15,11 @@ from psr_ray.training.examples import (
     eft_example,
     ift_example,
     mixed_batches,
-    shares_of_worker,
     within_length,
 )
 from psr_ray.training.loop import check_first_dpo_loss, learning_rate
-from psr_ray.training.losses import IGNORED, pad, step_dpo_loss
+from psr_ray.training.losses import step_dpo_loss
+from psr_ray.training.units import sft_units
 
 TOKENIZER = load_tokenizer("models/tiny-m0")
 PROMPTS = PromptBuilder(
@@ -45,23 +45,13 @@ def test_mixed_batches_hold_the_share_asked_for():
     assert sorted(eft) == list(range(100, 400))
 
 
-@pytest.mark.parametrize(("workers", "micro"), [(1, 8), (1, 1), (2, 4), (2, 2), (4, 1)])
-def test_any_split_over_workers_sees_the_same_rows(workers, micro):
-    batch = list(range(100, 108))
-    shares = [shares_of_worker(batch, rank, workers, micro) for rank in range(workers)]
-    assert sorted(i for share in shares for part in share for i in part) == batch
-    assert len({len(share) for share in shares}) == 1
-
-
 def test_examples_close_with_eos_and_score_the_completion_only():
     [problem] = generate_problems("ift", 1, seed=0)
     ift = ift_example(problem_row("solve", problem), PROMPTS)
     assert ift.completion_ids[-1] == TOKENIZER.eos_token_id
     assert PROMPTS.decode(ift.completion_ids) == problem.solution
-    batch = pad([(ift.prompt_ids, ift.completion_ids)], pad_id=1)
-    scored = batch.labels_BL[0] != IGNORED
-    assert int(scored.sum()) == len(ift.completion_ids)
-    assert batch.ids_BL[0][scored].tolist() == list(ift.completion_ids)
+    [unit] = sft_units([ift], [0])
+    assert unit.tree.paths() == [(list(ift.prompt_ids), list(ift.completion_ids))]
 
 
 def test_judge_examples_teach_reasoning_or_the_verdict_alone():
@@ -80,7 +70,7 @@ def test_rows_that_do_not_fit_are_counted_and_never_cut():
     examples = [ift_example(row, PROMPTS) for row in rows]
     lengths = sorted(map(len, examples))
     fitting, dropped = within_length(examples, lengths[9])
-    assert dropped == sum(length > lengths[9] for length in lengths)
+    assert set(dropped) == {e.id for e in examples if len(e) > lengths[9]}
     assert all(example in examples for example in fitting)
 
 

@@ -159,17 +159,11 @@ class Config(Frozen):
     @model_validator(mode="after")
     def fits_together(self) -> Config:
         for name, training in (("sft", self.sft), ("dpo", self.dpo)):
-            per_pass = training.micro_batch_size * training.num_workers
-            if training.batch_size % per_pass:
+            if training.tokens_per_pass < self.model.max_length:
                 raise ValueError(
-                    f"`{name}.batch_size` ({training.batch_size}) must be a multiple of "
-                    f"micro_batch_size × num_workers ({per_pass})"
+                    f"`{name}.tokens_per_pass` ({training.tokens_per_pass}) must be at least "
+                    f"`model.max_length` ({self.model.max_length}): the longest row needs as many"
                 )
-        if self.dpo.solutions_per_batch % self.dpo.num_workers:
-            raise ValueError(
-                f"`dpo.solutions_per_batch` ({self.dpo.solutions_per_batch}) must be a multiple of "
-                f"`dpo.num_workers` ({self.dpo.num_workers})"
-            )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
         if not self.data.train:

@@ -27,8 +27,10 @@ class TrainingConfig(Frozen):
     """Passes over the rows; may be a fraction."""
     batch_size: Positive = 32
     """Rows of an optimizer step, over all workers."""
-    micro_batch_size: Positive = 1
-    """Rows of one forward pass of a worker; accumulation makes up the rest."""
+    tokens_per_pass: Positive = 8192
+    """Most tokens of one forward pass of a worker, which holds several rows or searches side by side;
+    accumulation makes up the rest. A search with more is cut where a step ends, its prefix repeated;
+    a pair with more is left out, counted and named."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of steps with rising learning rate (paper: not stated; Step-DPO uses 0.1)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

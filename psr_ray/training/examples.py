@@ -1,7 +1,7 @@
 """Training rows as token ids, and the order in which they are seen.
 
-The order depends on seed and batch size alone: any number of workers and any micro-batch size see
-the same rows in the same optimizer step.
+The order depends on seed and batch size alone: any number of workers and any token budget see the
+same rows in the same optimizer step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from psr_ray.rows import Row, pair_of
 class SFTExample:
     """A prompt and the completion to learn; the loss covers the completion only."""
 
+    id: str
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
 
@@ -30,8 +31,13 @@ class SFTExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """A step preference: problem and steps so far, then the better or the worse next step."""
+    """A step preference: problem and steps so far, then the better or the worse next step.
 
+    ``search`` names the search it comes from: its pairs share their prefix.
+    """
+
+    id: str
+    search: str
     prompt_ids: tuple[int, ...]
     chosen_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
@@ -50,9 +56,8 @@ def ift_example(row: Row, prompts: PromptBuilder) -> SFTExample:
     if not row["solution"]:
         raise PsrError(f"IFT row {row['id']}: no `solution`; IFT rows need one in steps")
     end = (prompts.tokenizer.eos_token_id,)
-    return SFTExample(
-        prompts.solve_ids(row["problem"]), encode(prompts.tokenizer, row["solution"]) + end
-    )
+    completion = encode(prompts.tokenizer, row["solution"]) + end
+    return SFTExample(row["id"], prompts.solve_ids(row["problem"]), completion)
 
 
 def eft_example(row: Row, prompts: PromptBuilder, judge: JudgeConfig) -> SFTExample:
@@ -62,36 +67,45 @@ def eft_example(row: Row, prompts: PromptBuilder, judge: JudgeConfig) -> SFTExam
     end = (prompts.tokenizer.eos_token_id,)
     if judge.mode == "explain":
         completion = encode(prompts.tokenizer, pair.judgement)
-        return SFTExample(prompts.judge_ids(*arguments), completion + end)
+        return SFTExample(row["id"], prompts.judge_ids(*arguments), completion + end)
     opening = encode(prompts.tokenizer, VERDICT_OPENING)
     whole = encode(prompts.tokenizer, f"{VERDICT_OPENING}{pair.verdict}]]")
-    return SFTExample(prompts.verdict_ids(*arguments), whole[len(opening) :] + end)
+    return SFTExample(row["id"], prompts.verdict_ids(*arguments), whole[len(opening) :] + end)
 
 
 def points_example(row: Row, prompts: PromptBuilder) -> SFTExample:
     """A judged whole solution: reasoning and points."""
     end = (prompts.tokenizer.eos_token_id,)
     completion = encode(prompts.tokenizer, row["judgement"])
-    return SFTExample(prompts.points_ids(row["problem"], [row["solution"]]), completion + end)
+    prompt = prompts.points_ids(row["problem"], [row["solution"]])
+    return SFTExample(row["id"], prompt, completion + end)
 
 
 def preference_example(row: Row) -> PreferenceExample:
     """A row of the step-preference files."""
     return PreferenceExample(
-        tuple(row["prompt_ids"]), tuple(row["chosen_ids"]), tuple(row["rejected_ids"])
+        row["id"],
+        row["problem_id"],
+        tuple(row["prompt_ids"]),
+        tuple(row["chosen_ids"]),
+        tuple(row["rejected_ids"]),
     )
 
 
 def solution_example(row: Row) -> SFTExample:
     """A row of the solution files: a prompt and all chosen steps, as sampled."""
-    return SFTExample(tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
+    return SFTExample(row["id"], tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
 
 
-def within_length(examples: Iterable[Any], max_length: int) -> tuple[list[Any], int]:
-    """The examples that fit, whole, and how many did not; nothing is ever cut."""
-    everything = list(examples)
-    fitting = [example for example in everything if len(example) <= max_length]
-    return fitting, len(everything) - len(fitting)
+def within_length(examples: Iterable[Any], max_length: int) -> tuple[list[Any], list[str]]:
+    """The examples that fit, whole, and the ids of those that did not; nothing is ever cut."""
+    fitting, dropped = [], []
+    for example in examples:
+        if len(example) <= max_length:
+            fitting.append(example)
+        else:
+            dropped.append(example.id)
+    return fitting, dropped
 
 
 def cycle(num_rows: int, rng: random.Random) -> Iterable[int]:
@@ -113,6 +127,29 @@ def batches(num_rows: int, num_epochs: float, batch_size: int, seed: int) -> lis
     return [
         [next(stream) for _ in range(batch_size)]
         for _ in range(num_steps(num_rows, num_epochs, batch_size))
+    ]
+
+
+def batches_by_search(
+    pairs: Sequence[PreferenceExample], num_epochs: float, batch_size: int, seed: int
+) -> list[list[int]]:
+    """Indices of the pairs of every optimizer step, all with ``batch_size`` pairs.
+
+    Searches come in a new random order each epoch, the pairs of one side by side and from the first
+    step to the last: they are scored as one token tree, or two where a batch ends in between.
+    """
+    searches: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        searches.setdefault(pair.search, []).append(index)
+    groups = [sorted(g, key=lambda i: len(pairs[i].prompt_ids)) for g in searches.values()]
+    stream = (
+        index
+        for group in cycle(len(groups), random.Random(f"order/{seed}"))
+        for index in groups[group]
+    )
+    return [
+        [next(stream) for _ in range(batch_size)]
+        for _ in range(num_steps(len(pairs), num_epochs, batch_size))
     ]
 
 
@@ -144,16 +181,3 @@ def mixed_batches(
         [next(ift) for _ in range(from_ift)] + [num_ift + next(eft) for _ in range(from_eft)]
         for _ in range(steps)
     ]
-
-
-def by_length(plan: list[list[int]], examples: Sequence[Any]) -> list[list[int]]:
-    """The same batches, each from short to long rows: micro-batches then hold little padding."""
-    return [sorted(batch, key=lambda index: len(examples[index])) for batch in plan]
-
-
-def shares_of_worker(
-    batch: Sequence[int], rank: int, num_workers: int, micro: int
-) -> list[list[int]]:
-    """A worker's micro-batches of one optimizer step; every worker has as many."""
-    mine = batch[rank::num_workers]
-    return [list(mine[i : i + micro]) for i in range(0, len(mine), micro)]

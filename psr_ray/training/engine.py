@@ -1,0 +1,112 @@
+"""The policy under DeepSpeed, and its export as a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import deepspeed
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.integrations import HfDeepSpeedConfig
+
+from psr_ray.config import TrainingConfig
+from psr_ray.training.packs import PackScorer, register_attention
+
+if TYPE_CHECKING:
+    from psr_ray.training.worker import TrainingJob
+
+
+def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
+    """DeepSpeed's settings for ours. The loop itself says where a step ends: the number of forward
+    passes differs from step to step."""
+    zero: dict[str, Any] = {"stage": training.zero_stage}
+    if training.offload_optimizer and training.zero_stage:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.max_grad_norm,
+        "zero_optimization": zero,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16"},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": training.lr,
+                "betas": list(training.betas),
+                "weight_decay": training.weight_decay,
+                "torch_adam": not training.offload_optimizer,
+            },
+        },
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def build_engine(job: TrainingJob) -> tuple[Any, Any]:
+    """DeepSpeed's engine, which scores packs with the policy, and the policy itself."""
+    training = job.training
+    if not training.use_gpu:
+        # The shared-memory op needs a C++ compiler and a minute; under Ray it is never used (it
+        # wants LOCAL_SIZE), so gloo does the work either way.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    settings = deepspeed_config(training, job.config.model.dtype)
+    # With ZeRO-3 this must exist while the model is loaded: it then loads shard by shard.
+    keep = HfDeepSpeedConfig(settings) if training.zero_stage == 3 else None
+    torch.manual_seed(job.config.seed)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model,
+        dtype=getattr(torch, job.config.model.dtype),
+        trust_remote_code=job.config.model.trust_remote_code,
+        use_safetensors=True,
+        attn_implementation=register_attention(),
+    )
+    if training.gradient_checkpointing:
+        # ZeRO-3 gathers weights by hooks that only the reentrant kind runs again
+        reentrant = training.zero_stage == 3
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        if reentrant and training.lora is not None:
+            model.enable_input_require_grads()
+    if training.lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        targets = training.lora.target_modules
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                r=training.lora.rank,
+                lora_alpha=training.lora.alpha,
+                lora_dropout=0.0,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
+    engine, *_ = deepspeed.initialize(
+        model=PackScorer(model),
+        model_parameters=[p for p in model.parameters() if p.requires_grad],
+        config=settings,
+    )
+    engine.train()
+    del keep
+    return engine, model
+
+
+def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
+    """Write a plain Hugging Face folder; a LoRA update is merged into the weights first."""
+    from psr_ray.training.worker import MODEL_FOLDER
+
+    final = job.out / MODEL_FOLDER
+    unfinished = job.out / f".{MODEL_FOLDER}"
+    with deepspeed.zero.GatheredParameters(
+        list(model.parameters()), modifier_rank=0, enabled=job.training.zero_stage == 3
+    ):
+        if rank == 0:
+            if job.training.lora is not None:
+                model = model.merge_and_unload()
+            state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+            model.save_pretrained(unfinished, state_dict=state, safe_serialization=True)
+            tokenizer.save_pretrained(unfinished)
+            shutil.rmtree(final, ignore_errors=True)  # left by a run that died before its manifest
+            os.replace(unfinished, final)

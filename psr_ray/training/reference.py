@@ -1,0 +1,128 @@
+"""The reference's log-probabilities: computed once, stored beside the pairs, refused when in doubt.
+
+They come from the same packed forward pass as the policy's. A store carries a content key of the model
+and of every token it was made from; one with another key, other rows or a missing value is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from psr_ray.errors import PsrError
+from psr_ray.training.distributed import Worker
+from psr_ray.training.examples import PreferenceExample
+from psr_ray.training.packs import pack_trees
+from psr_ray.training.trees import token_tree
+from psr_ray.training.units import Unit, pair_units, passes_of
+
+FOLDER = "reference"
+# Nats a token by which a packed and a single forward pass may differ.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
+NAMES = ("chosen_logp", "rejected_logp")
+
+
+def reference_key(model: str, dtype: str, pairs: Sequence[PreferenceExample]) -> str:
+    """Content key: the model's fingerprint, its number type, and the ids of every pair."""
+    digest = hashlib.sha256(f"{model}/{dtype}".encode())
+    for pair in pairs:
+        digest.update(repr((pair.id, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
+    return digest.hexdigest()
+
+
+def write_reference(
+    folder: Path, key: str, pairs: Sequence[PreferenceExample], table: torch.Tensor
+) -> Path:
+    """Store [2, N] log-probabilities; the file appears only when it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key[:16]}.parquet"
+    columns = {"id": [pair.id for pair in pairs], "key": [key] * len(pairs)}
+    rows = columns | dict(zip(NAMES, table.tolist(), strict=True))
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    pq.write_table(pa.table(rows), unfinished)
+    os.replace(unfinished, path)
+    return path
+
+
+def read_reference(
+    folder: Path, key: str, pairs: Sequence[PreferenceExample]
+) -> torch.Tensor | None:
+    """The stored [2, N] log-probabilities; None where there are none.
+
+    Raises ``PsrError`` where a store is of other pairs or another model, or not whole.
+    """
+    path = folder / f"{key[:16]}.parquet"
+    if not path.exists():
+        return None
+    remedy = f"delete {path} to have it computed again"
+    try:
+        rows = pq.read_table(path).to_pydict()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PsrError(f"reference log-probabilities cannot be read: {error}; {remedy}") from error
+    if set(rows.get("key", ())) != {key} or rows.get("id") != [pair.id for pair in pairs]:
+        raise PsrError(f"reference log-probabilities of other pairs or another model; {remedy}")
+    table = torch.tensor([rows[name] for name in NAMES], dtype=torch.float64)
+    if not bool(table.isfinite().all()):
+        raise PsrError(f"reference log-probabilities with missing values; {remedy}")
+    return table
+
+
+@torch.no_grad()
+def check_packing(
+    engine: Any, units: Sequence[Unit], tolerance: float, device: torch.device
+) -> None:
+    """Score the two smallest units in one pack, and each of their completions alone. Where the two
+    differ by more than ``tolerance`` nats a token, the model's attention does not follow the tree.
+
+    Raises ``PsrError`` with what was seen.
+    """
+    trees = [unit.tree for unit in sorted(units, key=lambda unit: len(unit.tree))[:2]]
+    engine.eval()
+    pack = pack_trees(trees).to(device)
+    packed_C = engine(pack)
+    alone_C = torch.cat(
+        [
+            engine(pack_trees([token_tree([path])]).to(device))
+            for tree in trees
+            for path in tree.paths()
+        ]
+    )
+    engine.train()
+    difference = float(((packed_C - alone_C).abs() / pack.lengths_C).max())
+    if not difference <= tolerance:
+        raise PsrError(
+            f"packed and single log-probabilities differ by {difference:.2g} nats a token: the "
+            "model's attention does not follow token trees (it must pass what its forward is given "
+            "on to transformers' attention interface, as Llama, Qwen2 and their like do)"
+        )
+
+
+@torch.no_grad()
+def reference_logps(
+    engine: Any, pairs: Sequence[PreferenceExample], worker: Worker, budget: int
+) -> torch.Tensor:
+    """Log-probabilities [2, N] of all chosen and rejected steps under the weights as they are.
+
+    Every worker does its share and all share the whole; NaN stands where nobody filled in.
+    """
+    engine.eval()
+    table = torch.full((2, len(pairs)), math.nan, dtype=torch.float64)
+    units = pair_units(pairs, range(len(pairs)), budget)
+    for part in passes_of(units, worker.rank, worker.num_workers, budget):
+        pack = pack_trees([unit.tree for unit in part.units]).to(worker.device)
+        logps_C = engine(pack)
+        table[:, part.rows] = logps_C.view(-1, 2).T.double().cpu()
+    for other in worker.gather(table):
+        table = torch.where(table.isnan(), other, table)
+    if bool(table.isnan().any()):
+        raise PsrError("reference log-probabilities are incomplete or NaN: the model is broken")
+    engine.train()
+    return table

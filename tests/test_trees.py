@@ -1,0 +1,264 @@
+"""Token trees give each completion what a sequence of its own gives: layout, values, gradients."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from psr_ray.errors import PsrError
+from psr_ray.training.examples import PreferenceExample, batches_by_search
+from psr_ray.training.packs import (
+    PackScorer,
+    Span,
+    dense_mask,
+    pack_trees,
+    register_attention,
+    selected_logps,
+)
+from psr_ray.training.reference import (
+    check_packing,
+    read_reference,
+    reference_key,
+    write_reference,
+)
+from psr_ray.training.trees import balance, fill, token_tree
+from psr_ray.training.units import Unit, pair_tree, pair_units, passes_of
+
+VOCAB = 50
+ids = st.lists(st.integers(1, 3), min_size=1, max_size=6)
+paths = st.lists(st.tuples(ids.map(lambda rest: [1, *rest]), ids), min_size=1, max_size=6)
+
+
+def search_pairs(num_steps, rng, name="s", prompt=9, step=5, shared=2):
+    """Pairs as a search gives them: chosen and rejected begin alike; the chosen one goes on."""
+    prefix = [rng.randrange(VOCAB) for _ in range(prompt)]
+    pairs = []
+    for number in range(num_steps):
+        chosen = [rng.randrange(VOCAB) for _ in range(step)]
+        rejected = chosen[:shared] + [rng.randrange(VOCAB) for _ in range(step - shared)]
+        pair = PreferenceExample(
+            f"{name}#{number}", name, tuple(prefix), tuple(chosen), tuple(rejected)
+        )
+        pairs.append(pair)
+        prefix = prefix + chosen
+    return pairs
+
+
+def model(kind, **settings):
+    torch.manual_seed(0)
+    config, cls = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    }[kind]
+    sizes = {
+        "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    return cls(config(**sizes | settings, attn_implementation=register_attention()))
+
+
+def plain_logps(causal, paths):
+    """Per-token log-probabilities of each completion, in a sequence of its own, by transformers."""
+    rows = []
+    for prompt, completion in paths:
+        whole = torch.tensor([[*prompt, *completion]])
+        logits = causal(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        rows.append(logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0])
+    return rows
+
+
+@given(paths)
+def test_a_tree_holds_its_paths_and_each_prefix_once(paths):
+    tree = token_tree(paths)
+    assert tree.paths() == [(list(p), list(c)) for p, c in paths]
+    prefixes = {tuple([*p, *c][: n + 1]) for p, c in paths for n in range(len(p) + len(c))}
+    assert len(tree) == len(prefixes)
+    for node, parent in enumerate(tree.parents):
+        assert tree.positions[node] == (0 if parent < 0 else tree.positions[parent] + 1)
+
+
+@given(paths)
+def test_ends_and_runs_say_who_is_an_ancestor(paths):
+    tree = token_tree(paths)
+    ancestors = []
+    for node, parent in enumerate(tree.parents):
+        ancestors.append({node} | (ancestors[parent] if parent >= 0 else set()))
+        by_ends = {k for k in range(len(tree)) if k <= node < tree.ends[k]}
+        assert by_ends == ancestors[node]
+    seen = []
+    for run in tree.runs:
+        before = {k for a, b in run.before for k in range(a, b)}
+        for node in range(run.start, run.stop):
+            assert before | set(range(run.start, node + 1)) == ancestors[node]
+            seen.append(node)
+    assert seen == list(range(len(tree)))
+
+
+def test_what_is_no_tree_is_refused():
+    with pytest.raises(ValueError, match="different tokens"):
+        token_tree([([1], [2]), ([3], [2])])
+    with pytest.raises(ValueError, match="needs a prompt"):
+        token_tree([([], [2])])
+    with pytest.raises(ValueError, match="at least one"):
+        token_tree([])
+
+
+FORESTS = {
+    "one tree": [4],
+    "many trees": [4, 1, 3],
+    "one pair": [1],
+}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("name", FORESTS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_log_probabilities_and_gradients_equal_those_of_sequences_alone(kind, name, dense):
+    rng = random.Random(name)
+    searches = [search_pairs(num, rng, str(i)) for i, num in enumerate(FORESTS[name])]
+    trees = [pair_tree(pairs) for pairs in searches]
+    causal = model(kind)
+    pack = pack_trees(trees)
+    if dense:  # the whole mask at once, as FlexAttention has it
+        size = len(pack.ids_S)
+        span = Span(0, size, ((0, size),), dense_mask(pack.ends_S))
+        pack = pack.__class__(**vars(pack) | {"spans": (span,)})
+    assert_equal(causal, pack, [path for tree in trees for path in tree.paths()])
+
+
+def assert_equal(causal, pack, paths):
+    packed = PackScorer(causal, chunk=7)(pack)
+    alone = torch.stack([row.sum() for row in plain_logps(causal, paths)])
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-5)
+    weights = torch.linspace(-1, 1, len(alone)) + 0.1
+    names = [name for name, _ in causal.named_parameters()]
+    gradients = []
+    for values in (packed, alone):
+        causal.zero_grad()
+        (values * weights).sum().backward()
+        gradients.append([parameter.grad for parameter in causal.parameters()])
+    for parameter, one, other in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()), msg=parameter
+        )
+
+
+def test_a_branch_is_predicted_by_its_parent_and_may_be_one_token():
+    """Each token's log-probability, a rejected step of a single token among them."""
+    causal = model("llama")
+    paths = [
+        ([5, 6, 7], [8, 9]),
+        ([5, 6, 7], [4]),
+        ([5, 6, 7, 8, 9], [3, 2]),
+        ([5, 6, 7, 8, 9], [1]),
+    ]
+    tree = token_tree(paths)
+    assert [len(run.before) for run in tree.runs] == [0, 1, 1]
+    singles = [
+        token_tree([([*prompt, *completion[:n]], [completion[n]])])
+        for prompt, completion in paths
+        for n in range(len(completion))
+    ]
+    assert_equal(causal, pack_trees([tree]), paths)
+    each = PackScorer(causal)(pack_trees(singles))
+    torch.testing.assert_close(each, torch.cat(plain_logps(causal, paths)), rtol=1e-4, atol=1e-5)
+
+
+def test_logits_in_chunks_are_the_logits_at_once():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, VOCAB)
+    labels = torch.randint(VOCAB, (20,))
+    results = []
+    for chunk in (20, 6):
+        head.zero_grad()
+        hidden = torch.arange(160.0).view(20, 8).sin().requires_grad_()
+        logps = selected_logps(hidden, labels, head, chunk)
+        logps.square().sum().backward()
+        results.append((logps, hidden.grad, head.weight.grad.clone()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_whose_attention_does_not_follow_the_tree_is_refused():
+    pairs = search_pairs(2, random.Random(0))
+    units = [Unit(pair_tree(pairs), (0, 1)), Unit(pair_tree(pairs[:1]), (0,))]
+    scorer = PackScorer(model("llama"))
+    check_packing(scorer, units, 1e-3, torch.device("cpu"))
+    scorer.model.set_attn_implementation("sdpa")  # knows nothing of packs
+    with pytest.raises(PsrError, match="does not follow token trees"):
+        check_packing(scorer, units, 1e-3, torch.device("cpu"))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 4))
+def test_filling_and_balancing_lose_nothing(sizes, workers):
+    groups = fill(sizes, 50)
+    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in group) <= 50 for group in groups)
+    shares = balance(sizes, workers)
+    loads = [sum(sizes[i] for i in share) for share in shares]
+    assert sorted(i for share in shares for i in share) == list(range(len(sizes)))
+    assert max(loads) - min(loads) <= max(sizes)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 8), st.integers(20, 80), st.integers(1, 3))
+def test_a_tree_over_the_budget_is_cut_between_pairs(num_steps, budget, workers):
+    pairs = search_pairs(num_steps, random.Random(num_steps)) + search_pairs(
+        2, random.Random(9), "t"
+    )
+    units = pair_units(pairs, range(len(pairs)), budget)
+    assert sorted(row for unit in units for row in unit.rows) == list(range(len(pairs)))
+    for unit in units:
+        assert len(unit.tree) <= budget or len(unit.rows) == 1
+        expected = [
+            (list(pairs[row].prompt_ids), list(ids))
+            for row in unit.rows
+            for ids in (pairs[row].chosen_ids, pairs[row].rejected_ids)
+        ]
+        assert unit.tree.paths() == expected
+    passes = [passes_of(units, rank, workers, budget) for rank in range(workers)]
+    assert len({len(part) for part in passes}) == 1
+    rows = [row for parts in passes for part in parts if part.counts for row in part.rows]
+    assert sorted(rows) == list(range(len(pairs)))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 3))
+def test_batches_keep_searches_together_and_see_each_pair_once(lengths, size, seed):
+    rng = random.Random(0)
+    pairs = [pair for i, num in enumerate(lengths) for pair in search_pairs(num, rng, str(i))]
+    rng.shuffle(pairs)
+    plan = batches_by_search(pairs, 1, size, seed)
+    seen = [i for batch in plan for i in batch]
+    assert all(len(batch) == size for batch in plan)
+    first = seen[: len(pairs)]
+    assert len(set(first)) == len(first)
+    names = [pairs[i].search for i in first]
+    changes = sum(a != b for a, b in itertools.pairwise(names))
+    assert changes == len(set(names)) - 1
+    steps = [(pairs[i].search, len(pairs[i].prompt_ids)) for i in first]
+    assert all(a[0] != b[0] or a[1] < b[1] for a, b in itertools.pairwise(steps))
+
+
+def test_a_reference_store_in_doubt_is_an_error(tmp_path):
+    pairs = search_pairs(3, random.Random(0))
+    key = reference_key("model", "float32", pairs)
+    assert read_reference(tmp_path, key, pairs) is None
+    table = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0]], dtype=torch.float64)
+    path = write_reference(tmp_path, key, pairs, table)
+    torch.testing.assert_close(read_reference(tmp_path, key, pairs), table)
+
+    assert reference_key("other", "float32", pairs) != key
+    assert reference_key("model", "float32", pairs[:2]) != key
+    with pytest.raises(PsrError, match="other pairs"):
+        read_reference(tmp_path, key, pairs[:2])
+    table[1, 2] = float("nan")
+    write_reference(tmp_path, key, pairs, table)
+    with pytest.raises(PsrError, match="missing values"):
+        read_reference(tmp_path, key, pairs)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(PsrError, match="cannot be read"):
+        read_reference(tmp_path, key, pairs)
