@@ -187,7 +187,6 @@ def compare(
 @user_errors
 def results(
     config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the comparison")],
-    page: Annotated[Path, typer.Option(help="page to write")] = Path("docs/results.md"),
     check: Annotated[
         bool, typer.Option("--check", help="only say whether it is up to date")
     ] = False,
@@ -199,7 +198,7 @@ def results(
 
     comparison = load_comparison(config)
     evidence, stale = update_evidence(comparison, check=check)
-    changed = stale + write_results(evidence, page, check=check)
+    changed = stale + write_results(evidence, comparison.results_page, check=check)
     names = ", ".join(map(str, changed)) or "nothing"
     if check and changed:
         raise PsrError(f"{names}: not what the records give; run `make results`")

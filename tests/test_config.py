@@ -40,7 +40,7 @@ def test_config_imports_nothing_heavy():
         ("search.num_candidates=1", "search.num_candidates: Input should be greater than"),
         ("search.temperature=-1", "search.temperature: Input should be greater than"),
         ("engine.kv_cache_gib=null", "`kv_cache_gib` must be set"),
-        ("sft.batch_size=33", "`sft.batch_size` (33) must be a multiple"),
+        ("sft.tokens_per_pass=33", "`sft.tokens_per_pass` (33) must be at least"),
         ("search.max_step_tokens=9999", "must be below `model.max_length`"),
         ("data.ift.path=x.jsonl", "`path` and `kind: file` go together"),
         ("nothing", "write KEY=VALUE"),

@@ -2,7 +2,7 @@
 
 from scripted import character_prompts, drive
 
-from psr_ray.arithmetic import Plan, generate_problems
+from psr_ray.arithmetic import Plan, generate_problems, stated_value
 from psr_ray.config import Config
 from psr_ray.judge import parse_points, points_scores
 from psr_ray.preferences import preferences_of, solution_of
@@ -121,17 +121,21 @@ def test_seed_points_add_up_and_follow_the_truth():
     plan = Plan.from_key("82-19/7")
     text, points = points_judgement(plan, ["Step 1: 82-19=63", "Step 2: 63/7=8 \\boxed{8}"])
     assert text == (
-        "\n82-19: 12-9=3, 8-1-1=6, so 63. Step 1: 63 vs 63 right, 1."
-        "\n63/7: 6/7=0 r 6, 63/7=9, so 9. Step 2: 8 vs 9 wrong, 1."
-        "\nForm 3. Score: 4"
+        "\n82-19: 12-9=3, 8-1-1=6, so 63. A: 63 vs 63 right, 1."
+        "\n63/7: 6/7=0 r 6, 63/7=9, so 9. B: 8 vs 9 wrong, 1."
+        "\nForm 1. Score: 2"
     )
-    assert points == 4
+    assert points == 2
+    text, points = points_judgement(plan, ["Step 1: 82-19=63"])
+    assert text.endswith("B missing, 1.\nForm 0. Score: 1")
     judged = list(judged_solutions(200, seed=1))
-    assert {parse_points(item.judgement) for item in judged} >= {3, 4, 5}
+    assert {parse_points(item.judgement) for item in judged} >= {1, 2, 3, 4, 5}
     for item in judged:
         assert parse_points(item.judgement) == item.points
-        right = item.solution.endswith(f"\\boxed{{{item.problem.answer}}}")
-        assert right or item.points < 5
+        values = Plan.from_key(item.problem.plan).values()[1:]
+        steps = item.solution.splitlines()
+        right = [stated_value(step) for step in steps] == values
+        assert (item.points == min(len(values), 4) + 1) == (right and "boxed" in steps[-1])
 
 
 def test_hard_problems_have_more_steps_and_larger_numbers():

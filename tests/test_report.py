@@ -112,7 +112,7 @@ def test_the_plan_knows_each_stage_before_anything_runs(tmp_path):
     console = Console(width=200, file=io.StringIO())
     print_plan(config, console)
     text = console.file.getvalue()
-    assert "1050 optimizer steps" in text  # 4 solutions and 4 judged rows a step
+    assert "1200 optimizer steps" in text  # 4 solutions and 4 judged rows a step
     assert text.count("to do") == 16
     assert "0.9M parameters" in text
     assert not any(tmp_path.iterdir())

@@ -35,6 +35,8 @@ class CompareConfig(Frozen):
     """Runs done at once on the cluster."""
     results_dir: str = "results"
     """Where the small records of finished runs are stored; commit this folder."""
+    page: str | None = None
+    """Results page to write, its figures in a folder beside it; null: `results_dir`/`name`.md."""
     num_bootstrap: Annotated[int, Field(ge=100)] = 10_000
     """Resamples of seeds and problems for the intervals."""
 
@@ -67,6 +69,11 @@ class CompareConfig(Frozen):
     def evidence(self) -> Path:
         """The comparison's figures."""
         return Path(self.results_dir) / f"{self.name}.json"
+
+    @property
+    def results_page(self) -> Path:
+        """The page about them."""
+        return Path(self.page) if self.page else self.evidence.with_suffix(".md")
 
 
 def load_comparison(path: str | Path) -> CompareConfig:

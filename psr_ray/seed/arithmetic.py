@@ -117,15 +117,21 @@ def stays_in_range(operations: Sequence[Operation], value: int) -> bool:
     return LOW <= value <= HIGH
 
 
-def careless_steps(plan: Plan, slip_share: float, rng: random.Random) -> list[str]:
-    """A solution by somebody who forgets this share of the carries and borrows, and goes on from
-    the wrong value as if nothing had happened."""
+def careless_steps(
+    plan: Plan, slip_share: float, rng: random.Random, other_slips: float = 0.0
+) -> list[str]:
+    """A solution by somebody who forgets this share of the carries and borrows, makes other slips in
+    ``other_slips`` of the steps, and goes on from the wrong value as if nothing had happened."""
     lines, value = [], plan.start
     for index, operation in enumerate(plan.operations):
         result = operation.apply(value)
         wrong = forgets_carry(operation, value)
         rest = plan.operations[index + 1 :]
-        if wrong is not None and rng.random() < slip_share and stays_in_range(rest, wrong):
+        if wrong is not None and rng.random() >= slip_share:
+            wrong = None
+        if wrong is None and rng.random() < other_slips:
+            wrong = slip(operation, value, rng)
+        if wrong is not None and stays_in_range(rest, wrong):
             result = wrong
         assert result is not None
         lines.append(finish(plan, index, operation.equation(value, result)))

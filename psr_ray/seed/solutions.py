@@ -1,18 +1,20 @@
 """EFT for a judge of whole solutions: 0 to 5 additive points (arXiv 2401.10020, in miniature).
 
-The judge works the problem out itself and sets the first and the last result beside its own, each
-where its own stands; then it adds three points of form, one each for being in steps, for a boxed
-answer and for as many steps as the story has operations::
+The judge sees the solution's steps under letters. It works the problem out itself and sets each step's
+result beside its own, where its own stands. One point for each of the last four steps that is right,
+counted as it goes; then one for the form: as many steps as the story has operations, the last with a
+boxed answer::
 
     Work:
-    82-19: 12-9=3, 8-1-1=6, so 63. Step 1: 63 vs 63 right, 1.
-    63/7: 6/7=0 r 6, 63/7=9, so 9. Step 2: 8 vs 9 wrong, 1.
-    Form 3. Score: 4
+    82-19: 12-9=3, 8-1-1=6, so 63. A: 63 vs 63 right, 1.
+    63/7: 6/7=0 r 6, 63/7=9, so 9. B: 8 vs 9 wrong, 1.
+    Form 1. Score: 2
 """
 
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Iterator
 
 from psr_ray.answers import extract_boxed
@@ -22,24 +24,27 @@ from psr_ray.seed.pairs import JudgedSolution
 
 # Share of the solutions that stop before their last step, without a box.
 SHARE_UNFINISHED = 0.05
+# Steps with a slip other than a forgotten carry: as often wrong as right, results must be looked at.
+SHARE_OTHER_SLIPS = 0.25
+MOST_STEP_POINTS = 4
+LETTERS = string.ascii_uppercase
 
 
 def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
     """The judge's text about a solution in steps, and its points."""
     values = plan.values()
-    boxed = extract_boxed("\n".join(steps))
-    form = 1 + (boxed is not None) + (len(steps) == len(plan.operations))
     right, lines = 0, []
-    for number, operation in enumerate(plan.operations, start=1):
-        line, wanted = f"{work_out(operation, values[number - 1])}.", values[number]
-        if number in (1, len(plan.operations)):
-            last = min(number, len(steps))
-            stated = shown_value(steps[last - 1])
-            right += stated == wanted
-            line += f" {mark(f'Step {last}', stated, wanted)}, {right}."
-        lines.append(line)
-    points = form + right
-    return "\n" + "\n".join([*lines, f"Form {form}. Score: {points}"]), points
+    for index, operation in enumerate(plan.operations):
+        letter, wanted = LETTERS[index], values[index + 1]
+        said = f"{letter} missing"
+        if index < len(steps):
+            stated = shown_value(steps[index])
+            said = mark(letter, stated, wanted)
+            right += stated == wanted and index >= len(plan.operations) - MOST_STEP_POINTS
+        lines.append(f"{work_out(operation, values[index])}. {said}, {right}.")
+    boxed = extract_boxed("\n".join(steps)) is not None
+    form = int(boxed and len(steps) == len(plan.operations))
+    return "\n" + "\n".join([*lines, f"Form {form}. Score: {right + form}"]), right + form
 
 
 def judged_solutions(
@@ -54,7 +59,7 @@ def judged_solutions(
     rng = random.Random(f"solutions/{seed}")
     for problem in generate_problems("eft", num, seed=seed, num_steps=num_steps, highest=highest):
         plan = Plan.from_key(problem.plan or "")
-        steps = careless_steps(plan, slip_share, rng)
+        steps = careless_steps(plan, slip_share, rng, SHARE_OTHER_SLIPS)
         if rng.random() < SHARE_UNFINISHED:
             steps = steps[:-1]
         text, points = points_judgement(plan, steps)

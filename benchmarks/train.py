@@ -1,0 +1,234 @@
+"""Step-DPO on pairs of real searches: token trees against TRL's DPOTrainer and plain pairs.
+
+    python -m benchmarks.train               (make bench-train; about half an hour on two cores)
+
+All three sides train the same random Llama on the same pairs, in float32, with AdamW, the same number of
+pairs an optimizer step and the same threads, in one process, taking turns. Reference log-probabilities
+are computed beforehand on all sides and not timed. TRL takes the pairs' token ids as they are (its own
+tokenisation would add an EOS to every step), sorts rows by length (its padding-free mode is switched off
+in this version), and runs at the best micro-batch size of those tried.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow.parquet as pq
+import torch
+import typer
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from benchmarks.common import alternate, facts, matmul_rate, ratios, spread, store
+from psr_ray.config import DPOConfig
+from psr_ray.training.examples import PreferenceExample, batches_by_search, preference_example
+from psr_ray.training.packs import PackScorer, pack_trees, register_attention
+from psr_ray.training.terms import dpo_term
+from psr_ray.training.trees import token_tree
+from psr_ray.training.units import Unit, pair_units, passes_of
+
+DATA = Path(__file__).resolve().parent / "data"
+BATCH = 32
+SETTINGS = DPOConfig(lr=1e-6, beta=0.1, batch_size=BATCH, use_gpu=False)
+VOCABULARY = 4096
+
+
+def new_model() -> LlamaForCausalLM:
+    """A Llama of 28M parameters, the head as large a part of it as in a 7B model."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=512,
+            intermediate_size=1408,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            max_position_embeddings=4096,
+        )
+    )
+
+
+def pairs_of(num_steps: int, num: int) -> list[PreferenceExample]:
+    """The first ``num`` stored pairs of searches of so many steps."""
+    rows = pq.read_table(DATA / f"pairs-{num_steps}.parquet").to_pylist()
+    if len(rows) < num or num % BATCH:
+        raise typer.BadParameter(f"pairs: a multiple of {BATCH}, at most {len(rows)}")
+    return [preference_example(row) for row in rows[:num]]
+
+
+class Ours:
+    """Our own loop without DeepSpeed and Ray: the packed forward pass, the loss, AdamW."""
+
+    def __init__(self, pairs: list[PreferenceExample], budget: int, *, trees: bool) -> None:
+        self.pairs, self.budget, self.trees = pairs, budget, trees
+        causal = new_model()
+        causal.set_attn_implementation(register_attention())
+        self.scorer = PackScorer(causal)
+        self.optimizer = torch.optim.AdamW(causal.parameters(), lr=SETTINGS.lr)
+        self.plan = batches_by_search(pairs, 1, BATCH, seed=0)
+        reference = torch.zeros(2, len(pairs))
+        self.term = dpo_term(pairs, self.plan, SETTINGS, reference)
+        self.num_tokens = 0
+
+    def units(self, indices: list[int]) -> list[Unit]:
+        """Trees of searches; or each pair for itself, two sequences that share nothing."""
+        if self.trees:
+            return pair_units(self.pairs, indices, self.budget)
+        return [unit for index in indices for unit in pair_units(self.pairs, [index], self.budget)]
+
+    def epoch(self) -> float:
+        """Seconds of one pass over the pairs."""
+        started, self.num_tokens = time.perf_counter(), 0
+        for indices in self.plan:
+            for part in passes_of(self.units(indices), 0, 1, self.budget):
+                loss = self.loss(part.units, float(len(indices)))
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return time.perf_counter() - started
+
+    def loss(self, units: tuple[Unit, ...], num_pairs: float) -> torch.Tensor:
+        trees = [unit.tree for unit in units]
+        if not self.trees:
+            trees = [token_tree([path]) for tree in trees for path in tree.paths()]
+        pack = pack_trees(trees)
+        self.num_tokens += len(pack.ids_S)
+        rows = [row for unit in units for row in unit.rows]
+        loss, _ = self.term.score(rows, self.scorer(pack), pack.lengths_C, num_pairs)
+        return loss
+
+
+class Stopwatch(TrainerCallback):  # type: ignore[misc]
+    """Times what lies between the start and the end of a training."""
+
+    seconds = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+class Theirs:
+    """TRL's DPOTrainer on the same token ids."""
+
+    def __init__(self, pairs: list[PreferenceExample], micro: int, folder: Path) -> None:
+        from datasets import Dataset
+        from transformers import AutoTokenizer
+        from trl import DPOConfig as TrlConfig
+        from trl import DPOTrainer
+
+        class OnIds(DPOTrainer):  # type: ignore[misc]
+            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+                return dataset
+
+        rows = [
+            {
+                "prompt_ids": list(p.prompt_ids),
+                "chosen_ids": list(p.chosen_ids),
+                "rejected_ids": list(p.rejected_ids),
+                "length": len(p),
+            }
+            for p in pairs
+        ]
+        self.num_tokens = sum(
+            2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs
+        )
+        self.watch = Stopwatch()
+        self.trainer = OnIds(
+            model=new_model(),
+            args=TrlConfig(
+                output_dir=str(folder),
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=BATCH // micro,
+                num_train_epochs=1,
+                learning_rate=SETTINGS.lr,
+                beta=SETTINGS.beta,
+                precompute_ref_log_probs=True,
+                precompute_ref_batch_size=micro,
+                train_sampling_strategy="group_by_length",
+                length_column_name="length",
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                max_length=None,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained("models/tiny-m0"),
+            callbacks=[self.watch],
+        )
+
+    def epoch(self) -> float:
+        """Seconds of one pass over the pairs."""
+        self.trainer.train()
+        return self.watch.seconds
+
+
+def compare(num_steps: int, num_repeats: int, folder: Path, num_pairs: int) -> dict[str, Any]:
+    """One length of search: all sides in turn."""
+    pairs = pairs_of(num_steps, num_pairs)
+    micros = {micro: Theirs(pairs, micro, folder) for micro in (1, 4, 8)}
+    tried = {micro: side.epoch() for micro, side in micros.items()}
+    best = min(tried, key=lambda micro: tried[micro])
+    print(f"{num_steps} steps, {len(pairs)} pairs; TRL by micro-batch size: {tried}")
+    theirs = micros[best]
+    trees, plain = (Ours(pairs, budget=4096, trees=trees) for trees in (True, False))
+    sides: dict[str, Callable[[], float]] = {
+        "trl": theirs.epoch,
+        "plain": plain.epoch,
+        "trees": trees.epoch,
+    }
+    seconds = alternate(sides, num_repeats)
+    rate = matmul_rate(torch.float32)
+    parameters = sum(p.numel() for p in trees.scorer.parameters())
+    tokens = {"trl": theirs.num_tokens, "plain": plain.num_tokens, "trees": trees.num_tokens}
+    return {
+        "num_searches": len({pair.search for pair in pairs}),
+        "num_pairs": len(pairs),
+        "trl_micro_batch_size": best,
+        "tokens": tokens,
+        "token_ratio": round(tokens["trl"] / tokens["trees"], 3),
+        "pairs_per_s": {n: spread([len(pairs) / s for s in v]) for n, v in seconds.items()},
+        "ratio": ratios(seconds["trl"], seconds["trees"]),
+        "ratio_to_plain": ratios(seconds["plain"], seconds["trees"]),
+        "share_of_matmul_rate": {
+            name: spread([6 * parameters * tokens[name] / s / rate for s in values])
+            for name, values in seconds.items()
+        },
+    }
+
+
+def main(
+    num_repeats: Annotated[int, typer.Option(min=1)] = 5,
+    num_pairs: Annotated[int, typer.Option(help="pairs of each length of search")] = 64,
+    steps: Annotated[list[int] | None, typer.Option(help="steps of the searches")] = None,
+) -> None:
+    """Measure and store benchmarks/results/train.json."""
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        found = {
+            str(n): compare(n, num_repeats, Path(folder), num_pairs) for n in steps or [4, 8, 16]
+        }
+    result = {
+        "metric": "pairs/s of step-DPO, token trees over TRL's DPOTrainer, at 8 steps",
+        "ratio": found.get("8", next(iter(found.values())))["ratio"],
+        "num_repeats": num_repeats,
+        "model_parameters": sum(p.numel() for p in new_model().parameters()),
+        "by_steps": found,
+        **facts("torch", "transformers", "trl", "accelerate"),
+    }
+    print(f"stored: {store('train', result)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
