@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from actors.searcher import in_flight_variable, run_rows
+from actors.searcher import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
 from psr_ray.evaluation import model_figures, search_figures
@@ -149,6 +149,5 @@ class IterationDriver:
         )
 
 
-def driver_environment(config: Config) -> dict[str, str]:
-    """Environment of a driver actor's process."""
-    return in_flight_variable(config) | {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+# Environment of a driver actor's process.
+DRIVER_ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from actors.searcher import in_flight_variable, run_rows
+from actors.searcher import run_rows
 from actors.trainer import user_error
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
@@ -73,7 +73,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
     with connected(config):
         import ray
 
-        from actors.driver import IterationDriver, driver_environment
+        from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
 
         actor_class: Any = IterationDriver
         driver: Any = None
@@ -84,7 +84,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
                 continue
             if step.iteration != iteration:
                 iteration = step.iteration
-                environment = {"env_vars": driver_environment(config) | python_path()}
+                environment = {"env_vars": DRIVER_ENVIRONMENT | python_path()}
                 driver = actor_class.options(runtime_env=environment).remote(config)
             display.started(step)
             pending = driver.do.remote(step.stage.name)
@@ -149,7 +149,7 @@ def do_rows(
     with connected(config):
         import ray
 
-        do = ray.remote(num_cpus=0, runtime_env={"env_vars": in_flight_variable(config)})(run_rows)
+        do = ray.remote(num_cpus=0)(run_rows)
         progress = ProgressWriter(out, task, "rows")
         result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
     return output_folder(out, task)

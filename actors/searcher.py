@@ -6,7 +6,6 @@ engine writes its own shards; only counts travel back.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,11 +23,8 @@ from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import Row, finished_ids, write_shard
 from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
 
-
-def in_flight_variable(config: Config) -> dict[str, str]:
-    """Ray Data reads the limit of batches in flight in the *driver's* environment, at import."""
-    batches = max(1, config.engine.max_rows_in_flight // config.engine.rows_per_shard)
-    return {"RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY": str(batches)}
+# Batches given to an engine, in multiples of those that fill it.
+BATCHES_AHEAD = 2
 
 
 class EngineWorker:
@@ -41,17 +37,19 @@ class EngineWorker:
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
 
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Do a batch of task rows, write their shards, return counts (one row a task)."""
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Do a batch of task rows, write their shards, return counts. Ray Data calls this from many
+        threads: other batches are under way meanwhile."""
         rows: list[Row] = batch.to_pylist()
-        futures = [asyncio.wrap_future(self.engine.submit(self._task(row))) for row in rows]
-        results = await asyncio.gather(*futures, return_exceptions=True)
+        futures = [self.engine.submit(self._task(row)) for row in rows]
         finished: dict[str, list[Row]] = {}
-        for row, result in zip(rows, results, strict=True):
-            if isinstance(result, BaseException):
-                if not self.engine.is_alive or not isinstance(result, Exception):
-                    raise result
-                result = failed_row(row, result)
+        for row, future in zip(rows, futures, strict=True):
+            try:
+                result = future.result()
+            except Exception as error:
+                if not self.engine.is_alive:
+                    raise
+                result = failed_row(row, error)
             finished.setdefault(row["task"], []).append(result)
         for task, done in finished.items():
             write_shard(output_folder(self.folder, task), done, SCHEMAS[task])
@@ -121,17 +119,26 @@ def stream_rows(
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
     engine = config.engine
     least, most = engine.num_engines
-    per_engine = -(-num_left // least)
+    # A batch is a block: engines get more of them as others end. There are more than the rows in flight
+    # need, for a batch that is down to its last search fills no more than one place.
+    per_batch = min(engine.rows_per_shard, -(-num_left // (2 * most)))
+    num_batches = BATCHES_AHEAD * -(-engine.max_rows_in_flight // engine.rows_per_shard)
     dataset = (
         ray.data.read_parquet(paths, override_num_blocks=1)
         .map_batches(unfinished, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-        .repartition(target_num_rows_per_block=min(per_engine, engine.max_rows_in_flight))
+        .repartition(target_num_rows_per_block=per_batch)
         .map_batches(
             EngineWorker,
             fn_constructor_args=(model, config, folder, first),
             batch_format="pyarrow",
-            batch_size=engine.rows_per_shard,
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            batch_size=per_batch,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_tasks_in_flight_per_actor=num_batches,
+                max_concurrent_calls_per_actor=num_batches,
+                enable_true_multi_threading=True,
+            ),
             num_cpus=engine.cpus_per_engine,
             num_gpus=engine.tensor_parallel_size,
         )

@@ -1,8 +1,9 @@
 """vLLM in this process, driving thousands of coroutines by continuous batching.
 
 A thread of its own steps the engine (two, where M1 judges for ever beside the policy). Tasks come
-in by ``submit`` at any time; a task whose requests are done is resumed at once, while the others'
-requests go on decoding: no problem waits for another.
+in by ``submit`` at any time and start as others end, ``engine.max_rows_in_flight`` at once; a task whose
+requests are done is resumed at once, while the others' requests go on decoding: no problem waits for
+another.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class VllmEngine:
         if first_path is not None:
             paths["first"] = first_path
         os.environ.update(engine_environment(settings))
+        self._max_open = settings.max_rows_in_flight
         self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
         self._death: str | None = None
@@ -140,6 +142,11 @@ class VllmEngine:
         """False once the engine has died, before any of its futures says so."""
         return self._death is None
 
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache; while no task is under way."""
+        for engine in self._engines.values():
+            engine.reset_prefix_cache()
+
     def close(self) -> None:
         """End the engine's thread after the tasks that are under way."""
         self._incoming.put(None)
@@ -166,7 +173,7 @@ class VllmEngine:
         closing = False
         try:
             while not (closing and not self._open):
-                while not closing and (not self._waiting or not self._incoming.empty()):
+                while self._may_start(closing):
                     new = self._incoming.get()
                     if new is None:
                         closing = True
@@ -183,6 +190,12 @@ class VllmEngine:
                 running.future.set_exception(RuntimeError(self._death))
             self._fail_incoming()
             raise
+
+    def _may_start(self, closing: bool) -> bool:
+        """Whether to take in a task now: always one when there is nothing else to do."""
+        if closing or len(self._open) >= self._max_open:
+            return False
+        return not self._waiting or not self._incoming.empty()
 
     def _fail_incoming(self) -> None:
         """Fail the tasks that came too late for a dead engine."""

@@ -104,9 +104,9 @@ class EngineConfig(Frozen):
     enforce_eager: bool = False
     """Skip graph capture: starts faster, decodes slower on GPU."""
     rows_per_shard: Positive = 16
-    """Searches finished together, as one Parquet file: what a crash can cost at most, an engine."""
+    """Searches written together, as one Parquet file; a crash costs those that are under way."""
     max_rows_in_flight: Positive = 512
-    """Searches an engine works on at once."""
+    """Searches an engine works on at once; the next ones start as these end."""
 
     @model_validator(mode="after")
     def cpu_needs_cache_size(self) -> EngineConfig:
