@@ -71,10 +71,12 @@ def run_rows(
     config: Config,
     progress: ProgressWriter,
     first: str | None = None,
+    worker: type[EngineWorker] = EngineWorker,
 ) -> None:
     """Stream all task rows that are not finished yet through the engine pool.
 
-    ``first`` is M1's folder where the config's method has it judge.
+    ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
+    (benchmarks simulate engines).
 
     Raises ``PsrError`` where rows are missing in the end.
     """
@@ -86,7 +88,7 @@ def run_rows(
     total, num_done = expected.total(), sum(len(ids) for ids in done.values())
     progress.start(total, num_done)
     if num_done < total:
-        stream_rows(paths, done, total - num_done, folder, model, config, progress, first)
+        stream_rows(paths, done, total - num_done, folder, model, config, progress, first, worker)
     for task, num_expected in expected.items():
         found = len(finished_ids(output_folder(folder, task)))
         if found != num_expected:
@@ -105,6 +107,7 @@ def stream_rows(
     config: Config,
     progress: ProgressWriter,
     first: str | None,
+    worker: type[EngineWorker],
 ) -> None:
     """The Ray Data pipeline: read, drop finished rows, engines."""
     import ray.data
@@ -128,7 +131,7 @@ def stream_rows(
         .map_batches(unfinished, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
         .repartition(target_num_rows_per_block=per_batch)
         .map_batches(
-            EngineWorker,
+            worker,
             fn_constructor_args=(model, config, folder, first),
             batch_format="pyarrow",
             batch_size=per_batch,

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
@@ -92,6 +93,9 @@ def finished_line(step: Step, manifest: Json) -> str:
         )
         if manifest.get(key) is not None and not (key == "num_failed" and not manifest[key])
     )
+    if manifest.get("num_dropped"):
+        some = ", ".join(map(escape, manifest["dropped"][:3]))
+        facts += f", rows that do not fit {manifest['num_dropped']} ({some}…)"
     wall = duration(manifest["wall_s"])
     return f"{step.title} [dim]{wall}{'; ' + facts if facts else ''}[/dim]"
 

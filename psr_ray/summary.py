@@ -79,6 +79,7 @@ def model_entry(name: str, steps: list[Step]) -> Json | None:
         "chosen_right_share": preferences.get("chosen_right_share"),
         "rejected_right_share": preferences.get("rejected_right_share"),
         "training": made_by.get("last"),
+        "num_dropped_rows": made_by.get("num_dropped", 0),
         "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(
             float(step.stage.manifest["wall_s"])

@@ -19,7 +19,7 @@ from psr_ray.engine import VllmEngine
 from psr_ray.generation import GenerationRequest
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 
-config = load_config("configs/smoke.yaml")
+config = load_config("configs/smoke.yaml", ("engine.max_rows_in_flight=5",))
 tokenizer = load_tokenizer(config.model.base)
 prompts = PromptBuilder(tokenizer, config.prompts)
 engine = VllmEngine(config.model.base, config.model, config.engine, 0, sys.argv[1])
@@ -60,6 +60,19 @@ failed = engine.submit(broken())
 out["task_error"] = type(failed.exception()).__name__
 too_long = engine.submit(ask("1 " * 600))
 out["refused"] = type(too_long.exception()).__name__
+num_open = most_open = 0
+
+
+def counted():
+    global num_open, most_open
+    num_open += 1
+    most_open = max(most_open, num_open)
+    yield from ask("37+45:")
+    num_open -= 1
+
+
+engine.run([counted() for _ in range(12)])
+out["most_open"] = most_open
 [after] = engine.run([ask("37+45:")])
 out["still_alive"] = prompts.decode(after[0].token_ids) == out["greedy"]
 
@@ -102,6 +115,7 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["stop"] == ["stop", "\n"]
     assert sum(out["probabilities"]) == pytest.approx(1.0)
     assert out["chains"] == 40
+    assert out["most_open"] == 5  # the others wait until these end
     assert out["task_error"] == "KeyError"
     assert out["refused"] in ("ValueError", "VLLMValidationError")
     assert out["still_alive"]

@@ -1,0 +1,143 @@
+"""Many problems, many engines: what coordination costs, and how much memory the driver takes.
+
+    python -m benchmarks.scale               (make bench-scale; about a quarter of an hour on two cores)
+
+The real pipeline (Ray Data, actor pool, Parquet shards, finished rows counted) over simulated engines
+(benchmarks/simulated.py): a search takes a time drawn from the log-normal fitted to the searches of
+benchmarks/search.py at full load. ``coordination`` is the wall time from the first search's start to the last one's
+end over that of a perfect scheduler with the same draws, minus one; starting Ray's actors is not in it.
+``driver_mb`` is the largest resident memory of the process that runs the pipeline.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from actors.searcher import run_rows
+from benchmarks.common import RESULTS, facts, store
+from benchmarks.simulated import SimulatedWorker, service_time
+from psr_ray.config import Config
+from psr_ray.config.file import load_config
+from psr_ray.progress import ProgressWriter
+from psr_ray.rows import TASK_SCHEMA, Row, finished_ids, read_rows, shards, write_rows
+from psr_ray.tasks import output_folder
+
+# Problems and engines; the first of each number of engines is also where memory is compared.
+POINTS = [(1_000, 1), (1_000, 8), (10_000, 8), (10_000, 64), (100_000, 64)]
+
+
+def perfect(names: list[str], places: int, median: float, sigma: float) -> float:
+    """Seconds of a scheduler that costs nothing: a free place takes the next problem at once."""
+    free = [0.0] * places
+    end = 0.0
+    for name in names:
+        done = heapq.heappop(free) + service_time(name, median, sigma)
+        heapq.heappush(free, done)
+        end = max(end, done)
+    return end
+
+
+class Peak:
+    """The largest resident memory of this process while inside, in MB."""
+
+    def __enter__(self) -> Peak:
+        self.mb, self.over = 0.0, threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while not self.over.wait(0.2):
+            self.mb = max(self.mb, process.memory_info().rss / 1e6)
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+
+
+def measure(
+    num: int, engines: int, config: Config, median: float, sigma: float, folder: Path
+) -> dict[str, Any]:
+    """One point; run in a process of its own, so that its memory is its own."""
+    names = [f"problem-{index}" for index in range(num)]
+    rows: list[Row] = [
+        dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": name, "problem": "p" * 200}
+        for name in names
+    ]
+    write_rows(folder / "problems.parquet", rows, TASK_SCHEMA)
+    del rows
+    config = config.model_copy(
+        update={"engine": config.engine.model_copy(update={"num_engines": (engines, engines)})}
+    )
+    progress = ProgressWriter(folder, "search", "rows")
+    started = time.time()
+    with Peak() as peak:
+        run_rows(
+            [folder / "problems.parquet"], folder, f"{median},{sigma}", config, progress,
+            worker=SimulatedWorker,
+        )  # fmt: skip
+    searches = output_folder(folder, "search")
+    assert len(finished_ids(searches)) == num
+    times = [tuple(map(float, row["end"].split(","))) for row in read_rows(shards(searches))]
+    wall = max(end for _, end in times) - min(start for start, _ in times)
+    best = perfect(names, engines * config.engine.max_rows_in_flight, median, sigma)
+    return {
+        "num_problems": num,
+        "num_engines": engines,
+        "searches_per_s": round(num / wall, 2),
+        "coordination": round(wall / best - 1, 4),
+        "driver_mb": round(peak.mb, 1),
+        "wall_s": round(wall, 2),
+        "start_s": round(min(start for start, _ in times) - started, 2),
+    }
+
+
+def main(
+    places: Annotated[int, typer.Option(help="searches an engine works on at once")] = 64,
+    point: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINES")] = None,
+) -> None:
+    """Measure and store benchmarks/results/scale.json."""
+    import ray
+
+    fitted = json.loads((RESULTS / "search.json").read_text())["search_seconds"]
+    median, sigma = fitted["median"], fitted["sigma"]
+    settings = ("engine.num_engines=[1,1]", f"engine.max_rows_in_flight={places}")
+    config = load_config("configs/smoke.yaml", settings)
+    points = [tuple(map(int, p.split("x"))) for p in point or ()] or POINTS
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    slots = 2 + max(engines for _, engines in points) + 4
+    ray.init(
+        address="local", _node_ip_address="127.0.0.1", num_cpus=slots, include_dashboard=False,
+        log_to_driver=False,
+    )  # fmt: skip
+    task = ray.remote(num_cpus=0, max_calls=1)(measure)
+    found = []
+    for num, engines in points:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(ray.get(task.remote(num, engines, config, median, sigma, Path(folder))))
+        print(found[-1])
+    memory = {(p["num_problems"], p["num_engines"]): p["driver_mb"] for p in found}
+    result = {
+        "metric": "share of time that coordination adds to simulated searches, at the largest point",
+        "ratio": dict.fromkeys(("median", "min", "max"), found[-1]["coordination"]),
+        "driver_growth_mb": round(max(memory.values()) - min(memory.values()), 1),
+        "service_time": {"distribution": "log-normal", "median_s": median, "sigma": sigma},
+        "places_an_engine": places,
+        "points": found,
+        **facts("ray"),
+    }
+    print(f"stored: {store('scale', result)}")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,79 @@
+"""An engine that only takes time: for measuring what Ray Data and our own code add to it.
+
+A search takes a time drawn from a log-normal distribution, the same for the same problem; an engine
+works on ``engine.max_rows_in_flight`` of them at once and starts the next as one ends, as the real one does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from actors.searcher import EngineWorker
+from psr_ray.config import Config
+from psr_ray.rows import Row
+
+
+def service_time(name: str, median: float, sigma: float) -> float:
+    """Seconds of a problem's search."""
+    return median * math.exp(sigma * random.Random(name).gauss(0, 1))
+
+
+class SimulatedEngine:
+    """``submit((row, seconds))`` returns a future of a search row, at once."""
+
+    is_alive = True
+
+    def __init__(self, max_open: int) -> None:
+        self.max_open = max_open
+        self.waiting: deque[tuple[Row, float, Future[Row]]] = deque()
+        self.open: list[tuple[float, int, float, Row, Future[Row]]] = []
+        self.changed = threading.Condition()
+        self.numbers = itertools.count()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def submit(self, task: tuple[Row, float]) -> Future[Row]:
+        future: Future[Row] = Future()
+        with self.changed:
+            self.waiting.append((*task, future))
+            self.changed.notify()
+        return future
+
+    def _run(self) -> None:
+        """Ends searches when their time is up and starts as many as there is room for."""
+        with self.changed:
+            while True:
+                while self.open and self.open[0][0] <= time.time():
+                    end, _, start, row, future = heapq.heappop(self.open)
+                    future.set_result({"id": row["id"], "end": f"{start},{end}", "error": None})
+                while self.waiting and len(self.open) < self.max_open:
+                    row, seconds, future = self.waiting.popleft()
+                    now = time.time()
+                    heapq.heappush(self.open, (now + seconds, next(self.numbers), now, row, future))
+                self.changed.wait(max(self.open[0][0] - time.time(), 0) if self.open else None)
+
+
+class SimulatedWorker(EngineWorker):
+    """An engine worker whose engine is simulated; ``model`` is ``MEDIAN,SIGMA``. Its shards hold search
+    rows without steps; ``end`` says when the search started and ended (Unix seconds)."""
+
+    def __init__(self, model: str, config: Config, folder: Path, _first: str | None) -> None:
+        self.config, self.folder = config, folder
+        self.median, self.sigma = map(float, model.split(","))
+        self.engine: Any = SimulatedEngine(config.engine.max_rows_in_flight)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return super().__call__(batch)
+
+    def _task(self, row: Row) -> Any:
+        return row, service_time(row["id"], self.median, self.sigma)
