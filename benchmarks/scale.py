@@ -4,9 +4,9 @@
 
 The real pipeline (Ray Data, actor pool, Parquet shards, finished rows counted) over simulated engines
 (benchmarks/simulated.py): a search takes a time drawn from the log-normal fitted to the searches of
-benchmarks/search.py at full load. ``coordination`` is the wall time from the first search's start to the last one's
-end over that of a perfect scheduler with the same draws, minus one; starting Ray's actors is not in it.
-``driver_mb`` is the largest resident memory of the process that runs the pipeline.
+benchmarks/search.py at full load. ``coordination`` is the wall time from the first search's start to the
+last one's end over that of a perfect scheduler with the same draws, minus one; starting Ray's actors is
+not in it. ``driver_mb`` is the largest resident memory of the process that runs the pipeline.
 """
 
 from __future__ import annotations

