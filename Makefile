@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast results lint install lock clean
+.PHONY: demo test test-fast bench-train bench-search bench-scale results lint install lock clean
 
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
@@ -14,6 +14,15 @@ test: install  ## all tests, the slow ones with real engines too
 
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"
+
+bench-train: install  ## step-DPO against TRL, about half an hour on two cores
+	$(BIN)/python -m benchmarks.train
+
+bench-search: install  ## step search against lock-step and one by one, about twenty minutes
+	$(BIN)/python -m benchmarks.search
+
+bench-scale: install  ## many problems on many simulated engines, about a quarter of an hour
+	$(BIN)/python -m benchmarks.scale
 
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
 	$(BIN)/psr-ray results --config configs/evidence.yaml

@@ -11,12 +11,16 @@ in this version), and runs at the best micro-batch size of those tried.
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import pyarrow.parquet as pq
 import torch
 import typer
@@ -34,6 +38,7 @@ DATA = Path(__file__).resolve().parent / "data"
 BATCH = 32
 SETTINGS = DPOConfig(lr=1e-6, beta=0.1, batch_size=BATCH, use_gpu=False)
 VOCABULARY = 4096
+BUDGET = 4096
 
 
 def new_model() -> LlamaForCausalLM:
@@ -182,7 +187,7 @@ def compare(num_steps: int, num_repeats: int, folder: Path, num_pairs: int) -> d
     best = min(tried, key=lambda micro: tried[micro])
     print(f"{num_steps} steps, {len(pairs)} pairs; TRL by micro-batch size: {tried}")
     theirs = micros[best]
-    trees, plain = (Ours(pairs, budget=4096, trees=trees) for trees in (True, False))
+    trees, plain = (Ours(pairs, BUDGET, trees=trees) for trees in (True, False))
     sides: dict[str, Callable[[], float]] = {
         "trl": theirs.epoch,
         "plain": plain.epoch,
@@ -201,6 +206,7 @@ def compare(num_steps: int, num_repeats: int, folder: Path, num_pairs: int) -> d
         "pairs_per_s": {n: spread([len(pairs) / s for s in v]) for n, v in seconds.items()},
         "ratio": ratios(seconds["trl"], seconds["trees"]),
         "ratio_to_plain": ratios(seconds["plain"], seconds["trees"]),
+        "peak_mb": {name: peak_mb(name, num_steps, num_pairs) for name in sides},
         "share_of_matmul_rate": {
             name: spread([6 * parameters * tokens[name] / s / rate for s in values])
             for name, values in seconds.items()
@@ -208,13 +214,40 @@ def compare(num_steps: int, num_repeats: int, folder: Path, num_pairs: int) -> d
     }
 
 
+def peak_mb(side: str, num_steps: int, num_pairs: int) -> float:
+    """Memory that an epoch of one side takes at its peak beyond model and data, in a process of its
+    own."""
+    command = [sys.executable, "-m", "benchmarks.train", "--peak-of", side]
+    command += ["--steps", str(num_steps), "--num-pairs", str(num_pairs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_peak(side: str, num_steps: int, num_pairs: int) -> None:
+    """What ``peak_mb`` reads."""
+    pairs = pairs_of(num_steps, num_pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        if side == "trl":
+            epoch = Theirs(pairs, 4, Path(folder)).epoch
+        else:
+            epoch = Ours(pairs, BUDGET, trees=side == "trees").epoch
+        before = psutil.Process().memory_info().rss
+        epoch()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(round((most - before) / 1e6, 1))
+
+
 def main(
     num_repeats: Annotated[int, typer.Option(min=1)] = 5,
     num_pairs: Annotated[int, typer.Option(help="pairs of each length of search")] = 64,
     steps: Annotated[list[int] | None, typer.Option(help="steps of the searches")] = None,
+    peak_of: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Measure and store benchmarks/results/train.json."""
     torch.set_num_threads(2)
+    if peak_of:
+        print_peak(peak_of, (steps or [8])[0], num_pairs)
+        return
     with tempfile.TemporaryDirectory() as folder:
         found = {
             str(n): compare(n, num_repeats, Path(folder), num_pairs) for n in steps or [4, 8, 16]

@@ -2,13 +2,16 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from psr_ray.config import DPOConfig, JudgeConfig, PromptConfig, SFTConfig
+from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.preferences import PREFERENCE_SCHEMA
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import pair_row, problem_row
+from psr_ray.rows import pair_row, problem_row, write_shard
 from psr_ray.seed.arithmetic import generate_problems, judged_pairs
 from psr_ray.training.examples import (
     batches,
@@ -20,6 +23,7 @@ from psr_ray.training.examples import (
 from psr_ray.training.loop import check_first_dpo_loss, learning_rate
 from psr_ray.training.losses import step_dpo_loss
 from psr_ray.training.units import sft_units
+from psr_ray.training.worker import TrainingJob, dpo_work
 
 TOKENIZER = load_tokenizer("models/tiny-m0")
 PROMPTS = PromptBuilder(
@@ -72,6 +76,31 @@ def test_rows_that_do_not_fit_are_counted_and_never_cut():
     fitting, dropped = within_length(examples, lengths[9])
     assert set(dropped) == {e.id for e in examples if len(e) > lengths[9]}
     assert all(example in examples for example in fitting)
+
+
+def test_pairs_that_do_not_fit_are_left_out_and_named(tmp_path):
+    config = load_config(
+        ROOT / "configs" / "smoke.yaml",
+        ("model.max_length=40", "search.max_step_tokens=8", "sft.tokens_per_pass=40",
+         "dpo.tokens_per_pass=40", "dpo.batch_size=2"),
+    )  # fmt: skip
+    empty = dict.fromkeys(PREFERENCE_SCHEMA.names)
+    sizes = {"fits": (20, 5), "too long": (36, 5), "too wide a tree": (10, 18)}
+    rows = [
+        empty
+        | {
+            "id": name,
+            "problem_id": name,
+            "prompt_ids": [1] * prompt,
+            "chosen_ids": [2] * step,
+            "rejected_ids": [3] * step,
+        }
+        for name, (prompt, step) in sizes.items()
+    ]
+    write_shard(tmp_path / "pairs", rows, PREFERENCE_SCHEMA)
+    work = dpo_work(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
+    assert [pair.id for pair in work.pairs] == ["fits"]
+    assert work.dropped == ["too long", "too wide a tree"]
 
 
 def loss(chosen, rejected, reference=(-5.0, -5.0), tokens=(4, 8), **settings):
