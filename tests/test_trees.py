@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from psr_ray.errors import PsrError
 from psr_ray.training.examples import PreferenceExample, batches_by_search
@@ -53,6 +62,8 @@ def model(kind, **settings):
     config, cls = {
         "llama": (LlamaConfig, LlamaForCausalLM),
         "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "mistral": (MistralConfig, MistralForCausalLM),
     }[kind]
     sizes = {
         "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -114,7 +125,7 @@ FORESTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
 @pytest.mark.parametrize("name", FORESTS)
 @pytest.mark.parametrize("dense", [False, True])
 def test_log_probabilities_and_gradients_equal_those_of_sequences_alone(kind, name, dense):
@@ -189,8 +200,31 @@ def test_a_model_whose_attention_does_not_follow_the_tree_is_refused():
     scorer = PackScorer(model("llama"))
     check_packing(scorer, units, 1e-3, torch.device("cpu"))
     scorer.model.set_attn_implementation("sdpa")  # knows nothing of packs
-    with pytest.raises(PsrError, match="does not follow token trees"):
+    with pytest.raises(PsrError, match="does not go with token trees"):
         check_packing(scorer, units, 1e-3, torch.device("cpu"))
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    pairs = search_pairs(1, random.Random(0))
+    scorer = PackScorer(model("llama"))
+    forward = scorer.model.forward
+
+    def scaled(**arguments):
+        out = forward(**arguments)
+        out.logits = 3 * out.logits
+        return out
+
+    scorer.model.forward = scaled
+    with pytest.raises(PsrError, match="straight from the output head"):
+        check_packing(scorer, [Unit(pair_tree(pairs), (0,))], 1e-3, torch.device("cpu"))
+
+
+def test_a_sliding_window_shorter_than_a_row_is_refused():
+    causal = model("qwen2", use_sliding_window=True, sliding_window=16, max_window_layers=0)
+    short, long = (pair_tree(search_pairs(num, random.Random(0))) for num in (1, 4))
+    PackScorer(causal)(pack_trees([short]))
+    with pytest.raises(PsrError, match=r"set model\.max_length to 16"):
+        PackScorer(causal)(pack_trees([long]))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 4))

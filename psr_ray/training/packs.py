@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from psr_ray.errors import PsrError
 from psr_ray.training.trees import TokenTree
 
 ATTENTION = "token_tree"
@@ -33,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Pack:
-    """Trees side by side, as tensors.
+    """Trees side by side, as tensors; ``longest`` is the length of the longest path.
 
     ``scored_N`` are the tokens that a completion holds, ``before_N`` the tokens that predict them.
     ``members_M`` are places in ``scored_N``, ``owners_M`` the completion each of them counts for: a
@@ -48,6 +49,7 @@ class Pack:
     members_M: torch.Tensor
     owners_M: torch.Tensor
     lengths_C: torch.Tensor
+    longest: int
     spans: tuple[Span, ...]
     block_mask: Any = None
 
@@ -100,6 +102,7 @@ def pack_trees(trees: Sequence[TokenTree]) -> Pack:
         members_M=torch.tensor([place[token] for token, _ in owners]),
         owners_M=torch.tensor([owner for _, owner in owners]),
         lengths_C=torch.tensor(lengths),
+        longest=max(positions) + 1,
         spans=tuple(spans),
     )
 
@@ -161,8 +164,12 @@ def tree_attention(
     """Attention of transformers' models (``attn_implementation``); plain causal without a pack."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = key.shape[1] != query.shape[1]
-    if others.get("sliding_window") is not None:
-        raise ValueError("token trees need full attention; this model attends within a window")
+    window = others.get("sliding_window")
+    if pack is not None and window is not None and pack.longest > window:
+        raise PsrError(
+            f"the model attends within a window of {window} tokens, and a row has {pack.longest}: token "
+            f"trees need full attention; set model.max_length to {window}"
+        )
     if pack is None:
         out = F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
@@ -226,8 +233,17 @@ class PackScorer(torch.nn.Module):
         self.model = model
         self.chunk = chunk
 
-    def forward(self, pack: Pack) -> torch.Tensor:
-        """Log-probabilities [C] of a pack's completions, sums over their tokens."""
+    def forward(self, pack: Pack, *, plainly: bool = False) -> torch.Tensor:
+        """Log-probabilities [C] of a pack's completions, sums over their tokens.
+
+        ``plainly`` has the model itself make all logits of a pack of one path: slow, and what the fast
+        way must agree with."""
+        if plainly:
+            logits_SV = self.model(input_ids=pack.ids_S[None], use_cache=False).logits[0]
+            labels_N = pack.ids_S[pack.scored_N]
+            return -F.cross_entropy(logits_SV[pack.before_N].float(), labels_N, reduction="sum")[
+                None
+            ]
         causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         hidden_SD = causal.get_decoder()(
             input_ids=pack.ids_S[None],

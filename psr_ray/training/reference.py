@@ -79,8 +79,9 @@ def read_reference(
 def check_packing(
     engine: Any, units: Sequence[Unit], tolerance: float, device: torch.device
 ) -> None:
-    """Score the two smallest units in one pack, and each of their completions alone. Where the two
-    differ by more than ``tolerance`` nats a token, the model's attention does not follow the tree.
+    """Score the two smallest units in one pack, and each of their completions plainly, by the model's
+    own logits. Where the two differ by more than ``tolerance`` nats a token, the model does not go with
+    packs: its attention does not follow trees, or it changes its logits on the way out.
 
     Raises ``PsrError`` with what was seen.
     """
@@ -90,7 +91,7 @@ def check_packing(
     packed_C = engine(pack)
     alone_C = torch.cat(
         [
-            engine(pack_trees([token_tree([path])]).to(device))
+            engine(pack_trees([token_tree([path])]).to(device), plainly=True)
             for tree in trees
             for path in tree.paths()
         ]
@@ -99,9 +100,10 @@ def check_packing(
     difference = float(((packed_C - alone_C).abs() / pack.lengths_C).max())
     if not difference <= tolerance:
         raise PsrError(
-            f"packed and single log-probabilities differ by {difference:.2g} nats a token: the "
-            "model's attention does not follow token trees (it must pass what its forward is given "
-            "on to transformers' attention interface, as Llama, Qwen2 and their like do)"
+            f"packed and plain log-probabilities differ by {difference:.2g} nats a token: this model "
+            "does not go with token trees (its forward must pass its arguments on to transformers' "
+            "attention interface and its logits must come straight from the output head, as those of "
+            "Llama, Qwen2 and their like do)"
         )
 
 
