@@ -1,0 +1,63 @@
+"""docs/performance.md from the stored results.
+
+python -m benchmarks.page            (writes it)
+python -m benchmarks.page --check    (fails where it differs)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "performance.md"
+
+
+def times(ratio: dict[str, float]) -> str:
+    """``4.1× [3.9-4.3]``."""
+    return f"{ratio['median']:.2f}× [{ratio['min']:.2f}-{ratio['max']:.2f}]"
+
+
+def percent(share: dict[str, float]) -> str:
+    """``91 % [90-92]``."""
+    return f"{100 * share['median']:.0f} % [{100 * share['min']:.0f}-{100 * share['max']:.0f}]"
+
+
+def versions(result: dict[str, Any]) -> str:
+    """Versions, threads and commit of a result."""
+    named = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"python {result['python']}, {named}, commit {result['commit']}"
+
+
+def render() -> str:
+    """The page's text."""
+    stored = {
+        name: json.loads(path.read_text()) if path.exists() else None
+        for name in ("train", "search", "scale", "gpu_train")
+        for path in [HERE / "results" / f"{name}.json"]
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, autoescape=False
+    )
+    environment.globals |= {"times": times, "percent": percent, "versions": versions}
+    template = environment.get_template("performance.md.jinja")
+    return template.render(**stored, gpu=stored["gpu_train"]) + "\n"
+
+
+def main() -> None:
+    """Write, or check."""
+    text = render()
+    if "--check" not in sys.argv:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        sys.exit(
+            "docs/performance.md differs from benchmarks/results: run python -m benchmarks.page"
+        )
+
+
+if __name__ == "__main__":
+    main()
