@@ -126,6 +126,9 @@ def stream_rows(
     # need, for a batch that is down to its last search fills no more than one place.
     per_batch = min(engine.rows_per_shard, -(-num_left // (2 * most)))
     num_batches = BATCHES_AHEAD * -(-engine.max_rows_in_flight // engine.rows_per_shard)
+    # no engine takes more than its part while others are still starting
+    num_batches = min(num_batches, -(-num_left // (per_batch * most)))
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     dataset = (
         ray.data.read_parquet(paths, override_num_blocks=1)
         .map_batches(unfinished, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)

@@ -58,7 +58,7 @@ def new_model(attention: str) -> LlamaForCausalLM:
 
 def tree_pass(scorer: PackScorer, trees: list[TokenTree]) -> torch.Tensor:
     """Log-probabilities of all completions of some trees."""
-    return scorer(pack_trees(trees).to(torch.device("cuda")))
+    return scorer(pack_trees(trees, torch.device("cuda")))
 
 
 def padded_pass(model: LlamaForCausalLM, paths: list[Path_]) -> torch.Tensor:
@@ -93,7 +93,6 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
     rng = random.Random(num_steps)
     searches = [search(num_steps, rng) for _ in range(num_searches)]
     trees = [token_tree(paths) for paths in searches]
-    groups = [[trees[i] for i in group] for group in fill([len(tree) for tree in trees], budget)]
     rows = sorted((path for paths in searches for path in paths), key=lambda path: len(path[0]))
     batches, batch = [], []
     for path in rows:
@@ -111,8 +110,9 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
 
     def with_trees() -> None:
         scorer.zero_grad()
-        for group in groups:
-            tree_pass(scorer, group).mean().backward()
+        made = [token_tree(paths) for paths in searches]
+        for group in fill([len(tree) for tree in made], budget):
+            tree_pass(scorer, [made[i] for i in group]).mean().backward()
 
     def with_padding() -> None:
         plain.zero_grad()

@@ -5,8 +5,9 @@
 All three sides train the same random Llama on the same pairs, in float32, with AdamW, the same number of
 pairs an optimizer step and the same threads, in one process, taking turns. Reference log-probabilities
 are computed beforehand on all sides and not timed. TRL takes the pairs' token ids as they are (its own
-tokenisation would add an EOS to every step), sorts rows by length (its padding-free mode is switched off
-in this version), and runs at the best micro-batch size of those tried.
+tokenisation would add an EOS to every step), groups rows by length (its padding-free mode is switched
+off in this version), scores completions only (which it does by itself on CUDA alone), and runs at the
+best micro-batch size of those tried.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from psr_ray.config import DPOConfig
 from psr_ray.training.examples import PreferenceExample, batches_by_search, preference_example
 from psr_ray.training.packs import PackScorer, pack_trees, register_attention
 from psr_ray.training.terms import dpo_term
-from psr_ray.training.trees import token_tree
-from psr_ray.training.units import Unit, pair_units, passes_of
+from psr_ray.training.trees import TokenTree, fill, token_tree
+from psr_ray.training.units import pair_tree, pair_units, passes_of
 
 DATA = Path(__file__).resolve().parent / "data"
 BATCH = 32
@@ -79,33 +80,31 @@ class Ours:
         self.term = dpo_term(pairs, self.plan, SETTINGS, reference)
         self.num_tokens = 0
 
-    def units(self, indices: list[int]) -> list[Unit]:
-        """Trees of searches; or each pair for itself, two sequences that share nothing."""
+    def passes(self, indices: list[int]) -> list[tuple[list[TokenTree], list[int]]]:
+        """Trees and rows of each forward pass: a tree for a search, or two sequences for a pair."""
         if self.trees:
-            return pair_units(self.pairs, indices, self.budget)
-        return [unit for index in indices for unit in pair_units(self.pairs, [index], self.budget)]
+            units = pair_units(self.pairs, indices, self.budget)
+            parts = passes_of(units, 0, 1, self.budget)
+            return [([unit.tree for unit in part.units], part.rows) for part in parts]
+        single = {i: [token_tree([p]) for p in pair_tree([self.pairs[i]]).paths()] for i in indices}
+        sizes = [sum(map(len, single[i])) for i in indices]
+        groups = [[indices[g] for g in group] for group in fill(sizes, self.budget)]
+        return [([tree for i in group for tree in single[i]], group) for group in groups]
 
     def epoch(self) -> float:
         """Seconds of one pass over the pairs."""
         started, self.num_tokens = time.perf_counter(), 0
         for indices in self.plan:
-            for part in passes_of(self.units(indices), 0, 1, self.budget):
-                loss = self.loss(part.units, float(len(indices)))
+            for trees, rows in self.passes(indices):
+                pack = pack_trees(trees)
+                self.num_tokens += len(pack.ids_S)
+                logps_C = self.scorer(pack)
+                loss, _ = self.term.score(rows, logps_C, pack.lengths_C, float(len(indices)))
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return time.perf_counter() - started
-
-    def loss(self, units: tuple[Unit, ...], num_pairs: float) -> torch.Tensor:
-        trees = [unit.tree for unit in units]
-        if not self.trees:
-            trees = [token_tree([path]) for tree in trees for path in tree.paths()]
-        pack = pack_trees(trees)
-        self.num_tokens += len(pack.ids_S)
-        rows = [row for unit in units for row in unit.rows]
-        loss, _ = self.term.score(rows, self.scorer(pack), pack.lengths_C, num_pairs)
-        return loss
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
@@ -128,6 +127,10 @@ class Theirs:
         from transformers import AutoTokenizer
         from trl import DPOConfig as TrlConfig
         from trl import DPOTrainer
+        from trl.trainer import utils
+
+        # on CUDA its output head meets completions only; here it needs to be told
+        utils._use_triton = lambda _device: True
 
         class OnIds(DPOTrainer):  # type: ignore[misc]
             def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -163,6 +166,7 @@ class Theirs:
                 bf16=False,
                 use_cpu=True,
                 max_length=None,
+                remove_unused_columns=False,
                 save_strategy="no",
                 logging_strategy="no",
                 report_to=[],
@@ -183,7 +187,7 @@ def compare(num_steps: int, num_repeats: int, folder: Path, num_pairs: int) -> d
     """One length of search: all sides in turn."""
     pairs = pairs_of(num_steps, num_pairs)
     micros = {micro: Theirs(pairs, micro, folder) for micro in (1, 4, 8)}
-    tried = {micro: side.epoch() for micro, side in micros.items()}
+    tried = {micro: min(side.epoch(), side.epoch()) for micro, side in micros.items()}
     best = min(tried, key=lambda micro: tried[micro])
     print(f"{num_steps} steps, {len(pairs)} pairs; TRL by micro-batch size: {tried}")
     theirs = micros[best]

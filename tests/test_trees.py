@@ -21,12 +21,12 @@ from transformers import (
 from psr_ray.errors import PsrError
 from psr_ray.training.examples import PreferenceExample, batches_by_search
 from psr_ray.training.packs import (
+    Head,
     PackScorer,
     Span,
     dense_mask,
     pack_trees,
     register_attention,
-    selected_logps,
 )
 from psr_ray.training.reference import (
     check_packing,
@@ -179,19 +179,26 @@ def test_a_branch_is_predicted_by_its_parent_and_may_be_one_token():
     torch.testing.assert_close(each, torch.cat(plain_logps(causal, paths)), rtol=1e-4, atol=1e-5)
 
 
-def test_logits_in_chunks_are_the_logits_at_once():
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_in_chunks_are_the_logits_at_once(bias):
     torch.manual_seed(0)
-    head = torch.nn.Linear(8, VOCAB)
+    head = torch.nn.Linear(8, VOCAB, bias=bias)
     labels = torch.randint(VOCAB, (20,))
+
+    def plainly(hidden, labels):
+        return -torch.nn.functional.cross_entropy(head(hidden), labels, reduction="none")
+
     results = []
-    for chunk in (20, 6):
+    for score in (plainly, Head(head, 20), Head(head, 6)):
         head.zero_grad()
         hidden = torch.arange(160.0).view(20, 8).sin().requires_grad_()
-        logps = selected_logps(hidden, labels, head, chunk)
+        logps = score(hidden, labels)
         logps.square().sum().backward()
-        results.append((logps, hidden.grad, head.weight.grad.clone()))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+        gradients = [p.grad.clone() for p in head.parameters()]
+        results.append((logps, hidden.grad, *gradients))
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def test_a_model_whose_attention_does_not_follow_the_tree_is_refused():

@@ -18,7 +18,7 @@ from psr_ray.config.training import DPOConfig, SFTConfig
 class ModelConfig(Frozen):
     base: str
     """Folder (or Hub id) of M0 in Hugging Face format."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number type of engine and training; float32 on CPU (bfloat16 has no fast path on AVX2)."""
     max_length: Positive = 4096
     """Longest sequence in tokens, prompt and completion together."""

@@ -30,7 +30,6 @@ def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
         "gradient_clipping": training.max_grad_norm,
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == "bfloat16"},
-        "fp16": {"enabled": dtype == "float16"},
         "optimizer": {
             "type": "AdamW",
             "params": {

@@ -57,7 +57,7 @@ def run_pass(
     engine: Any, term: Term, part: Pass, size: float, worker: Worker
 ) -> tuple[torch.Tensor, Figures]:
     """Loss of one forward pass, a share of the whole batch's, and its figures."""
-    pack = pack_trees([unit.tree for unit in part.units]).to(worker.device)
+    pack = pack_trees([unit.tree for unit in part.units], worker.device)
     loss, figures = term.score(part.rows, engine(pack), pack.lengths_C, size)
     figures["num_tokens"] = torch.tensor(len(pack.ids_S), device=worker.device)
     weight = float(part.counts)
@@ -116,9 +116,16 @@ def gradient_norm(engine: Any) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def check_first_dpo_loss(figures: Sums) -> None:
+# Distance of the first DPO loss from ln 2. Reference and policy are scored in packs of other shapes,
+# which in bfloat16 rounds the sums over a step's tokens differently.
+FIRST_LOSS_TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
+
+
+def check_first_dpo_loss(
+    figures: Sums, tolerance: float = FIRST_LOSS_TOLERANCES["float32"]
+) -> None:
     """The policy starts as the reference, so the first DPO loss is ln 2; else something is wrong."""
-    if abs(figures["dpo_loss"] - math.log(2)) > 1e-4:
+    if abs(figures["dpo_loss"] - math.log(2)) > tolerance:
         raise PsrError(
             f"the first step-DPO loss is {figures['dpo_loss']:.6f}, not ln 2 = 0.693147: policy and "
             "reference differ before any update (dropout on, another model than the searches', or "

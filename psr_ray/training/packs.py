@@ -6,12 +6,11 @@ Shape key: S tokens of a pack, N scored tokens, C completions, H heads, D head s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from psr_ray.errors import PsrError
 from psr_ray.training.trees import TokenTree
@@ -19,6 +18,7 @@ from psr_ray.training.trees import TokenTree
 ATTENTION = "token_tree"
 # Scored tokens whose logits exist at the same time: 256 × 152k of Qwen2.5 in float32 are 160 MB.
 CHUNK = 256
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,10 @@ class Pack:
     spans: tuple[Span, ...]
     block_mask: Any = None
 
-    def to(self, device: torch.device) -> Pack:
-        """The pack on a device; on a GPU with FlexAttention's block mask."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
-        if device.type != "cpu":
-            moved |= {"spans": (), "block_mask": block_mask(moved["ends_S"])}
-        return replace(self, **moved)
 
-
-def pack_trees(trees: Sequence[TokenTree]) -> Pack:
-    """Lay trees side by side. Their completions are numbered through, tree by tree."""
+def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
+    """Lay trees side by side on a device. Their completions are numbered through, tree by tree. On a GPU
+    the pack has FlexAttention's block mask, elsewhere spans."""
     ids: list[int] = []
     positions: list[int] = []
     ends: list[int] = []
@@ -76,7 +66,7 @@ def pack_trees(trees: Sequence[TokenTree]) -> Pack:
     lengths: list[int] = []
     for tree in trees:
         offset = len(ids)
-        for run in tree.runs:
+        for run in tree.runs if device.type == "cpu" else ():
             keys = tuple((a + offset, b + offset) for a, b in run.before)
             num_before, num = sum(b - a for a, b in keys), run.stop - run.start
             mask = None
@@ -93,17 +83,23 @@ def pack_trees(trees: Sequence[TokenTree]) -> Pack:
         parents += [parent + offset for parent in tree.parents]
     scored = sorted({token for token, _ in owners})
     place = {token: index for index, token in enumerate(scored)}
+
+    def tensor(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, device=device)
+
+    ends_S = tensor(ends)
     return Pack(
-        ids_S=torch.tensor(ids),
-        positions_S=torch.tensor(positions),
-        ends_S=torch.tensor(ends),
-        scored_N=torch.tensor(scored),
-        before_N=torch.tensor([parents[token] for token in scored]),
-        members_M=torch.tensor([place[token] for token, _ in owners]),
-        owners_M=torch.tensor([owner for _, owner in owners]),
-        lengths_C=torch.tensor(lengths),
+        ids_S=tensor(ids),
+        positions_S=tensor(positions),
+        ends_S=ends_S,
+        scored_N=tensor(scored),
+        before_N=tensor([parents[token] for token in scored]),
+        members_M=tensor([place[token] for token, _ in owners]),
+        owners_M=tensor([owner for _, owner in owners]),
+        lengths_C=tensor(lengths),
         longest=max(positions) + 1,
         spans=tuple(spans),
+        block_mask=None if device.type == "cpu" else block_mask(ends_S),
     )
 
 
@@ -203,26 +199,71 @@ def register_attention() -> str:
     return ATTENTION
 
 
-def selected_logps(
-    hidden_ND: torch.Tensor, labels_N: torch.Tensor, head: torch.nn.Module, chunk: int = CHUNK
-) -> torch.Tensor:
-    """Log-probabilities [N] of the labels. Logits exist for ``chunk`` tokens at a time, in the
-    backward pass too, where they are computed again."""
+class SelectedLogps(torch.autograd.Function):
+    """Log-probabilities of labels under an output head, whose logits exist for ``chunk`` tokens at a
+    time, in the backward pass too, where they are computed again.
 
-    def score(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return -F.cross_entropy(head(hidden).float(), labels, reduction="none")
+    One function, so that the head's weight gets one gradient: ZeRO 2 and 3 reduce it when it comes.
+    """
 
-    if len(labels_N) <= chunk:
-        return score(hidden_ND, labels_N)
-    parts = [
-        checkpoint(score, hidden, labels, use_reentrant=True)
-        if torch.is_grad_enabled()
-        else score(hidden, labels)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        labels_N: torch.Tensor,
+        chunk: int,
+    ) -> torch.Tensor:
+        log_sums, chosen = [], []
         for hidden, labels in zip(
             torch.split(hidden_ND, chunk), torch.split(labels_N, chunk), strict=True
-        )
-    ]
-    return torch.cat([part for part in parts if part is not None])
+        ):
+            logits = F.linear(hidden, weight_VD, bias_V).float()
+            log_sums.append(logits.logsumexp(-1))
+            chosen.append(logits.gather(1, labels[:, None])[:, 0])
+        log_sums_N = torch.cat(log_sums)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, log_sums_N)
+        ctx.chunk = chunk
+        return torch.cat(chosen) - log_sums_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_ND, weight_VD, bias_V, labels_N, log_sums_N = ctx.saved_tensors
+        for_weight = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        for_bias = torch.zeros_like(bias_V) if bias_V is not None else None
+        for_hidden = []
+        parts = (t.split(ctx.chunk) for t in (hidden_ND, labels_N, log_sums_N, grads[0].float()))
+        for hidden, labels, log_sums, grad in zip(*parts, strict=True):
+            logits = F.linear(hidden, weight_VD, bias_V).float()
+            # d logp / d logits = one-hot - softmax
+            slope = -torch.exp(logits - log_sums[:, None])
+            slope[torch.arange(len(labels)), labels] += 1
+            slope = (slope * grad[:, None]).to(hidden.dtype)
+            for_hidden.append(slope @ weight_VD)
+            if for_weight is not None:
+                for_weight.addmm_(slope.T, hidden)
+            if for_bias is not None:
+                for_bias += slope.sum(0)
+        return torch.cat(for_hidden), for_weight, for_bias, None, None
+
+
+class Head(torch.nn.Module):
+    """A model's output head as a function to log-probabilities of labels.
+
+    It holds the head's own parameters, so that ZeRO-3 gathers them when it is called: once a pass,
+    whatever the number of tokens, for all workers must gather equally often.
+    """
+
+    def __init__(self, head: torch.nn.Linear, chunk: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.chunk = head.weight, head.bias, chunk
+
+    def forward(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [N] of the labels."""
+        arguments = (hidden_ND, self.weight, self.bias, labels_N, self.chunk)
+        logps_N: torch.Tensor = SelectedLogps.apply(*arguments)  # type: ignore[no-untyped-call]
+        return logps_N
 
 
 class PackScorer(torch.nn.Module):
@@ -231,7 +272,18 @@ class PackScorer(torch.nn.Module):
     def __init__(self, model: Any, chunk: int = CHUNK) -> None:
         super().__init__()
         self.model = model
-        self.chunk = chunk
+        head = self.causal.get_output_embeddings()
+        if type(head) is not torch.nn.Linear:
+            raise PsrError(
+                f"output head of type {type(head).__name__}: packs need a plain linear one, without a "
+                "LoRA update of its own (dpo.lora.target_modules)"
+            )
+        self.head = Head(head, chunk)
+
+    @property
+    def causal(self) -> Any:
+        """The model within LoRA's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     def forward(self, pack: Pack, *, plainly: bool = False) -> torch.Tensor:
         """Log-probabilities [C] of a pack's completions, sums over their tokens.
@@ -240,22 +292,14 @@ class PackScorer(torch.nn.Module):
         way must agree with."""
         if plainly:
             logits_SV = self.model(input_ids=pack.ids_S[None], use_cache=False).logits[0]
-            labels_N = pack.ids_S[pack.scored_N]
-            return -F.cross_entropy(logits_SV[pack.before_N].float(), labels_N, reduction="sum")[
-                None
-            ]
-        causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        hidden_SD = causal.get_decoder()(
+            logits_NV, labels_N = logits_SV[pack.before_N].float(), pack.ids_S[pack.scored_N]
+            return -F.cross_entropy(logits_NV, labels_N, reduction="sum").view(1)
+        hidden_SD = self.causal.get_decoder()(
             input_ids=pack.ids_S[None],
             position_ids=pack.positions_S[None],
             use_cache=False,
             pack=pack,
         ).last_hidden_state[0]
-        logps_N = selected_logps(
-            hidden_SD[pack.before_N],
-            pack.ids_S[pack.scored_N],
-            causal.get_output_embeddings(),
-            self.chunk,
-        )
+        logps_N: torch.Tensor = self.head(hidden_SD[pack.before_N], pack.ids_S[pack.scored_N])
         sums_C = logps_N.new_zeros(len(pack.lengths_C))
         return sums_C.index_add(0, pack.owners_M, logps_N[pack.members_M])

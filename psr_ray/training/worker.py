@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,9 +103,11 @@ def train(job: TrainingJob) -> None:
     progress = ProgressWriter(job.run_dir, job.stage, "steps")
     num_steps = len(terms[0].plan)
     writer = MetricsWriter(job.out, progress, num_steps, rank)
-    check = loop.check_first_dpo_loss if work.pair_plan else None
+    dtype = job.config.model.dtype
+    tolerance = loop.FIRST_LOSS_TOLERANCES[dtype]
+    check = partial(loop.check_first_dpo_loss, tolerance=tolerance) if work.pair_plan else None
     units = [unit for term in terms for unit in term.units(term.plan[0], budget)]
-    check_packing(engine, units, TOLERANCES[job.config.model.dtype], device)
+    check_packing(engine, units, TOLERANCES[dtype], device)
     figures = loop.run_steps(engine, terms, training, worker, writer, check)
     writer.close()
     export(module, tokenizer, job, rank)
@@ -165,8 +168,9 @@ def dpo_work(job: TrainingJob) -> Work:
     rows = read_rows(shards(job.preferences / PAIRS))
     pairs, dropped = within_length(map(preference_example, rows), length)
     budget = settings.tokens_per_pass
-    dropped += [pair.id for pair in pairs if len(pair_tree([pair])) > budget]
-    pairs = [pair for pair in pairs if pair.id not in dropped]
+    fits = [len(pair_tree([pair])) <= budget for pair in pairs]
+    dropped += [pair.id for pair, fit in zip(pairs, fits, strict=True) if not fit]
+    pairs = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     if not pairs:
         raise PsrError(
             f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
@@ -199,7 +203,7 @@ def reference_of(
     )
 
     assert job.preferences is not None
-    key = reference_key(fingerprint(job.model), job.config.model.dtype, pairs)
+    key = reference_key(fingerprint(job.model, num_windows=256), job.config.model.dtype, pairs)
     folder = job.preferences / FOLDER
     stored = read_reference(folder, key, pairs) if worker.rank == 0 else None
     table: torch.Tensor | None = worker.from_first(stored)
