@@ -22,7 +22,8 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from psr_ray.training.packs import PackScorer, pack_trees, register_attention
+from psr_ray.training.attention import register_attention
+from psr_ray.training.packs import PackScorer, pack_trees
 from psr_ray.training.trees import TokenTree, fill, token_tree
 
 Path_ = tuple[list[int], list[int]]

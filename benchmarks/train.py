@@ -29,8 +29,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from benchmarks.common import alternate, facts, matmul_rate, ratios, spread, store
 from psr_ray.config import DPOConfig
+from psr_ray.training.attention import register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search, preference_example
-from psr_ray.training.packs import PackScorer, pack_trees, register_attention
+from psr_ray.training.packs import PackScorer, pack_trees
 from psr_ray.training.terms import dpo_term
 from psr_ray.training.trees import TokenTree, fill, token_tree
 from psr_ray.training.units import pair_tree, pair_units, passes_of

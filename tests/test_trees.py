@@ -19,15 +19,10 @@ from transformers import (
 )
 
 from psr_ray.errors import PsrError
+from psr_ray.training.attention import Span, dense_mask, register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search
-from psr_ray.training.packs import (
-    Head,
-    PackScorer,
-    Span,
-    dense_mask,
-    pack_trees,
-    register_attention,
-)
+from psr_ray.training.head import Head
+from psr_ray.training.packs import PackScorer, pack_trees
 from psr_ray.training.reference import (
     check_packing,
     read_reference,

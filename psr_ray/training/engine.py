@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
-from psr_ray.training.packs import PackScorer, register_attention
+from psr_ray.training.attention import register_attention
+from psr_ray.training.packs import PackScorer
 
 if TYPE_CHECKING:
     from psr_ray.training.worker import TrainingJob
