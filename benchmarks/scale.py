@@ -88,7 +88,7 @@ def measure(
     searches = output_folder(folder, "search")
     assert len(finished_ids(searches)) == num
     times = [tuple(map(float, row["end"].split(","))) for row in read_rows(shards(searches))]
-    wall = max(end for _, end in times) - min(start for start, _ in times)
+    wall = max(end for _, end, _ in times) - min(start for start, _, _ in times)
     best = perfect(names, engines * config.engine.max_rows_in_flight, median, sigma)
     return {
         "num_problems": num,
@@ -97,7 +97,7 @@ def measure(
         "coordination": round(wall / best - 1, 4),
         "driver_mb": round(peak.mb, 1),
         "wall_s": round(wall, 2),
-        "start_s": round(min(start for start, _ in times) - started, 2),
+        "start_s": round(min(start for start, _, _ in times) - started, 2),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import os
 import random
 import threading
 import time
@@ -56,7 +57,8 @@ class SimulatedEngine:
             while True:
                 while self.open and self.open[0][0] <= time.time():
                     end, _, start, row, future = heapq.heappop(self.open)
-                    future.set_result({"id": row["id"], "end": f"{start},{end}", "error": None})
+                    said = f"{start},{end},{os.getpid()}"
+                    future.set_result({"id": row["id"], "end": said, "error": None})
                 while self.waiting and len(self.open) < self.max_open:
                     row, seconds, future = self.waiting.popleft()
                     now = time.time()
@@ -66,7 +68,7 @@ class SimulatedEngine:
 
 class SimulatedWorker(EngineWorker):
     """An engine worker whose engine is simulated; ``model`` is ``MEDIAN,SIGMA``. Its shards hold search
-    rows without steps; ``end`` says when the search started and ended (Unix seconds)."""
+    rows without steps; ``end`` says when the search started and ended (Unix seconds), and where."""
 
     def __init__(self, model: str, config: Config, folder: Path, _first: str | None) -> None:
         self.config, self.folder = config, folder

@@ -1,0 +1,64 @@
+"""The real pipeline over simulated engines: no barrier between batches, no row twice, growing pools."""
+
+import heapq
+
+import pytest
+from conftest import ROOT
+
+from actors.searcher import run_rows
+from benchmarks.simulated import SimulatedWorker, service_time
+from psr_ray.config.file import load_config
+from psr_ray.progress import ProgressWriter
+from psr_ray.rows import TASK_SCHEMA, read_rows, shards, write_rows
+
+pytestmark = pytest.mark.slow
+
+MEDIAN, SIGMA = 0.15, 1.2  # one search in a hundred takes sixteen times the median
+
+
+def run(folder, num, *settings):
+    """Search ``num`` problems; start, end and process of each, by its name."""
+    rows = [
+        dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": f"p{i}"} for i in range(num)
+    ]
+    write_rows(folder / "problems.parquet", rows, TASK_SCHEMA)
+    config = load_config(ROOT / "configs" / "smoke.yaml", settings)
+    progress = ProgressWriter(folder, "search", "rows")
+    model = f"{MEDIAN},{SIGMA}"
+    run_rows([folder / "problems.parquet"], folder, model, config, progress, worker=SimulatedWorker)
+    found = list(read_rows(shards(folder / "search")))
+    assert sorted(row["id"] for row in found) == sorted(row["id"] for row in rows)
+    return {row["id"]: [float(part) for part in row["end"].split(",")] for row in found}
+
+
+def perfect(names, places):
+    free = [0.0] * places
+    for name in names:
+        heapq.heappush(free, heapq.heappop(free) + service_time(name, MEDIAN, SIGMA))
+    return max(free)
+
+
+def test_an_engine_stays_full_whatever_its_batches(ray_up, tmp_path):
+    places = 4
+    times = run(
+        tmp_path, 160, "engine.num_engines=[1,1]", f"engine.max_rows_in_flight={places}",
+        "engine.rows_per_shard=8",
+    )  # fmt: skip
+    starts = sorted((start, 1) for start, _, _ in times.values())
+    ends = sorted((end, -1) for _, end, _ in times.values())
+    num_open = most = 0
+    for _, change in sorted(starts + ends, key=lambda event: (event[0], event[1])):
+        num_open += change
+        most = max(most, num_open)
+    assert most == places
+    wall = ends[-1][0] - starts[0][0]
+    # a barrier after each batch, or each block, costs a factor of two here
+    assert wall < 1.3 * perfect(times, places)
+
+
+def test_a_pool_grows_while_there_is_work(ray_up, tmp_path):
+    times = run(
+        tmp_path, 200, "engine.num_engines=[1,2]", "engine.max_rows_in_flight=2",
+        "engine.rows_per_shard=4",
+    )  # fmt: skip
+    assert len({process for _, _, process in times.values()}) == 2
