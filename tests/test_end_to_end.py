@@ -196,14 +196,24 @@ def free_port():
         return s.getsockname()[1]
 
 
+def submit(environment, *arguments):
+    """`ray job submit` of our job; again for as long as the head's job agent is still starting."""
+    command = [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py"]
+    for _ in range(20):
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT,
+            timeout=400, check=False,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(3)
+    return done
+
+
 def test_a_ray_job_goes_on_with_the_run_on_its_cluster(run_dir, head):
-    done = subprocess.run(
-        [
-            RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
-            "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
-            "--force", "evaluate-M2",
-        ],
-        capture_output=True, text=True, env=head, cwd=ROOT, timeout=400, check=False,
+    done = submit(
+        head, "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
+        "--force", "evaluate-M2",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
