@@ -11,7 +11,6 @@ not in it. ``driver_mb`` is the largest resident memory of the process that runs
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 import tempfile
@@ -25,26 +24,15 @@ import typer
 
 from actors.searcher import run_rows
 from benchmarks.common import RESULTS, facts, store
-from benchmarks.simulated import SimulatedWorker, service_time
+from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA, Row, finished_ids, read_rows, shards, write_rows
 from psr_ray.tasks import output_folder
 
-# Problems and engines; the first of each number of engines is also where memory is compared.
+# Problems and engines.
 POINTS = [(1_000, 1), (1_000, 8), (10_000, 8), (10_000, 64), (100_000, 64)]
-
-
-def perfect(names: list[str], places: int, median: float, sigma: float) -> float:
-    """Seconds of a scheduler that costs nothing: a free place takes the next problem at once."""
-    free = [0.0] * places
-    end = 0.0
-    for name in names:
-        done = heapq.heappop(free) + service_time(name, median, sigma)
-        heapq.heappush(free, done)
-        end = max(end, done)
-    return end
 
 
 class Peak:

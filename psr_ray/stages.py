@@ -89,9 +89,10 @@ def steps_of(run: RunDirectory) -> list[Step]:
     first = made_by
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
-        settings = settings_of(config.in_iteration(k), *GENERATION, "search", "method")
+        searching = config.in_iteration(k)
+        settings = settings_of(searching, *GENERATION, "search", "method")
         del settings["method"]["objective"]
-        judges = [first] if config.in_iteration(k).method.first_judges else []
+        judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])
         settings = settings_of(config, "model.dtype", "method.objective")

@@ -1,12 +1,10 @@
 """The real pipeline over simulated engines: no barrier between batches, no row twice, growing pools."""
 
-import heapq
-
 import pytest
 from conftest import ROOT
 
 from actors.searcher import run_rows
-from benchmarks.simulated import SimulatedWorker, service_time
+from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA, read_rows, shards, write_rows
@@ -31,13 +29,6 @@ def run(folder, num, *settings):
     return {row["id"]: [float(part) for part in row["end"].split(",")] for row in found}
 
 
-def perfect(names, places):
-    free = [0.0] * places
-    for name in names:
-        heapq.heappush(free, heapq.heappop(free) + service_time(name, MEDIAN, SIGMA))
-    return max(free)
-
-
 def test_an_engine_stays_full_whatever_its_batches(ray_up, tmp_path):
     places = 4
     times = run(
@@ -53,7 +44,7 @@ def test_an_engine_stays_full_whatever_its_batches(ray_up, tmp_path):
     assert most == places
     wall = ends[-1][0] - starts[0][0]
     # a barrier after each batch, or each block, costs a factor of two here
-    assert wall < 1.3 * perfect(times, places)
+    assert wall < 1.3 * perfect(times, places, MEDIAN, SIGMA)
 
 
 def test_a_pool_grows_while_there_is_work(ray_up, tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,16 +108,13 @@ def tree_attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-_compiled: dict[str, Callable[..., Any]] = {}
-
-
+@cache
 def compiled_flex() -> Callable[..., Any]:
     """FlexAttention, compiled once a process."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    if not _compiled:
-        _compiled["flex"] = torch.compile(flex_attention, dynamic=True)
-    return _compiled["flex"]
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
+    return compiled
 
 
 def register_attention() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import deepspeed
 import torch
@@ -14,9 +14,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from psr_ray.config import TrainingConfig
 from psr_ray.training.attention import register_attention
 from psr_ray.training.packs import PackScorer
-
-if TYPE_CHECKING:
-    from psr_ray.training.worker import TrainingJob
+from psr_ray.training.worker import MODEL_FOLDER, TrainingJob
 
 
 def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
@@ -95,8 +93,6 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
 
 def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
     """Write a plain Hugging Face folder; a LoRA update is merged into the weights first."""
-    from psr_ray.training.worker import MODEL_FOLDER
-
     final = job.out / MODEL_FOLDER
     unfinished = job.out / f".{MODEL_FOLDER}"
     with deepspeed.zero.GatheredParameters(
