@@ -11,17 +11,14 @@ length and scores the completions' positions only.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.common import facts, ratios, spread, store
 from psr_ray.training.attention import register_attention
 from psr_ray.training.packs import PackScorer, pack_trees
 from psr_ray.training.trees import TokenTree, fill, token_tree
@@ -129,7 +126,6 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
             if repeat > 1:
                 seconds[name].append(spent)
     num_pairs = len(rows) // 2
-    quotients = [a / b for a, b in zip(seconds["padded"], seconds["trees"], strict=True)]
     tokens = {
         "trees": sum(len(tree) for tree in trees),
         "padded": sum(len(b) * max(len(p) + len(c) for p, c in b) for b in batches),
@@ -139,20 +135,15 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
         "logp_difference_per_token": round(difference, 5),
         "tokens": tokens,
         "token_ratio": round(tokens["padded"] / tokens["trees"], 3),
-        "pairs_per_s": {n: round(num_pairs / statistics.median(v), 2) for n, v in seconds.items()},
+        "pairs_per_s": {n: spread([num_pairs / s for s in v]) for n, v in seconds.items()},
         "peak_gib": {name: round(value, 2) for name, value in peaks.items()},
-        "ratio": {
-            "median": round(statistics.median(quotients), 3),
-            "min": round(min(quotients), 3),
-            "max": round(max(quotients), 3),
-        },
+        "ratio": ratios(seconds["padded"], seconds["trees"]),
     }
 
 
 def main() -> None:
     """Measure and write a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="benchmarks/results/gpu_train.json")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--searches", type=int, default=16)
     parser.add_argument("--budget", type=int, default=16384)
@@ -166,12 +157,9 @@ def main() -> None:
         "ratio": found["8"]["ratio"],
         "by_steps": found,
         "gpu": torch.cuda.get_device_name(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **facts("torch", "transformers"),
     }
-    out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(out.read_text())
+    print(f"stored: {store('gpu_train', result)}")
 
 
 if __name__ == "__main__":
