@@ -60,7 +60,7 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> fl
 
 
 def facts(*packages: str) -> dict[str, Any]:
-    """Machine, threads, versions and commit of a result; without git, the variable GIT_COMMIT says which."""
+    """Machine, threads, versions and commit of a result (without git: the variable GIT_COMMIT)."""
     commit = os.environ.get("GIT_COMMIT", "")
     if not commit:
         command = ["git", "rev-parse", "--short", "HEAD"]
