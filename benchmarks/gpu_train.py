@@ -57,7 +57,7 @@ def new_model(attention: str, *, small: bool = False) -> LlamaForCausalLM:
 
 
 def exactness() -> dict[str, float]:
-    """Relative differences of the two ways in float32: of log-probabilities (the largest), of gradients."""
+    """Relative differences in float32: the largest of log-probabilities, that of the gradient."""
     rng = random.Random(0)
     searches = [search(num_steps, rng) for num_steps in (1, 4, 8)]
     scorer = PackScorer(new_model(register_attention(), small=True))
