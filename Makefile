@@ -27,11 +27,13 @@ bench-scale: install  ## many problems on many simulated engines, about a quarte
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
 	$(BIN)/psr-ray results --config configs/evidence.yaml
 
-lint: install  ## ruff (format and lint), mypy, the demo figures in the README
+lint: install  ## ruff (format and lint), mypy; figures in the README and docs/ against the stored results
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/show_demo.py --check
+	$(BIN)/psr-ray results --config configs/evidence.yaml --check
+	$(BIN)/python -m benchmarks.page --check
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 

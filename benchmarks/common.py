@@ -60,17 +60,18 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> fl
 
 
 def facts(*packages: str) -> dict[str, Any]:
-    """Machine, threads, versions and commit of a result."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    """Machine, threads, versions and commit of a result (without git: the variable GIT_COMMIT)."""
+    commit = os.environ.get("GIT_COMMIT", "")
+    if not commit:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "cpu_cores": os.cpu_count(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "commit": commit.stdout.strip(),
+        "commit": commit,
     }
 
 

@@ -5,7 +5,8 @@
 Needs PyTorch (with a compiler for FlexAttention) and transformers, nothing else. The pairs are made up:
 problems of 100 tokens, steps of 40, a pair at every step; the model is a random Llama in bfloat16. Both
 sides make the same forward and backward passes of the same log-probabilities; the padded side sorts by
-length and scores the completions' positions only.
+length and scores the completions' positions only. Before it, a small model in float32 must give the same
+log-probabilities and gradients on both sides.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from collections.abc import Callable
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.common import facts, ratios, spread, store
+from benchmarks.common import facts, matmul_rate, ratios, spread, store
 from psr_ray.training.attention import register_attention
 from psr_ray.training.packs import PackScorer, pack_trees
 from psr_ray.training.trees import TokenTree, fill, token_tree
 
 Path_ = tuple[list[int], list[int]]
 PROBLEM, STEP, VOCABULARY = 100, 40, 32000
+TOLERANCE = 1e-4
 
 
 def search(num_steps: int, rng: random.Random) -> list[Path_]:
@@ -38,20 +40,42 @@ def search(num_steps: int, rng: random.Random) -> list[Path_]:
     return paths
 
 
-def new_model(attention: str) -> LlamaForCausalLM:
-    """A random Llama of 1.1B parameters."""
+def new_model(attention: str, *, small: bool = False) -> LlamaForCausalLM:
+    """A random Llama of 1.1B parameters in bfloat16, or a small one in float32."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
+        hidden_size=512 if small else 2048,
+        intermediate_size=1408 if small else 5632,
+        num_hidden_layers=4 if small else 22,
+        num_attention_heads=8 if small else 32,
         num_key_value_heads=4,
         max_position_embeddings=4096,
         attn_implementation=attention,
     )
-    return LlamaForCausalLM(config).to("cuda", torch.bfloat16)
+    return LlamaForCausalLM(config).to("cuda", torch.float32 if small else torch.bfloat16)
+
+
+def exactness() -> dict[str, float]:
+    """Relative differences in float32: the largest of log-probabilities, that of the gradient."""
+    rng = random.Random(0)
+    searches = [search(num_steps, rng) for num_steps in (1, 4, 8)]
+    scorer = PackScorer(new_model(register_attention(), small=True))
+    plain = new_model("sdpa", small=True)
+    logps = tree_pass(scorer, [token_tree(paths) for paths in searches])
+    alone = torch.cat([padded_pass(plain, [path]) for paths in searches for path in paths])
+    logps.mean().backward()
+    alone.mean().backward()
+    gradients, others = (
+        torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (scorer, plain)
+    )
+    found = {
+        "logps": ((logps - alone).abs() / alone.abs()).max().item(),
+        "gradient": ((gradients - others).norm() / others.norm()).item(),
+    }
+    if max(found.values()) > TOLERANCE:
+        raise SystemExit(f"packed and plain passes differ in float32: {found}, bound {TOLERANCE}")
+    return found
 
 
 def tree_pass(scorer: PackScorer, trees: list[TokenTree]) -> torch.Tensor:
@@ -77,13 +101,14 @@ def padded_pass(model: LlamaForCausalLM, paths: list[Path_]) -> torch.Tensor:
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds and peak GiB."""
+    """Seconds, and GiB at the peak beyond what was there before."""
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
     started = time.perf_counter()
     work()
     torch.cuda.synchronize()
-    return time.perf_counter() - started, torch.cuda.max_memory_allocated() / 2**30
+    return time.perf_counter() - started, (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
 def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) -> dict[str, object]:
@@ -107,13 +132,13 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
     difference = ((packed - alone).abs() / STEP).max().item()
 
     def with_trees() -> None:
-        scorer.zero_grad()
+        scorer.zero_grad(set_to_none=False)
         made = [token_tree(paths) for paths in searches]
         for group in fill([len(tree) for tree in made], budget):
             tree_pass(scorer, [made[i] for i in group]).mean().backward()
 
     def with_padding() -> None:
-        plain.zero_grad()
+        plain.zero_grad(set_to_none=False)
         for rows in batches:
             padded_pass(plain, rows).mean().backward()
 
@@ -125,7 +150,10 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
             spent, peaks[name] = timed(side)
             if repeat > 1:
                 seconds[name].append(spent)
+        print(f"{num_steps} steps, repeat {repeat}: {seconds}", flush=True)
     num_pairs = len(rows) // 2
+    rate = matmul_rate(torch.bfloat16, "cuda", 8192)
+    parameters = sum(p.numel() for p in plain.parameters())
     tokens = {
         "trees": sum(len(tree) for tree in trees),
         "padded": sum(len(b) * max(len(p) + len(c) for p, c in b) for b in batches),
@@ -136,6 +164,10 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
         "tokens": tokens,
         "token_ratio": round(tokens["padded"] / tokens["trees"], 3),
         "pairs_per_s": {n: spread([num_pairs / s for s in v]) for n, v in seconds.items()},
+        "share_of_matmul_rate": {
+            name: spread([6 * parameters * tokens[name] / s / rate for s in values])
+            for name, values in seconds.items()
+        },
         "peak_gib": {name: round(value, 2) for name, value in peaks.items()},
         "ratio": ratios(seconds["padded"], seconds["trees"]),
     }
@@ -148,6 +180,8 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=16)
     parser.add_argument("--budget", type=int, default=16384)
     arguments = parser.parse_args()
+    exact = exactness()
+    print(f"float32: {exact}")
     found = {
         str(n): compare(n, arguments.searches, arguments.repeats, arguments.budget)
         for n in (4, 8, 16)
@@ -155,6 +189,7 @@ def main() -> None:
     result = {
         "metric": "pairs/s of forward and backward, trees with FlexAttention over padded SDPA, 8 steps",
         "ratio": found["8"]["ratio"],
+        "float32_relative_difference": exact,
         "by_steps": found,
         "gpu": torch.cuda.get_device_name(),
         **facts("torch", "transformers"),

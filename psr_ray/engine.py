@@ -15,61 +15,16 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from math import exp
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
-from psr_ray.generation import Completion, EngineTask, Finish, GenerationRequest, ModelRole
+from psr_ray.generation import Completion, EngineTask, GenerationRequest, ModelRole
+from psr_ray.vllm_api import completions_of, engine_arguments, engine_environment, sampling_params
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import RequestOutput
 
 Result = TypeVar("Result")
-
-
-def engine_environment(settings: EngineConfig) -> dict[str, str]:
-    """Environment of the process that is to hold an engine; must be set before vLLM's import."""
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    if settings.tensor_parallel_size == 0:
-        variables |= {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(settings.cpus_per_engine),
-        }
-        if settings.enforce_eager:
-            # parts of vLLM's sampler compile themselves all the same, which needs a C++ compiler
-            variables["TORCHDYNAMO_DISABLE"] = "1"
-    return variables
-
-
-def engine_arguments(
-    model_path: str, model: ModelConfig, settings: EngineConfig, seed: int, num_models: int = 1
-) -> dict[str, Any]:
-    """Arguments of vLLM's ``EngineArgs`` for a config; ``num_models`` share the GPU's memory."""
-    arguments: dict[str, Any] = {
-        "model": model_path,
-        "dtype": model.dtype,
-        "max_model_len": model.max_length,
-        "max_num_seqs": settings.max_num_seqs,
-        "trust_remote_code": model.trust_remote_code,
-        "enforce_eager": settings.enforce_eager,
-        "enable_prefix_caching": True,
-        "seed": seed,
-        "disable_log_stats": True,
-        "generation_config": "vllm",
-    }
-    if settings.kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-    if settings.tensor_parallel_size == 0:
-        arguments |= {"distributed_executor_backend": "uni", "block_size": 32}
-    else:
-        arguments |= {
-            "tensor_parallel_size": settings.tensor_parallel_size,
-            "gpu_memory_utilization": settings.gpu_memory_utilization / num_models,
-        }
-        if settings.tensor_parallel_size > 1:
-            arguments["distributed_executor_backend"] = "mp"
-    return arguments
 
 
 @dataclass
@@ -256,51 +211,3 @@ class VllmEngine:
         running.num_open -= 1
         if running.num_open == 0:
             self._resume(running, running.completions)
-
-
-def sampling_params(request: GenerationRequest) -> SamplingParams:
-    """vLLM's parameters for a request; only the finished output is returned."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    if request.choice_ids:
-        return SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            logprob_token_ids=list(request.choice_ids),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-    return SamplingParams(
-        n=request.num_samples,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_tokens=request.max_tokens,
-        stop=None if request.stop is None else [request.stop],
-        include_stop_str_in_output=True,
-        detokenize=request.stop is not None,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Completion]:
-    """Our completions of one finished vLLM request."""
-    cached = output.num_cached_tokens or 0
-    completions = []
-    for sample in output.outputs:
-        probabilities: tuple[float, ...] = ()
-        if request.choice_ids and sample.logprobs:
-            weights = [exp(sample.logprobs[0][i].logprob) for i in request.choice_ids]
-            probabilities = tuple(weight / sum(weights) for weight in weights)
-        stopped = sample.finish_reason == "stop"
-        finish: Finish = (
-            "length" if not stopped else "eos" if sample.stop_reason is None else "stop"
-        )
-        completions.append(
-            Completion(
-                token_ids=tuple(sample.token_ids),
-                finish=finish,
-                choice_probabilities=probabilities,
-                num_cached_tokens=cached,
-            )
-        )
-    return completions
