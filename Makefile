@@ -15,7 +15,7 @@ test: install  ## all tests, the slow ones with real engines too
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-bench-train: install  ## step-DPO against TRL, about half an hour on two cores
+bench-train: install  ## step-DPO against TRL, about forty minutes on two cores
 	$(BIN)/python -m benchmarks.train
 
 bench-search: install  ## step search against lock-step and one by one, about twenty minutes
