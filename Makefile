@@ -15,10 +15,10 @@ test: install  ## all tests, the slow ones with real engines too
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-bench-train: install  ## step-DPO against TRL, about forty minutes on two cores
+bench-train: install  ## step-DPO against TRL, about a quarter of an hour on two cores
 	$(BIN)/python -m benchmarks.train
 
-bench-search: install  ## step search against lock-step and one by one, about twenty minutes
+bench-search: install  ## step search against lock-step and one by one, about ten minutes
 	$(BIN)/python -m benchmarks.search
 
 bench-scale: install  ## many problems on many simulated engines, about a quarter of an hour

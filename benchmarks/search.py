@@ -1,6 +1,6 @@
 """Step search: continuous batching of all searches against lock-step, one by one, and the limit.
 
-    python -m benchmarks.search              (make bench-search; about twenty minutes on two cores)
+    python -m benchmarks.search              (make bench-search; about ten minutes on two cores)
     python -m benchmarks.search --name gpu_search --model FOLDER --set engine.tensor_parallel_size=1 ...
 
 The same problems, engine and settings on all sides, in one process, taking turns:

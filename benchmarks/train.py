@@ -1,6 +1,6 @@
 """Step-DPO on pairs of real searches: token trees against TRL's DPOTrainer and plain pairs.
 
-    python -m benchmarks.train               (make bench-train; about forty minutes on two cores)
+    python -m benchmarks.train               (make bench-train; about a quarter of an hour on two cores)
 
 All three sides train the same random Llama on the same pairs, in float32, with AdamW, the same number of
 pairs an optimizer step and the same threads, in one process, taking turns. Reference log-probabilities
