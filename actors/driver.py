@@ -27,8 +27,9 @@ from psr_ray.preferences import (
 )
 from psr_ray.probes import PROBES, probes_of
 from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA, read_rows, shards, write_rows, write_shard
+from psr_ray.rows import TASK_SCHEMA
 from psr_ray.runs import Json, RunDirectory
+from psr_ray.shards import read_rows, shards, write_rows, write_shard
 from psr_ray.sources import evaluation_files, write_data
 from psr_ray.stages import Step, model_path, steps_of
 from psr_ray.tasks import output_folder

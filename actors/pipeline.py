@@ -15,8 +15,9 @@ from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.memory import PeakMemory
 from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA, write_rows
+from psr_ray.rows import TASK_SCHEMA
 from psr_ray.runs import Json, RunDirectory, Stage, content_key
+from psr_ray.shards import write_rows
 from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
 from psr_ray.summary import write_summary

@@ -6,8 +6,12 @@ engine writes its own shards; only counts travel back.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,16 @@ from psr_ray.errors import PsrError
 from psr_ray.generation import EngineTask
 from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import Row, finished_ids, write_shard
+from psr_ray.rows import Row
+from psr_ray.shards import ShardWriter, drop_doubles, finished_ids
 from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
 
-# Batches given to an engine, in multiples of those that fill it.
-BATCHES_AHEAD = 2
+# Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
+# search holds back no others, but its finished rows count here until it ends.
+ROWS_AHEAD = 2.5
+
+# Marks of the batches given out, in a stage's folder: one that is given out again was a dead worker's.
+BATCHES = "batches"
 
 
 class EngineWorker:
@@ -33,32 +42,55 @@ class EngineWorker:
     def __init__(self, model: str, config: Config, folder: Path, first: str | None) -> None:
         self.config = config
         self.folder = folder
+        self.shards = ShardWriter(self._place, config.engine.rows_per_shard)
+        self._start_engine(model, first)
+
+    def _start_engine(self, model: str, first: str | None) -> None:
+        config = self.config
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Do a batch of task rows, write their shards, return counts. Ray Data calls this from many
+        """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many
         threads: other batches are under way meanwhile."""
         rows: list[Row] = batch.to_pylist()
-        futures = [self.engine.submit(self._task(row)) for row in rows]
-        finished: dict[str, list[Row]] = {}
-        for row, future in zip(rows, futures, strict=True):
-            try:
-                result = future.result()
-            except Exception as error:
-                if not self.engine.is_alive:
-                    raise
-                result = failed_row(row, error)
-            finished.setdefault(row["task"], []).append(result)
-        for task, done in finished.items():
-            write_shard(output_folder(self.folder, task), done, SCHEMAS[task])
-        return pa.table(
-            {
-                "rows": [len(rows)],
-                "tokens": [sum(num_tokens(r) for done in finished.values() for r in done)],
+        left = self._not_done(rows)
+        tokens = 0
+        self.shards.expect(len(left))
+        try:
+            futures = {self.engine.submit(self._task(row)): row for row in left}
+            for future in as_completed(futures):
+                row = futures[future]
+                try:
+                    result = future.result()
+                except Exception as error:
+                    if not self.engine.is_alive:
+                        raise
+                    result = failed_row(row, error)
+                tokens += num_tokens(result)
+                self.shards.add(row["task"], result)
+            self.shards.wait((row["task"], row["id"]) for row in left)
+        except BaseException:
+            self.shards.flush()
+            raise
+        return pa.table({"rows": [len(rows)], "tokens": [tokens]})
+
+    def _not_done(self, rows: list[Row]) -> list[Row]:
+        """The rows, without those that another worker finished before it died with this batch."""
+        names = "\n".join(f"{row['task']} {row['id']}" for row in rows)
+        marker = self.folder / BATCHES / hashlib.sha256(names.encode()).hexdigest()[:16]
+        if marker.exists():
+            done = {
+                task: finished_ids(self._place(task)[0]) for task in {row["task"] for row in rows}
             }
-        )
+            rows = [row for row in rows if row["id"] not in done[row["task"]]]
+        marker.parent.mkdir(exist_ok=True)
+        marker.touch()
+        return rows
+
+    def _place(self, task: str) -> tuple[Path, pa.Schema]:
+        return output_folder(self.folder, task), SCHEMAS[task]
 
     def _task(self, row: Row) -> EngineTask[Row]:
         return TASKS[row["task"]](row, self.prompts, self.config)
@@ -89,13 +121,26 @@ def run_rows(
     progress.start(total, num_done)
     if num_done < total:
         stream_rows(paths, done, total - num_done, folder, model, config, progress, first, worker)
+    shutil.rmtree(folder / BATCHES, ignore_errors=True)
     for task, num_expected in expected.items():
+        drop_doubles(output_folder(folder, task))
         found = len(finished_ids(output_folder(folder, task)))
         if found != num_expected:
             raise PsrError(
                 f"{folder}: {found} {task} rows of {num_expected} came back; run the same command "
                 "again to do the rest"
             )
+
+
+def unfinished(
+    paths: Sequence[str], done: Mapping[str, Set[str]], per_batch: int
+) -> Iterator[pa.Table]:
+    """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer)."""
+    table = pa.concat_tables(pq.read_table(path) for path in paths)
+    names = zip(table["task"].to_pylist(), table["id"].to_pylist(), strict=True)
+    left = table.filter(pa.array([name not in done[task] for task, name in names]))
+    for start in range(0, len(left), per_batch):
+        yield left.slice(start, per_batch)
 
 
 def stream_rows(
@@ -109,31 +154,24 @@ def stream_rows(
     first: str | None,
     worker: type[EngineWorker],
 ) -> None:
-    """The Ray Data pipeline: read, drop finished rows, engines."""
+    """The Ray Data pipeline: rows that are not finished, engines, counts."""
     import ray.data
-
-    def unfinished(batch: pa.Table) -> pa.Table:
-        names = zip(batch["task"].to_pylist(), batch["id"].to_pylist(), strict=True)
-        return batch.filter(pa.array([name not in done[task] for task, name in names]))
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.use_datasource_v2 = False  # it starts 32 processes to read footers; we have a few files
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
     engine = config.engine
     least, most = engine.num_engines
-    # A batch is a block: engines get more of them as others end. There are more than the rows in flight
-    # need, for a batch that is down to its last search fills no more than one place.
-    per_batch = min(engine.rows_per_shard, -(-num_left // (2 * most)))
-    num_batches = BATCHES_AHEAD * -(-engine.max_rows_in_flight // engine.rows_per_shard)
+    # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
+    places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
+    per_batch = max(1, min(per_shard, places // 8, num_left // (2 * most)))
+    num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     dataset = (
-        ray.data.read_parquet(paths, override_num_blocks=1)
-        .map_batches(unfinished, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-        .repartition(target_num_rows_per_block=per_batch)
-        .map_batches(
+        # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
+        ray.data.from_arrow(list(unfinished(paths, done, per_batch))).map_batches(
             worker,
             fn_constructor_args=(model, config, folder, first),
             batch_format="pyarrow",

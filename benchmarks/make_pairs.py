@@ -11,7 +11,7 @@ from pathlib import Path
 
 from psr_ray.config.file import load_config
 from psr_ray.preferences import PREFERENCE_SCHEMA, preferences_of
-from psr_ray.rows import read_rows, shards, write_rows
+from psr_ray.shards import read_rows, shards, write_rows
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "pairs.yaml"

@@ -28,7 +28,8 @@ from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA, Row, finished_ids, read_rows, shards, write_rows
+from psr_ray.rows import TASK_SCHEMA, Row
+from psr_ray.shards import finished_ids, read_rows, shards, write_rows
 from psr_ray.tasks import output_folder
 
 # Problems and engines.
@@ -98,7 +99,9 @@ def main(
 
     fitted = json.loads((RESULTS / "search.json").read_text())["search_seconds"]
     median, sigma = fitted["median"], fitted["sigma"]
-    settings = ("engine.num_engines=[1,1]", f"engine.max_rows_in_flight={places}")
+    settings = (
+        "engine.num_engines=[1,1]", "engine.rows_per_shard=16", f"engine.max_rows_in_flight={places}",
+    )  # fmt: skip
     config = load_config("configs/smoke.yaml", settings)
     points = [tuple(map(int, p.split("x"))) for p in point or ()] or POINTS
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -2,7 +2,7 @@
 
 A search takes a time drawn from a log-normal distribution, the same for the same problem; an engine
 works on ``engine.max_rows_in_flight`` of them at once and starts the next as one ends, as the real one
-does.
+does. None starts before all are there: one machine starts the processes of many one after the other.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from actors.searcher import EngineWorker
-from psr_ray.config import Config
 from psr_ray.rows import Row
 
 
@@ -43,8 +41,9 @@ class SimulatedEngine:
 
     is_alive = True
 
-    def __init__(self, max_open: int) -> None:
+    def __init__(self, max_open: int, is_ready: Callable[[], bool]) -> None:
         self.max_open = max_open
+        self.is_ready = is_ready
         self.waiting: deque[tuple[Row, float, Future[Row]]] = deque()
         self.open: list[tuple[float, int, float, Row, Future[Row]]] = []
         self.changed = threading.Condition()
@@ -60,6 +59,8 @@ class SimulatedEngine:
 
     def _run(self) -> None:
         """Ends searches when their time is up and starts as many as there is room for."""
+        while not self.is_ready():
+            time.sleep(0.1)
         with self.changed:
             while True:
                 while self.open and self.open[0][0] <= time.time():
@@ -77,10 +78,15 @@ class SimulatedWorker(EngineWorker):
     """An engine worker whose engine is simulated; ``model`` is ``MEDIAN,SIGMA``. Its shards hold search
     rows without steps; ``end`` says when the search started and ended (Unix seconds), and where."""
 
-    def __init__(self, model: str, config: Config, folder: Path, _first: str | None) -> None:
-        self.config, self.folder = config, folder
+    def _start_engine(self, model: str, _first: str | None) -> None:
         self.median, self.sigma = map(float, model.split(","))
-        self.engine: Any = SimulatedEngine(config.engine.max_rows_in_flight)
+        up = self.folder / "up"
+        up.mkdir(exist_ok=True)
+        (up / str(os.getpid())).touch()
+        engine = self.config.engine
+        self.engine: Any = SimulatedEngine(
+            engine.max_rows_in_flight, lambda: len(list(up.iterdir())) >= engine.num_engines[0]
+        )
 
     def _task(self, row: Row) -> Any:
         return row, service_time(row["id"], self.median, self.sigma)

@@ -127,7 +127,7 @@ def search(
 ) -> None:
     """Step search with any model on any problems; prints the trees."""
     from actors.pipeline import do_rows
-    from psr_ray.rows import read_rows, shards
+    from psr_ray.shards import read_rows, shards
     from psr_ray.transcript import search_tree
 
     folder = do_rows(read(config, overrides), "search", model, problems_file, num, out)
@@ -154,7 +154,7 @@ def evaluate(
     from actors.pipeline import do_rows
     from psr_ray.display import share
     from psr_ray.evaluation import solution_figures
-    from psr_ray.rows import read_rows, shards
+    from psr_ray.shards import read_rows, shards
 
     folder = do_rows(read(config, overrides), "solve", model, problems_file, num, out)
     figures = solution_figures(list(read_rows(shards(folder))))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.probes import probe_figures
-from psr_ray.rows import Row, read_rows, shards
+from psr_ray.rows import Row
 from psr_ray.search_figures import SearchFigures, figures_of
+from psr_ray.shards import read_rows, shards
 from psr_ray.tasks import output_folder
 
 Figures = dict[str, Any]

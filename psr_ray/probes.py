@@ -14,7 +14,8 @@ from itertools import combinations
 from pathlib import Path
 
 from psr_ray.judge import order
-from psr_ray.rows import Row, read_rows, shards
+from psr_ray.rows import Row
+from psr_ray.shards import read_rows, shards
 from psr_ray.tasks import output_folder
 
 PROBES = "probes.parquet"

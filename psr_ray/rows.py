@@ -1,4 +1,4 @@
-"""The rows that engines work on: Arrow schemas, and Parquet shards written exactly once.
+"""The rows that engines work on.
 
 A *task row* is a problem to solve, sample or search, a judged pair to judge again, or a probe; all
 share one schema so that one pool of engines takes them in one stream.
@@ -6,14 +6,9 @@ share one schema so that one pool of engines takes them in one stream.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from psr_ray.problems import Problem
 from psr_ray.seed.pairs import JudgedPair, JudgedSolution
@@ -105,40 +100,3 @@ def pair_of(row: Row) -> JudgedPair:
         row["judgement"],
         row["verdict"],
     )
-
-
-def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """Write a Parquet file that is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), unfinished)
-    os.replace(unfinished, path)
-
-
-def write_shard(folder: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
-    """Write rows as one shard, named after their ids: the same rows never stand in two shards."""
-    name = hashlib.sha256("\n".join(sorted(row["id"] for row in rows)).encode()).hexdigest()[:16]
-    path = folder / f"part-{name}.parquet"
-    write_rows(path, rows, schema)
-    return path
-
-
-def shards(folder: Path) -> list[Path]:
-    """The finished shards of a folder, in a fixed order."""
-    return sorted(folder.glob("part-*.parquet"))
-
-
-def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
-    """All rows of some Parquet files, one at a time."""
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-
-
-def finished_ids(folder: Path) -> set[str]:
-    """Ids of the rows that finished shards hold."""
-    return {
-        value
-        for path in shards(folder)
-        for value in pq.read_table(path, columns=["id"])["id"].to_pylist()
-    }

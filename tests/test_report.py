@@ -10,8 +10,8 @@ from psr_ray.evaluation import judge_figures, solution_figures
 from psr_ray.plan import print_plan
 from psr_ray.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.report import headline, write_report
-from psr_ray.rows import write_shard
 from psr_ray.runs import RunDirectory
+from psr_ray.shards import write_shard
 from psr_ray.stages import steps_of
 from psr_ray.summary import write_summary
 

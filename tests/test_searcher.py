@@ -7,7 +7,8 @@ from actors.searcher import run_rows
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
 from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA, read_rows, shards, write_rows
+from psr_ray.rows import TASK_SCHEMA
+from psr_ray.shards import read_rows, shards, write_rows
 
 pytestmark = pytest.mark.slow
 

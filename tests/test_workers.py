@@ -12,8 +12,9 @@ from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import TASK_SCHEMA, pair_row, problem_row, write_rows, write_shard
+from psr_ray.rows import TASK_SCHEMA, pair_row, problem_row
 from psr_ray.seed.arithmetic import ift_problems, judged_pairs
+from psr_ray.shards import write_rows, write_shard
 
 pytestmark = pytest.mark.slow
 

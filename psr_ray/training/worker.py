@@ -14,8 +14,8 @@ from psr_ray.errors import PsrError
 from psr_ray.preferences import PAIRS, SOLUTIONS
 from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import read_rows, shards
 from psr_ray.runs import fingerprint, write_text
+from psr_ray.shards import read_rows, shards
 from psr_ray.training.examples import (
     PreferenceExample,
     SFTExample,

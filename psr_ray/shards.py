@@ -1,0 +1,147 @@
+"""Parquet shards: rows that are written once, whole or not at all.
+
+What an engine finishes is pooled over its batches (``ShardWriter``), so that little is lost with it.
+What is done is known by the ids in the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from psr_ray.rows import Row
+
+Key = tuple[str, str]  # a row's task and id
+
+
+def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    """Write a Parquet file that is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """The same for a table."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, unfinished)
+    os.replace(unfinished, path)
+
+
+def write_shard(folder: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
+    """Write rows as one shard, named after their ids: the same rows never stand in two shards."""
+    name = hashlib.sha256("\n".join(sorted(row["id"] for row in rows)).encode()).hexdigest()[:16]
+    path = folder / f"part-{name}.parquet"
+    write_rows(path, rows, schema)
+    return path
+
+
+def shards(folder: Path) -> list[Path]:
+    """The finished shards of a folder, in a fixed order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
+    """All rows of some Parquet files, one at a time."""
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+
+
+def finished_ids(folder: Path) -> set[str]:
+    """Ids of the rows that finished shards hold."""
+    return {
+        value
+        for path in shards(folder)
+        for value in pq.read_table(path, columns=["id"])["id"].to_pylist()
+    }
+
+
+def drop_doubles(folder: Path) -> int:
+    """Take rows out of shards that stand in an earlier shard too; returns their number.
+
+    A worker that was cut off from the cluster may have gone on with a batch that was given to another.
+    """
+    seen: set[str] = set()
+    num = 0
+    for path in shards(folder):
+        ids = pq.read_table(path, columns=["id"])["id"].to_pylist()
+        wanted = [index for index, value in enumerate(ids) if value not in seen]
+        if len(wanted) < len(ids):
+            num += len(ids) - len(wanted)
+            table = pq.read_table(path)
+            write_table(path, table.take(wanted))
+        seen.update(ids)
+    return num
+
+
+class ShardWriter:
+    """What one worker's threads finish, written in shards of ``rows_per_shard`` rows.
+
+    Fewer stand in a shard only when nothing else is under way. ``place`` gives a task's folder and
+    schema.
+    """
+
+    def __init__(self, place: Callable[[str], tuple[Path, pa.Schema]], rows_per_shard: int) -> None:
+        self.place = place
+        self.rows_per_shard = rows_per_shard
+        self.changed = threading.Condition()
+        self.num_open = 0
+        self.pools: dict[str, list[Row]] = {}
+        self.written: set[Key] = set()
+        self.error: BaseException | None = None
+
+    def expect(self, num: int) -> None:
+        """As many more rows are under way."""
+        with self.changed:
+            self.num_open += num
+
+    def add(self, task: str, row: Row) -> None:
+        """A finished row; the thread that brings a full shard's last one writes it."""
+        with self.changed:
+            self.num_open -= 1
+            self.pools.setdefault(task, []).append(row)
+            full = [
+                name
+                for name, rows in self.pools.items()
+                if len(rows) >= self.rows_per_shard or not self.num_open
+            ]
+            taken = {name: self.pools.pop(name) for name in full}
+        self._write(taken)
+
+    def flush(self) -> None:
+        """Write what is finished, as the worker is about to end."""
+        with self.changed:
+            taken, self.pools = self.pools, {}
+        self._write(taken)
+
+    def wait(self, keys: Iterable[Key]) -> None:
+        """Until all these rows, given to ``add`` before, are in shards.
+
+        Raises what writing them raised, in whichever thread that was.
+        """
+        wanted = set(keys)
+        with self.changed:
+            self.changed.wait_for(lambda: self.error is not None or wanted <= self.written)
+            if self.error is not None:
+                raise self.error
+            self.written -= wanted
+
+    def _write(self, taken: dict[str, list[Row]]) -> None:
+        for task, rows in taken.items():
+            folder, schema = self.place(task)
+            try:
+                write_shard(folder, rows, schema)
+            except BaseException as error:
+                with self.changed:
+                    self.error = error
+                    self.changed.notify_all()
+                raise
+            with self.changed:
+                self.written.update((task, row["id"]) for row in rows)
+                self.changed.notify_all()

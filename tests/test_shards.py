@@ -1,0 +1,91 @@
+"""Rows in shards: pooled over batches, none lost with its worker, none twice."""
+
+import threading
+
+import pyarrow as pa
+import pytest
+from conftest import ROOT
+
+from actors.searcher import BATCHES
+from benchmarks.simulated import SimulatedWorker
+from psr_ray.config.file import load_config
+from psr_ray.rows import TASK_SCHEMA
+from psr_ray.shards import ShardWriter, drop_doubles, finished_ids, read_rows, shards, write_shard
+
+SCHEMA = pa.schema([("id", pa.string())])
+
+
+def writer_into(folder, rows_per_shard=4):
+    return ShardWriter(lambda task: (folder / task, SCHEMA), rows_per_shard)
+
+
+def test_rows_are_pooled_over_batches_and_the_last_ones_are_not_kept_waiting(tmp_path):
+    writer = writer_into(tmp_path)
+    writer.expect(3)
+    writer.expect(3)
+    for number in range(4):
+        assert not shards(tmp_path / "search")
+        writer.add("search", {"id": str(number)})
+    writer.wait([("search", "0"), ("search", "3")])
+    assert finished_ids(tmp_path / "search") == {"0", "1", "2", "3"}
+    writer.add("search", {"id": "4"})
+    assert len(shards(tmp_path / "search")) == 1
+    writer.add("solve", {"id": "4"})  # nothing else is under way: both are written
+    writer.wait([("search", "4"), ("solve", "4")])
+    assert [len(shards(tmp_path / task)) for task in ("search", "solve")] == [2, 1]
+
+
+def test_a_worker_that_ends_leaves_what_it_finished(tmp_path):
+    writer = writer_into(tmp_path)
+    writer.expect(3)
+    writer.add("search", {"id": "a"})
+    writer.flush()
+    assert finished_ids(tmp_path / "search") == {"a"}
+
+
+def test_a_write_that_fails_is_told_to_every_batch(tmp_path):
+    (tmp_path / "search").write_text("a file where the folder should be")
+    writer = writer_into(tmp_path, rows_per_shard=2)
+    writer.expect(3)
+    told = []
+
+    def wait_for_a():
+        try:
+            writer.wait([("search", "a")])
+        except OSError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait_for_a)
+    waiting.start()
+    writer.add("search", {"id": "a"})
+    with pytest.raises(OSError, match="search"):
+        writer.add("search", {"id": "b"})
+    waiting.join(10)
+    assert len(told) == 1
+
+
+def test_doubles_are_dropped(tmp_path):
+    for ids in ("ab", "bc", "d"):
+        write_shard(tmp_path, [{"id": value} for value in ids], SCHEMA)
+    assert drop_doubles(tmp_path) == 1
+    assert sorted(row["id"] for row in read_rows(shards(tmp_path))) == list("abcd")
+    assert drop_doubles(tmp_path) == 0
+
+
+def test_a_batch_given_out_again_goes_on_from_what_the_dead_worker_finished(tmp_path):
+    config = load_config(ROOT / "configs" / "smoke.yaml", ("engine.rows_per_shard=2",))
+    names = [f"p{i}" for i in range(5)]
+    rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": name} for name in names]
+    batch = pa.Table.from_pylist(rows, schema=TASK_SCHEMA)
+    dead = SimulatedWorker("0.001,0", config, tmp_path, None)
+    dead._not_done(rows)
+    dead.shards.expect(5)
+    for name in names[:2]:
+        dead.shards.add("search", {"id": name, "end": "dead", "error": None})
+    dead.shards.add("search", {"id": names[2], "end": "dead", "error": None})  # pooled, and lost
+    other = SimulatedWorker("0.001,0", config, tmp_path, None)
+    assert other(batch)["rows"].to_pylist() == [5]
+    found = {row["id"]: row["end"] for row in read_rows(shards(tmp_path / "search"))}
+    assert sorted(found) == names
+    assert [name for name in names if found[name] == "dead"] == names[:2]
+    assert len(list((tmp_path / BATCHES).iterdir())) == 1
