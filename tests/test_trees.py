@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from psr_ray.errors import PsrError
-from psr_ray.training.attention import Span, dense_mask, register_attention
+from psr_ray.training.attention import Span, Spans, dense_mask, register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search
 from psr_ray.training.head import Head
 from psr_ray.training.packs import PackScorer, pack_trees
@@ -131,8 +131,8 @@ def test_log_probabilities_and_gradients_equal_those_of_sequences_alone(kind, na
     pack = pack_trees(trees)
     if dense:  # the whole mask at once, as FlexAttention has it
         size = len(pack.ids_S)
-        span = Span(0, size, ((0, size),), dense_mask(pack.ends_S))
-        pack = pack.__class__(**vars(pack) | {"spans": (span,)})
+        spans = Spans((size,), (Span(size, (0,), dense_mask(pack.ends_S)),))
+        pack = pack.__class__(**vars(pack) | {"spans": spans})
     assert_equal(causal, pack, [path for tree in trees for path in tree.paths()])
 
 

@@ -5,6 +5,7 @@ Shape key: S tokens of a pack, H heads, D head size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from psr_ray.errors import PsrError
+from psr_ray.training.trees import Run
 
 if TYPE_CHECKING:
     from psr_ray.training.packs import Pack
@@ -23,40 +25,62 @@ ATTENTION = "token_tree"
 
 @dataclass(frozen=True)
 class Span:
-    """A run of a pack: its queries, the ranges of its keys, and its mask [queries, keys] (None where
-    plain causal attention says the same)."""
+    """A run of a pack: the number of its queries, the segments of its keys, and its mask [queries, keys]
+    (None where plain causal attention says the same)."""
 
-    start: int
-    stop: int
-    keys: tuple[tuple[int, int], ...]
+    num_queries: int
+    segments: tuple[int, ...]
     mask: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class Spans:
+    """A pack's runs, in order, and the lengths of the segments that they share as keys.
+
+    Keys are cut into segments once for all runs: the gradient of a cut is one copy, that of a slice is a
+    tensor as large as the pack.
+    """
+
+    segments: tuple[int, ...]
+    spans: tuple[Span, ...]
+
+
+def spans_of(runs: Sequence[Run]) -> Spans:
+    """The spans of a pack's runs."""
+    ranges = [(*run.before, (run.start, run.stop)) for run in runs]
+    cuts = sorted({cut for keys in ranges for pair in keys for cut in pair})
+    place = {cut: index for index, cut in enumerate(cuts)}
+    spans = []
+    for run, keys in zip(runs, ranges, strict=True):
+        num, num_before = run.stop - run.start, sum(b - a for a, b in run.before)
+        mask = None
+        if num_before:  # all ancestors of the run, and its own tokens so far
+            mask = torch.ones(num, num_before + num, dtype=torch.bool).tril_(num_before)
+        segments = tuple(index for a, b in keys for index in range(place[a], place[b]))
+        spans.append(Span(num, segments, mask))
+    return Spans(tuple(b - a for a, b in itertools.pairwise(cuts)), tuple(spans))
+
+
 def span_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[Span], scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Spans, scale: float
 ) -> torch.Tensor:
     """Attention [1, H, S, D], run by run: each token meets its ancestors and nothing else."""
+    keys, values = (torch.split(tensor, list(spans.segments), dim=2) for tensor in (key, value))
+    queries = torch.split(query, [span.num_queries for span in spans.spans], dim=2)
     parts = []
-    for span in spans:
-        own = slice(span.start, span.stop)
-        keys, values = (
-            torch.cat([tensor[:, :, a:b] for a, b in span.keys], dim=2)
-            if len(span.keys) > 1
-            else tensor[:, :, own]
-            for tensor in (key, value)
-        )
+    for own, span in zip(queries, spans.spans, strict=True):
         parts.append(
             F.scaled_dot_product_attention(
-                query[:, :, own],
-                keys,
-                values,
+                own,
+                torch.cat([keys[index] for index in span.segments], dim=2),
+                torch.cat([values[index] for index in span.segments], dim=2),
                 attn_mask=span.mask,
                 is_causal=span.mask is None,
                 scale=scale,
                 enable_gqa=key.shape[1] != query.shape[1],
             )
         )
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    return torch.cat(parts, dim=2)
 
 
 def block_mask(ends_S: torch.Tensor) -> Any:

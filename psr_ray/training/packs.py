@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from psr_ray.errors import PsrError
-from psr_ray.training.attention import Span, block_mask
+from psr_ray.training.attention import Spans, block_mask, spans_of
 from psr_ray.training.head import CHUNK, Head
-from psr_ray.training.trees import TokenTree
+from psr_ray.training.trees import Run, TokenTree
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ class Pack:
     owners_M: torch.Tensor
     lengths_C: torch.Tensor
     longest: int
-    spans: tuple[Span, ...]
+    spans: Spans
     block_mask: Any = None
 
 
@@ -49,19 +49,14 @@ def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
     positions: list[int] = []
     ends: list[int] = []
     parents: list[int] = []
-    spans: list[Span] = []
+    runs: list[Run] = []
     owners: list[tuple[int, int]] = []
     lengths: list[int] = []
     for tree in trees:
         offset = len(ids)
         for run in tree.runs if device.type == "cpu" else ():
-            keys = tuple((a + offset, b + offset) for a, b in run.before)
-            num_before, num = sum(b - a for a, b in keys), run.stop - run.start
-            mask = None
-            if num_before:  # all ancestors of the run, and its own tokens so far
-                mask = torch.ones(num, num_before + num, dtype=torch.bool).tril_(num_before)
-            own = (run.start + offset, run.stop + offset)
-            spans.append(Span(*own, (*keys, own), mask))
+            before = tuple((a + offset, b + offset) for a, b in run.before)
+            runs.append(Run(run.start + offset, run.stop + offset, before))
         for tokens in tree.completions:
             owners += [(token + offset, len(lengths)) for token in tokens]
             lengths.append(len(tokens))
@@ -86,7 +81,7 @@ def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
         owners_M=tensor([owner for _, owner in owners]),
         lengths_C=tensor(lengths),
         longest=max(positions) + 1,
-        spans=tuple(spans),
+        spans=spans_of(runs),
         block_mask=None if device.type == "cpu" else block_mask(ends_S),
     )
 
