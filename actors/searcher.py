@@ -171,7 +171,7 @@ def stream_rows(
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     dataset = (
         # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
-        ray.data.from_arrow(list(unfinished(paths, done, per_batch))).map_batches(
+        ray.data.from_blocks(list(unfinished(paths, done, per_batch))).map_batches(
             worker,
             fn_constructor_args=(model, config, folder, first),
             batch_format="pyarrow",
