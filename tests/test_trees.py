@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from psr_ray.errors import PsrError
+from psr_ray.training import attention
 from psr_ray.training.attention import Span, Spans, dense_mask, register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search
 from psr_ray.training.head import Head
@@ -122,18 +124,29 @@ FORESTS = {
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
 @pytest.mark.parametrize("name", FORESTS)
-@pytest.mark.parametrize("dense", [False, True])
-def test_log_probabilities_and_gradients_equal_those_of_sequences_alone(kind, name, dense):
+@pytest.mark.parametrize("dense_tokens", [0, 30, 10**6])
+def test_log_probabilities_and_gradients_equal_those_of_sequences_alone(
+    kind, name, dense_tokens, monkeypatch
+):
+    monkeypatch.setattr(attention, "DENSE_TOKENS", dense_tokens)
     rng = random.Random(name)
     searches = [search_pairs(num, rng, str(i)) for i, num in enumerate(FORESTS[name])]
     trees = [pair_tree(pairs) for pairs in searches]
     causal = model(kind)
     pack = pack_trees(trees)
-    if dense:  # the whole mask at once, as FlexAttention has it
-        size = len(pack.ids_S)
-        spans = Spans((size,), (Span(size, (0,), dense_mask(pack.ends_S)),))
-        pack = pack.__class__(**vars(pack) | {"spans": spans})
+    if name == "many trees" and dense_tokens == 30:  # both ways in one pack
+        assert {len(tree) > 30 for tree in trees} == {False, True}
     assert_equal(causal, pack, [path for tree in trees for path in tree.paths()])
+
+
+def test_the_mask_of_a_whole_pack_says_the_same():
+    rng = random.Random(1)
+    trees = [pair_tree(search_pairs(num, rng, str(num))) for num in (3, 1)]
+    pack = pack_trees(trees)
+    size = len(pack.ids_S)  # as FlexAttention has it
+    spans = Spans((size,), (Span(size, (0,), dense_mask(pack.ends_S)),))
+    paths = [path for tree in trees for path in tree.paths()]
+    assert_equal(model("llama"), replace(pack, spans=spans), paths)
 
 
 def assert_equal(causal, pack, paths):

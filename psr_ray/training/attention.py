@@ -6,7 +6,7 @@ Shape key: S tokens of a pack, H heads, D head size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from psr_ray.errors import PsrError
-from psr_ray.training.trees import Run
+from psr_ray.training.trees import Run, TokenTree
 
 if TYPE_CHECKING:
     from psr_ray.training.packs import Pack
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 ATTENTION = "token_tree"
 
 
+# Trees up to so many tokens meet all at once under a mask; above, run by run costs less (on two cores; a
+# run meets its ancestors alone, a mask also computes what it hides).
+DENSE_TOKENS = 512
+
+
 @dataclass(frozen=True)
 class Span:
-    """A run of a pack: the number of its queries, the segments of its keys, and its mask [queries, keys]
-    (None where plain causal attention says the same)."""
+    """A run of a pack, or a whole small tree: the number of its queries, the segments of its keys, and
+    its mask [queries, keys] (None where plain causal attention says the same)."""
 
     num_queries: int
     segments: tuple[int, ...]
@@ -35,36 +40,51 @@ class Span:
 
 @dataclass(frozen=True)
 class Spans:
-    """A pack's runs, in order, and the lengths of the segments that they share as keys.
+    """A pack's spans, in order, and the lengths of the segments that they share as keys.
 
-    Keys are cut into segments once for all runs: the gradient of a cut is one copy, that of a slice is a
-    tensor as large as the pack.
+    Keys are cut into segments once for all spans: the gradient of a cut is one copy, that of a slice is
+    a tensor as large as the pack.
     """
 
     segments: tuple[int, ...]
     spans: tuple[Span, ...]
 
 
-def spans_of(runs: Sequence[Run]) -> Spans:
-    """The spans of a pack's runs."""
+def spans_of(trees: Iterable[TokenTree]) -> Spans:
+    """The spans of trees side by side."""
+    segments: list[int] = []
+    spans: list[Span] = []
+    for tree in trees:
+        if len(tree.runs) > 1 and len(tree) <= DENSE_TOKENS:
+            spans.append(Span(len(tree), (len(segments),), dense_mask(torch.tensor(tree.ends))))
+            segments.append(len(tree))
+        else:
+            lengths, own = spans_of_runs(tree.runs, len(segments))
+            segments += lengths
+            spans += own
+    return Spans(tuple(segments), tuple(spans))
+
+
+def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list[Span]]:
+    """The lengths of a tree's segments, numbered from ``num_before``, and a span for each run."""
     ranges = [(*run.before, (run.start, run.stop)) for run in runs]
     cuts = sorted({cut for keys in ranges for pair in keys for cut in pair})
-    place = {cut: index for index, cut in enumerate(cuts)}
+    place = {cut: index for index, cut in enumerate(cuts, start=num_before)}
     spans = []
     for run, keys in zip(runs, ranges, strict=True):
-        num, num_before = run.stop - run.start, sum(b - a for a, b in run.before)
+        num, num_ancestors = run.stop - run.start, sum(b - a for a, b in run.before)
         mask = None
-        if num_before:  # all ancestors of the run, and its own tokens so far
-            mask = torch.ones(num, num_before + num, dtype=torch.bool).tril_(num_before)
+        if num_ancestors:  # all of them, and the run's own tokens so far
+            mask = torch.ones(num, num_ancestors + num, dtype=torch.bool).tril_(num_ancestors)
         segments = tuple(index for a, b in keys for index in range(place[a], place[b]))
         spans.append(Span(num, segments, mask))
-    return Spans(tuple(b - a for a, b in itertools.pairwise(cuts)), tuple(spans))
+    return [b - a for a, b in itertools.pairwise(cuts)], spans
 
 
 def span_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Spans, scale: float
 ) -> torch.Tensor:
-    """Attention [1, H, S, D], run by run: each token meets its ancestors and nothing else."""
+    """Attention [1, H, S, D], span by span: each token meets its ancestors and nothing else."""
     keys, values = (torch.split(tensor, list(spans.segments), dim=2) for tensor in (key, value))
     queries = torch.split(query, [span.num_queries for span in spans.spans], dim=2)
     parts = []
@@ -72,15 +92,20 @@ def span_attention(
         parts.append(
             F.scaled_dot_product_attention(
                 own,
-                torch.cat([keys[index] for index in span.segments], dim=2),
-                torch.cat([values[index] for index in span.segments], dim=2),
+                joined([keys[index] for index in span.segments]),
+                joined([values[index] for index in span.segments]),
                 attn_mask=span.mask,
                 is_causal=span.mask is None,
                 scale=scale,
                 enable_gqa=key.shape[1] != query.shape[1],
             )
         )
-    return torch.cat(parts, dim=2)
+    return joined(parts)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Parts [1, H, any, D] end to end."""
+    return torch.cat(list(parts), dim=2) if len(parts) > 1 else parts[0]
 
 
 def block_mask(ends_S: torch.Tensor) -> Any:

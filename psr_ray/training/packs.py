@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from psr_ray.errors import PsrError
 from psr_ray.training.attention import Spans, block_mask, spans_of
 from psr_ray.training.head import CHUNK, Head
-from psr_ray.training.trees import Run, TokenTree
+from psr_ray.training.trees import TokenTree
 
 CPU = torch.device("cpu")
 
@@ -49,14 +49,10 @@ def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
     positions: list[int] = []
     ends: list[int] = []
     parents: list[int] = []
-    runs: list[Run] = []
     owners: list[tuple[int, int]] = []
     lengths: list[int] = []
     for tree in trees:
         offset = len(ids)
-        for run in tree.runs if device.type == "cpu" else ():
-            before = tuple((a + offset, b + offset) for a, b in run.before)
-            runs.append(Run(run.start + offset, run.stop + offset, before))
         for tokens in tree.completions:
             owners += [(token + offset, len(lengths)) for token in tokens]
             lengths.append(len(tokens))
@@ -81,7 +77,7 @@ def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
         owners_M=tensor([owner for _, owner in owners]),
         lengths_C=tensor(lengths),
         longest=max(positions) + 1,
-        spans=spans_of(runs),
+        spans=spans_of(trees if device.type == "cpu" else ()),
         block_mask=None if device.type == "cpu" else block_mask(ends_S),
     )
 
