@@ -18,10 +18,10 @@ test-fast: install  ## unit tests alone, under two minutes
 bench-train: install  ## step-DPO against TRL, about a quarter of an hour on two cores
 	$(BIN)/python -m benchmarks.train
 
-bench-search: install  ## step search against lock-step and one by one, about ten minutes
+bench-search: install  ## step search against lock-step and one by one, about a quarter of an hour
 	$(BIN)/python -m benchmarks.search
 
-bench-scale: install  ## many problems on many simulated engines, about a quarter of an hour
+bench-scale: install  ## many problems on many simulated engines, about twenty minutes
 	$(BIN)/python -m benchmarks.scale
 
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`

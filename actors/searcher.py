@@ -24,7 +24,7 @@ from psr_ray.errors import PsrError
 from psr_ray.generation import EngineTask
 from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import Row
+from psr_ray.rows import TASK_SCHEMA, Row
 from psr_ray.shards import ShardWriter, drop_doubles, finished_ids
 from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
 
@@ -34,6 +34,9 @@ ROWS_AHEAD = 2.5
 
 # Marks of the batches given out, in a stage's folder: one that is given out again was a dead worker's.
 BATCHES = "batches"
+
+# Columns that no row of a stage uses are not sent.
+UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
 
 
 class EngineWorker:
@@ -54,7 +57,7 @@ class EngineWorker:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many
         threads: other batches are under way meanwhile."""
-        rows: list[Row] = batch.to_pylist()
+        rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]
         left = self._not_done(rows)
         tokens = 0
         self.shards.expect(len(left))
@@ -135,10 +138,12 @@ def run_rows(
 def unfinished(
     paths: Sequence[str], done: Mapping[str, Set[str]], per_batch: int
 ) -> Iterator[pa.Table]:
-    """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer)."""
+    """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer), without the
+    columns that no row uses: they would cost more than the others."""
     table = pa.concat_tables(pq.read_table(path) for path in paths)
     names = zip(table["task"].to_pylist(), table["id"].to_pylist(), strict=True)
     left = table.filter(pa.array([name not in done[task] for task, name in names]))
+    left = left.select([name for name in table.column_names if left[name].null_count < len(left)])
     for start in range(0, len(left), per_batch):
         yield left.slice(start, per_batch)
 

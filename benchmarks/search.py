@@ -1,6 +1,6 @@
 """Step search: continuous batching of all searches against lock-step, one by one, and the limit.
 
-    python -m benchmarks.search              (make bench-search; about ten minutes on two cores)
+    python -m benchmarks.search              (make bench-search; a quarter of an hour on two cores)
     python -m benchmarks.search --name gpu_search --model FOLDER --set engine.tensor_parallel_size=1 ...
 
 The same problems, engine and settings on all sides, in one process, taking turns:
@@ -44,7 +44,10 @@ from psr_ray.rows import Row, problem_row
 from psr_ray.tasks import search_task
 
 CONFIG = "configs/demo.yaml"
-SETTINGS = ["name=bench-search", "num_iterations=0", "model.max_length=1024"]
+SETTINGS = [
+    "name=bench-search", "num_iterations=0", "model.max_length=1024",
+    "engine.max_rows_in_flight=128",
+]  # fmt: skip
 Answers = list[list[Completion]]
 Log = list[tuple[GenerationRequest, list[Completion]]]
 
@@ -167,13 +170,13 @@ def fine_tuned() -> Path:
     """M1 of the demo's recipe, trained if it is not there."""
     psr = str(Path(sys.executable).with_name("psr-ray"))
     overrides = [part for setting in SETTINGS for part in ("--set", setting)]
-    subprocess.run([psr, "train", "--config", CONFIG, *overrides], check=True)
+    subprocess.run([psr, "train", "--config", CONFIG, "--update", *overrides], check=True)
     return load_config(CONFIG, SETTINGS).run_dir / "sft" / "model"
 
 
 def main(
     num_repeats: Annotated[int, typer.Option(min=1)] = 5,
-    num: Annotated[int, typer.Option(help="problems")] = 128,
+    num: Annotated[int, typer.Option(help="problems")] = 256,
     num_single: Annotated[int, typer.Option(help="problems of the side that goes one by one")] = 12,
     model: Annotated[Path | None, typer.Option(help="policy and judge; else the demo's M1")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="settings")] = None,
