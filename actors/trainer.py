@@ -1,14 +1,51 @@
-"""Ray Train over DeepSpeed: a job on a group of workers, errors of ours passed on as they are."""
+"""Ray Train over DeepSpeed: a job on a group of workers, started again where one dies."""
 
 from __future__ import annotations
 
+import logging
+
 from psr_ray.errors import PsrError
-from psr_ray.training.worker import TrainingJob, environment, train
+from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
+
+# Deaths in a row without a new checkpoint between them, after which a training is given up.
+MAX_IDLE_DEATHS = 2
 
 
 def run_training(job: TrainingJob) -> None:
-    """Train a model under Ray Train; its folder is ``job.out``/model afterwards."""
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    """Train a model under Ray Train; its folder is ``job.out``/model afterwards.
+
+    Workers that die are replaced, and go on from the last checkpoint. A ``PsrError`` of theirs is
+    raised as it is; any other error once it has come back ``MAX_IDLE_DEATHS`` times without progress.
+    """
+    from ray.train import TrainingFailedError
+
+    num_deaths = 0
+    while True:
+        kept = steps_kept(job.out)
+        try:
+            fit(job)
+        except TrainingFailedError as error:
+            for cause in getattr(error, "worker_failures", {}).values():
+                found = user_error(cause)
+                if found is not None:
+                    raise found from error
+            now = steps_kept(job.out)
+            num_deaths = 0 if now > kept else num_deaths + 1
+            if num_deaths >= MAX_IDLE_DEATHS:
+                raise
+            logging.getLogger("psr_ray").warning(
+                "%s: a training worker died (%s); going on after step %d",
+                job.stage,
+                str(error).strip().splitlines()[-1][:200] if str(error).strip() else "no reason",
+                now,
+            )
+        else:
+            return
+
+
+def fit(job: TrainingJob) -> None:
+    """One group of workers, from the last checkpoint to the end."""
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     training = job.training
@@ -30,14 +67,7 @@ def run_training(job: TrainingJob) -> None:
             worker_runtime_env={"env_vars": environment(training)},
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        for cause in getattr(error, "worker_failures", {}).values():
-            found = user_error(cause)
-            if found is not None:
-                raise found from error
-        raise
+    trainer.fit()
 
 
 def user_error(error: BaseException | None) -> PsrError | None:

@@ -61,6 +61,7 @@ def method_settings(config: Config, name: str) -> Json:
         "zero_stage",
         "offload_optimizer",
         "gradient_checkpointing",
+        "checkpoint_steps",
     }
     values = config.model_dump(mode="json")[name]
     return {key: value for key, value in values.items() if key not in speed}

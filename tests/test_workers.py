@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
+import signal
+import threading
+import time
 
+import psutil
 import pytest
 import torch
 from conftest import ROOT
@@ -153,3 +158,40 @@ def test_no_pairs_is_one_line_that_says_where(ray_up, preferences, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PsrError, match="no step preferences in"):
         train(tmp_path / "empty", tmp_path / "out", "dpo")
+
+
+class Killer(threading.Thread):
+    """Kills a training worker once a folder holds a checkpoint; ``step`` is that one's."""
+
+    def __init__(self, out):
+        super().__init__(daemon=True)
+        self.out, self.step = out, None
+
+    def run(self):
+        latest = self.out / "checkpoints" / "latest.json"
+        while not latest.exists():
+            time.sleep(0.01)
+        self.step = json.loads(latest.read_text())["step"]
+        ours = psutil.Process().children(recursive=True)  # this Ray's, nobody else's
+        workers = [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
+        os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, zero):
+    settings = [
+        "dpo.num_workers=2", f"dpo.zero_stage={zero}", "dpo.checkpoint_steps=3", "dpo.num_epochs=4",
+        "dpo.batch_size=4", "dpo.solutions_per_batch=4",
+    ]  # fmt: skip
+    whole, steps = train(preferences, tmp_path / "whole", "dpo", *settings)
+    killer = Killer(tmp_path / "killed")
+    killer.start()
+    model, others = train(preferences, tmp_path / "killed", "dpo", *settings)
+    assert killer.step is not None
+    assert killer.step < len(steps)
+    assert (
+        [s["step"] for s in others] == [s["step"] for s in steps] == list(range(1, len(steps) + 1))
+    )
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert not (tmp_path / "killed" / "checkpoints").exists()

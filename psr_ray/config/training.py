@@ -55,6 +55,8 @@ class TrainingConfig(Frozen):
     """Keep optimizer states in CPU memory (ZeRO 1-3): less GPU memory, slower."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_steps: Positive = 100
+    """Optimizer steps between checkpoints: what a killed training loses at most."""
     lora: LoraConfig | None = None
     """Train a low-rank update and merge it on export; null trains all weights."""
 

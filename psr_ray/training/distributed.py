@@ -41,3 +41,8 @@ class Worker:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def wait(self) -> None:
+        """Until all workers are here."""
+        if self.num_workers > 1:
+            dist.barrier()

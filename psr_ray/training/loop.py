@@ -16,6 +16,7 @@ import torch
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
+from psr_ray.training.checkpoint import Checkpoints
 from psr_ray.training.distributed import Worker
 from psr_ray.training.metrics import MetricsWriter
 from psr_ray.training.packs import pack_trees
@@ -70,12 +71,15 @@ def run_steps(
     training: TrainingConfig,
     worker: Worker,
     writer: MetricsWriter,
+    checkpoints: Checkpoints,
+    num_done: int,
     check_first: Callable[[Sums], None] | None,
 ) -> Sums:
-    """All optimizer steps; returns the last step's figures (means over the batch, all workers)."""
+    """The optimizer steps after ``num_done``; returns the last one's figures (means over the batch, all
+    workers). There is always one: a checkpoint is never of the last step."""
     num_steps = len(terms[0].plan)
     figures: Sums = {}
-    for step in range(num_steps):
+    for step in range(num_done, num_steps):
         started = time.time()
         rate = learning_rate(training, step, num_steps)
         for group in engine.optimizer.param_groups:
@@ -105,6 +109,8 @@ def run_steps(
         figures["lr"] = rate
         figures["tokens_per_s"] = figures["num_tokens"] / (time.time() - started)
         writer.write(step + 1, figures)
+        if (step + 1) % training.checkpoint_steps == 0 and step + 1 < num_steps:
+            checkpoints.save(step + 1)
     return figures
 
 

@@ -11,17 +11,24 @@ from psr_ray.progress import ProgressWriter
 class MetricsWriter:
     """Written by rank 0 alone; on other ranks every call does nothing."""
 
-    def __init__(self, folder: Path, progress: ProgressWriter, num_steps: int, rank: int) -> None:
+    def __init__(
+        self, folder: Path, progress: ProgressWriter, num_steps: int, rank: int, num_done: int = 0
+    ) -> None:
+        """A training of ``num_steps`` steps that goes on after ``num_done`` of them."""
         self.active = rank == 0
         if not self.active:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("w")
-        self._board = SummaryWriter(log_dir=str(folder / "tensorboard"))
+        path = folder / "metrics.jsonl"
+        before = path.read_text().splitlines(keepends=True)[:num_done] if num_done else []
+        self._file = path.open("w")
+        self._file.writelines(before)  # steps after the checkpoint are taken again
+        board = str(folder / "tensorboard")
+        self._board = SummaryWriter(log_dir=board, purge_step=num_done + 1 if num_done else None)
         self._progress = progress
-        progress.start(num_steps)
+        progress.start(num_steps, num_done)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Add one step's figures."""

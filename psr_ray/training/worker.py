@@ -14,7 +14,7 @@ from psr_ray.errors import PsrError
 from psr_ray.preferences import PAIRS, SOLUTIONS
 from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.runs import fingerprint, write_text
+from psr_ray.runs import fingerprint, read_json, write_text
 from psr_ray.shards import read_rows, shards
 from psr_ray.training.examples import (
     PreferenceExample,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from psr_ray.training.distributed import Worker
 
 MODEL_FOLDER = "model"
+CHECKPOINTS = "checkpoints"
+LATEST = "latest.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class TrainingJob:
         return self.config.sft if self.kind == "sft" else self.config.dpo
 
 
+def steps_kept(out: Path) -> int:
+    """Optimizer steps in the newest checkpoint of a training's folder."""
+    latest = read_json(out / CHECKPOINTS / LATEST)
+    return 0 if latest is None else int(latest["step"])
+
+
 def environment(training: TrainingConfig) -> dict[str, str]:
     """Environment of a training worker's process."""
     variables = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
@@ -71,6 +79,7 @@ def train(job: TrainingJob) -> None:
     import torch.distributed as dist
 
     from psr_ray.training import loop
+    from psr_ray.training.checkpoint import Checkpoints
     from psr_ray.training.distributed import Worker
     from psr_ray.training.engine import build_engine, export
     from psr_ray.training.metrics import MetricsWriter
@@ -102,15 +111,18 @@ def train(job: TrainingJob) -> None:
         terms.append(sft_term(work.examples, work.plan))
     progress = ProgressWriter(job.run_dir, job.stage, "steps")
     num_steps = len(terms[0].plan)
-    writer = MetricsWriter(job.out, progress, num_steps, rank)
     dtype = job.config.model.dtype
     tolerance = loop.FIRST_LOSS_TOLERANCES[dtype]
     check = partial(loop.check_first_dpo_loss, tolerance=tolerance) if work.pair_plan else None
     units = [unit for term in terms for unit in term.units(term.plan[0], budget)]
     check_packing(engine, units, TOLERANCES[dtype], device)
-    figures = loop.run_steps(engine, terms, training, worker, writer, check)
+    checkpoints = Checkpoints(job.out, engine, training, worker)
+    num_done = checkpoints.restore()  # after the reference, which is the policy before any step
+    writer = MetricsWriter(job.out, progress, num_steps, rank, num_done)
+    figures = loop.run_steps(engine, terms, training, worker, writer, checkpoints, num_done, check)
     writer.close()
     export(module, tokenizer, job, rank)
+    checkpoints.remove()
     if rank == 0:
         facts = {
             "num_steps": num_steps,

@@ -1,0 +1,77 @@
+"""Checkpoints of a training under way: DeepSpeed's, the newest one kept, read without running code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+
+from psr_ray.config import TrainingConfig
+from psr_ray.errors import PsrError
+from psr_ray.runs import read_json, write_text
+from psr_ray.training.distributed import Worker
+from psr_ray.training.worker import CHECKPOINTS, LATEST
+
+
+class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
+    """DeepSpeed's files, read as tensors and plain values: a pickle that calls anything is refused."""
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """The content of a file."""
+        with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class Checkpoints:
+    """The newest checkpoint of a training, in its stage's folder.
+
+    A checkpoint is whole when ``latest.json`` names it; whatever else lies there was left by a process
+    that died while writing, and goes with the next one.
+    """
+
+    def __init__(self, out: Path, engine: Any, training: TrainingConfig, worker: Worker) -> None:
+        self.folder = out / CHECKPOINTS
+        self.engine, self.training, self.worker = engine, training, worker
+        engine.checkpoint_engine = TensorsOnly()
+
+    def _shape(self) -> dict[str, Any]:
+        """What a checkpoint's shards depend on."""
+        return {"num_workers": self.worker.num_workers, "zero_stage": self.training.zero_stage}
+
+    def restore(self) -> int:
+        """Load the newest checkpoint; returns the number of steps that are done, 0 without one.
+
+        Raises ``PsrError`` where it was written by other workers than these."""
+        latest = self.worker.from_first(read_json(self.folder / LATEST))
+        if latest is None:
+            return 0
+        stored = {name: latest[name] for name in self._shape()}
+        if stored != self._shape():
+            raise PsrError(
+                f"{self.folder}: the checkpoint after step {latest['step']} is of {stored}, this "
+                f"training of {self._shape()}; set them back, or delete the folder to start over"
+            )
+        self.engine.load_checkpoint(str(self.folder), tag=f"step-{latest['step']}")
+        return int(latest["step"])
+
+    def save(self, step: int) -> None:
+        """Keep the state after ``step`` steps, then let go of older ones."""
+        tag = f"step-{step}"
+        self.engine.save_checkpoint(str(self.folder), tag=tag, save_latest=False)
+        self.worker.wait()
+        if self.worker.rank == 0:
+            write_text(self.folder / LATEST, json.dumps({"step": step, **self._shape()}))
+            for old in self.folder.glob("step-*"):
+                if old.name != tag:
+                    shutil.rmtree(old)
+
+    def remove(self) -> None:
+        """The training is over and its model written."""
+        if self.worker.rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
