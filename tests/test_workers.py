@@ -194,4 +194,12 @@ def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, 
     )
     for a, b in zip(whole.parameters(), model.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
-    assert not (tmp_path / "killed" / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(ray_up, preferences, tmp_path):
+    with pytest.raises(PsrError, match=r"is not finite.*bad-batch.json"):
+        train(preferences, tmp_path / "bad", "sft", "sft.num_workers=1", "sft.lr=1e30")
+    kept = json.loads((tmp_path / "bad" / "bad-batch.json").read_text())
+    assert len(kept["rows"]) == 8
+    assert {"id", "prompt_ids", "completion_ids"} <= kept["rows"][0].keys()
+    assert not (tmp_path / "bad" / "model").exists()

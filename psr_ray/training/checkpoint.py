@@ -31,7 +31,7 @@ class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
 class Checkpoints:
     """The newest checkpoint of a training, in its stage's folder.
 
-    A checkpoint is whole when ``latest.json`` names it; whatever else lies there was left by a process
+    The driver removes it when the stage is complete. A checkpoint is whole when ``latest.json`` names it; whatever else lies there was left by a process
     that died while writing, and goes with the next one.
     """
 
@@ -70,8 +70,3 @@ class Checkpoints:
             for old in self.folder.glob("step-*"):
                 if old.name != tag:
                     shutil.rmtree(old)
-
-    def remove(self) -> None:
-        """The training is over and its model written."""
-        if self.worker.rank == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -7,15 +7,19 @@ gradient.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
+from psr_ray.runs import write_text
 from psr_ray.training.checkpoint import Checkpoints
 from psr_ray.training.distributed import Worker
 from psr_ray.training.metrics import MetricsWriter
@@ -24,6 +28,7 @@ from psr_ray.training.terms import Figures, Term
 from psr_ray.training.units import Pass, passes_of
 
 Sums = dict[str, float]
+BAD_BATCH = "bad-batch.json"
 
 
 def learning_rate(training: TrainingConfig, step: int, num_steps: int) -> float:
@@ -65,6 +70,25 @@ def run_pass(
     return loss * weight, {name: value * weight for name, value in figures.items()}
 
 
+class NotFinite(PsrError):
+    """A figure of a step is NaN or infinite; the weights in memory are lost."""
+
+    def __init__(self, names: list[str], step: int, num_steps: int, figures: Sums) -> None:
+        super().__init__(
+            f"training step {step + 1} of {num_steps}: {', '.join(names)} is not finite; lower the "
+            f"learning rate, or look at the step's rows in {BAD_BATCH} of the stage's folder"
+        )
+        self.step, self.figures = step, figures
+
+
+def keep_batch(folder: Path, terms: Sequence[Term], error: NotFinite) -> None:
+    """Write the rows of a bad step and its figures, for study."""
+    rows = [asdict(term.rows[i]) for term in terms for i in term.plan[error.step]]
+    figures = {name: str(value) for name, value in error.figures.items()}
+    kept = {"step": error.step + 1, "figures": figures, "rows": rows}
+    write_text(folder / BAD_BATCH, json.dumps(kept, indent=1))
+
+
 def run_steps(
     engine: Any,
     terms: Sequence[Term],
@@ -102,10 +126,7 @@ def run_steps(
         figures["grad_norm"] = float(engine.get_global_grad_norm() or grad_norm)
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         if bad:
-            raise PsrError(
-                f"training step {step + 1} of {num_steps}: {', '.join(bad)} is not finite; lower "
-                "the learning rate, or look at the rows of this step"
-            )
+            raise NotFinite(bad, step, num_steps, figures)
         figures["lr"] = rate
         figures["tokens_per_s"] = figures["num_tokens"] / (time.time() - started)
         writer.write(step + 1, figures)

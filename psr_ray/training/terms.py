@@ -17,13 +17,14 @@ Figures = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a step's loss.
+    """One part of a step's loss, of some ``rows``.
 
     ``plan`` holds the row indices of every optimizer step, ``units(indices, budget)`` lays rows out
     as token trees, ``score(rows, logps_C, lengths_C, size)`` gives the loss of a pass and figures to
     add up, ``size(indices)`` the count of a whole batch by which they are divided.
     """
 
+    rows: Sequence[SFTExample] | Sequence[PreferenceExample]
     plan: list[list[int]]
     units: Callable[[Iterable[int], int], list[Unit]]
     score: Callable[[list[int], torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, Figures]]
@@ -42,7 +43,7 @@ def sft_term(examples: Sequence[SFTExample], plan: list[list[int]]) -> Term:
     def size(indices: list[int]) -> float:
         return sum(len(examples[i].completion_ids) for i in indices)
 
-    return Term(plan, lambda indices, _: sft_units(examples, indices), score, size)
+    return Term(examples, plan, lambda indices, _: sft_units(examples, indices), score, size)
 
 
 def dpo_term(
@@ -91,6 +92,7 @@ def dpo_term(
         figures = {name: value.detach().sum() / num_pairs for name, value in means.items()}
         return loss.sum() / num_pairs, figures | {"num_scored_tokens": lengths_C.sum()}
 
-    return Term(
-        plan, lambda indices, budget: pair_units(pairs, indices, budget), score, lambda i: len(i)
-    )
+    def units(indices: Iterable[int], budget: int) -> list[Unit]:
+        return pair_units(pairs, indices, budget)
+
+    return Term(pairs, plan, units, score, lambda indices: len(indices))

@@ -122,7 +122,6 @@ def train(job: TrainingJob) -> None:
     figures = loop.run_steps(engine, terms, training, worker, writer, checkpoints, num_done, check)
     writer.close()
     export(module, tokenizer, job, rank)
-    checkpoints.remove()
     if rank == 0:
         facts = {
             "num_steps": num_steps,
