@@ -29,9 +29,9 @@ class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
 
 
 class Checkpoints:
-    """The newest checkpoint of a training, in its stage's folder.
+    """The newest checkpoint of a training, in its stage's folder; the driver removes it in the end.
 
-    The driver removes it when the stage is complete. A checkpoint is whole when ``latest.json`` names it; whatever else lies there was left by a process
+    A checkpoint is whole when ``latest.json`` names it; whatever else lies there was left by a process
     that died while writing, and goes with the next one.
     """
 
