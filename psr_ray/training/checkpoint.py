@@ -11,6 +11,7 @@ import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
@@ -18,13 +19,16 @@ from psr_ray.runs import read_json, write_text
 from psr_ray.training.distributed import Worker
 from psr_ray.training.worker import CHECKPOINTS, LATEST
 
+# Plain classes in the files of ZeRO 1 to 3.
+SAFE = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+
 
 class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
     """DeepSpeed's files, read as tensors and plain values: a pickle that calls anything is refused."""
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """The content of a file."""
-        with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum]):
+        with torch.serialization.safe_globals(SAFE):
             return torch.load(path, map_location=map_location, weights_only=True)
 
 
