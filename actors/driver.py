@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ray
 
-from actors.searcher import run_rows
+from actors.stream import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
 from psr_ray.evaluation import model_figures, search_figures

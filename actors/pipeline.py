@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from actors.searcher import run_rows
+from actors.stream import run_rows
 from actors.trainer import user_error
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model

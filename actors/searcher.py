@@ -1,42 +1,43 @@
-"""Ray Data over a pool of vLLM engines: task rows in, Parquet shards out, exactly once.
+"""The actor of a search: one vLLM engine, many task rows, Parquet shards out, exactly once.
 
-Ray Data streams rows, grows and shrinks the pool, and retries what a dead node took with it. Each
-engine writes its own shards; only counts travel back.
+Each engine writes its own shards; only counts travel back. An engine that dies or hangs takes its
+process with it, for Ray Data to start another and give out its batches again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import as_completed
+import logging
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future, as_completed
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
+import ray
 
 from psr_ray.config import Config
+from psr_ray.deaths import MAX_DEATHS, Deaths, EngineKilled
 from psr_ray.engine import VllmEngine
-from psr_ray.errors import PsrError
 from psr_ray.generation import EngineTask
-from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import TASK_SCHEMA, Row
-from psr_ray.shards import ShardWriter, drop_doubles, finished_ids
+from psr_ray.shards import Key, ShardWriter, finished_ids
 from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
-
-# Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
-# search holds back no others, but its finished rows count here until it ends.
-ROWS_AHEAD = 2.5
 
 # Marks of the batches given out, in a stage's folder: one that is given out again was a dead worker's.
 BATCHES = "batches"
 
 # Columns that no row of a stage uses are not sent.
 UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
+
+
+def key_of(row: Row) -> Key:
+    """What a row is known by within its stage."""
+    return row["task"], row["id"]
 
 
 class EngineWorker:
@@ -46,7 +47,19 @@ class EngineWorker:
         self.config = config
         self.folder = folder
         self.shards = ShardWriter(self._place, config.engine.rows_per_shard)
-        self._start_engine(model, first)
+        self.deaths = Deaths(folder)
+        self.alone = threading.Lock()
+        self.ending = threading.Lock()
+        again = ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+        try:
+            if again or self.deaths.folder.exists():
+                num_finished = sum(len(finished_ids(self._place(task)[0])) for task in SCHEMAS)
+                self.deaths.started(num_finished, config.engine.num_engines[1], again=again)
+            self._start_engine(model, first)
+        except Exception as error:
+            self.deaths.refused(error)
+            raise
+        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     def _start_engine(self, model: str, first: str | None) -> None:
         config = self.config
@@ -59,25 +72,62 @@ class EngineWorker:
         threads: other batches are under way meanwhile."""
         rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]
         left = self._not_done(rows)
+        reasons = self.deaths.reasons()
+        suspects = [row for row in left if key_of(row) in reasons]
         tokens = 0
         self.shards.expect(len(left))
         try:
-            futures = {self.engine.submit(self._task(row)): row for row in left}
+            futures = {self._submit(row): row for row in left if key_of(row) not in reasons}
             for future in as_completed(futures):
-                row = futures[future]
-                try:
-                    result = future.result()
-                except Exception as error:
-                    if not self.engine.is_alive:
-                        raise
-                    result = failed_row(row, error)
-                tokens += num_tokens(result)
-                self.shards.add(row["task"], result)
-            self.shards.wait((row["task"], row["id"]) for row in left)
+                tokens += self._finish(futures[future], future)
+            for row in suspects:
+                why = reasons[key_of(row)]
+                if len(why) >= MAX_DEATHS:
+                    self.shards.add(row["task"], failed_row(row, EngineKilled(why)))
+                else:
+                    with self.alone:  # so that no two suspects are at work in one death
+                        tokens += self._finish(row, self._submit(row))
+            self.shards.wait(map(key_of, left))
         except BaseException:
             self.shards.flush()
             raise
         return pa.table({"rows": [len(rows)], "tokens": [tokens]})
+
+    def _submit(self, row: Row) -> Future[Row]:
+        future: Future[Row] = self.engine.submit(self._task(row), key_of(row))
+        return future
+
+    def _finish(self, row: Row, future: Future[Row]) -> int:
+        """Wait for a row's result and keep it; returns its tokens."""
+        try:
+            result = future.result()
+        except Exception as error:
+            if not self.engine.is_alive:
+                self._end(str(error))
+            result = failed_row(row, error)
+        self.shards.add(row["task"], result)
+        return num_tokens(result)
+
+    def _watch(self) -> None:
+        """End the process of an engine that hangs."""
+        hang_s = self.config.engine.hang_s
+        while True:
+            time.sleep(min(hang_s / 4, 5))
+            if self.engine.stalled_s > hang_s:
+                self._end(f"no token for {hang_s:g} s")
+
+    def _end(self, reason: str) -> None:
+        """End this process and its engine's, once what is finished is in shards and the suspects are
+        named. Ray gives its batches to another worker."""
+        with self.ending:  # never given back: the first thread to come ends all
+            self.deaths.record(reason, self.engine.suspects())
+            logging.getLogger("psr_ray").error("%s: engine ended: %s", self.folder, reason)
+            try:
+                self.shards.flush()
+            finally:
+                for child in psutil.Process().children(recursive=True):
+                    child.kill()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _not_done(self, rows: list[Row]) -> list[Row]:
         """The rows, without those that another worker finished before it died with this batch."""
@@ -97,102 +147,3 @@ class EngineWorker:
 
     def _task(self, row: Row) -> EngineTask[Row]:
         return TASKS[row["task"]](row, self.prompts, self.config)
-
-
-def run_rows(
-    inputs: Iterable[Path],
-    folder: Path,
-    model: str,
-    config: Config,
-    progress: ProgressWriter,
-    first: str | None = None,
-    worker: type[EngineWorker] = EngineWorker,
-) -> None:
-    """Stream all task rows that are not finished yet through the engine pool.
-
-    ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
-    (benchmarks simulate engines).
-
-    Raises ``PsrError`` where rows are missing in the end.
-    """
-    paths = [str(path) for path in inputs]
-    expected: Counter[str] = Counter()
-    for path in paths:
-        expected.update(pq.read_table(path, columns=["task"])["task"].to_pylist())
-    done = {task: finished_ids(output_folder(folder, task)) for task in expected}
-    total, num_done = expected.total(), sum(len(ids) for ids in done.values())
-    progress.start(total, num_done)
-    if num_done < total:
-        stream_rows(paths, done, total - num_done, folder, model, config, progress, first, worker)
-    shutil.rmtree(folder / BATCHES, ignore_errors=True)
-    for task, num_expected in expected.items():
-        drop_doubles(output_folder(folder, task))
-        found = len(finished_ids(output_folder(folder, task)))
-        if found != num_expected:
-            raise PsrError(
-                f"{folder}: {found} {task} rows of {num_expected} came back; run the same command "
-                "again to do the rest"
-            )
-
-
-def unfinished(
-    paths: Sequence[str], done: Mapping[str, Set[str]], per_batch: int
-) -> Iterator[pa.Table]:
-    """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer), without the
-    columns that no row uses: they would cost more than the others."""
-    table = pa.concat_tables(pq.read_table(path) for path in paths)
-    names = zip(table["task"].to_pylist(), table["id"].to_pylist(), strict=True)
-    left = table.filter(pa.array([name not in done[task] for task, name in names]))
-    left = left.select([name for name in table.column_names if left[name].null_count < len(left)])
-    for start in range(0, len(left), per_batch):
-        yield left.slice(start, per_batch)
-
-
-def stream_rows(
-    paths: list[str],
-    done: dict[str, set[str]],
-    num_left: int,
-    folder: Path,
-    model: str,
-    config: Config,
-    progress: ProgressWriter,
-    first: str | None,
-    worker: type[EngineWorker],
-) -> None:
-    """The Ray Data pipeline: rows that are not finished, engines, counts."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
-    engine = config.engine
-    least, most = engine.num_engines
-    # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
-    places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
-    per_batch = max(1, min(per_shard, places // 8, num_left // (2 * most)))
-    num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
-    # no engine takes more than its part while others are still starting
-    num_batches = min(num_batches, -(-num_left // (per_batch * most)))
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
-    dataset = (
-        # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
-        ray.data.from_blocks(list(unfinished(paths, done, per_batch))).map_batches(
-            worker,
-            fn_constructor_args=(model, config, folder, first),
-            batch_format="pyarrow",
-            batch_size=per_batch,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
-                max_tasks_in_flight_per_actor=num_batches,
-                max_concurrent_calls_per_actor=num_batches,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=engine.cpus_per_engine,
-            num_gpus=engine.tensor_parallel_size,
-        )
-    )
-    for counts in dataset.iter_batches(batch_format="pyarrow", prefetch_batches=0):
-        rows: list[dict[str, Any]] = counts.to_pylist()
-        for row in rows:
-            progress.advance(row["rows"], row["tokens"])

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from actors.searcher import run_rows
+from actors.stream import run_rows
 from benchmarks.common import RESULTS, facts, store
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config import Config

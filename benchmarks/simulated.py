@@ -40,6 +40,7 @@ class SimulatedEngine:
     """``submit((row, seconds))`` returns a future of a search row, at once."""
 
     is_alive = True
+    stalled_s = 0.0
 
     def __init__(self, max_open: int, is_ready: Callable[[], bool]) -> None:
         self.max_open = max_open
@@ -50,7 +51,7 @@ class SimulatedEngine:
         self.numbers = itertools.count()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def submit(self, task: tuple[Row, float]) -> Future[Row]:
+    def submit(self, task: tuple[Row, float], _name: Any = None) -> Future[Row]:
         future: Future[Row] = Future()
         with self.changed:
             self.waiting.append((*task, future))

@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,9 +30,10 @@ Result = TypeVar("Result")
 
 @dataclass
 class Running:
-    """A task, the future of its result, and the completions it waits for."""
+    """A task, its name, the future of its result, and the completions it waits for."""
 
     task: EngineTask[Any]
+    name: Any
     future: Future[Any]
     completions: list[list[Completion]] = field(default_factory=list)
     num_open: int = 0
@@ -63,9 +65,15 @@ class VllmEngine:
             paths["first"] = first_path
         os.environ.update(engine_environment(settings))
         self._max_open = settings.max_rows_in_flight
+        self._max_num_seqs = settings.max_num_seqs
         self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
         self._death: str | None = None
+        self._beat: float | None = (
+            None  # when the loop last went round; None while it waits for tasks
+        )
+        self._resuming: Running | None = None
+        self._suspects: list[Any] = []
         self._thread = threading.Thread(
             target=self._run,
             args=(
@@ -80,9 +88,10 @@ class VllmEngine:
         self._thread.start()
         self._ready.result()
 
-    def submit(self, task: EngineTask[Result]) -> Future[Result]:
-        """Start a task; its exception, if it raises one, is the future's."""
-        running = Running(task, Future())
+    def submit(self, task: EngineTask[Result], name: Any = None) -> Future[Result]:
+        """Start a task; its exception, if it raises one, is the future's. ``name`` stands for it among
+        the suspects."""
+        running = Running(task, name, Future())
         self._incoming.put(running)
         if self._death is not None:  # nobody takes it in any more
             self._fail_incoming()
@@ -96,6 +105,30 @@ class VllmEngine:
     def is_alive(self) -> bool:
         """False once the engine has died, before any of its futures says so."""
         return self._death is None
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the engine last made a step, while it has something to do."""
+        beat = self._beat
+        return 0.0 if beat is None or not self.is_alive else time.monotonic() - beat
+
+    def suspects(self) -> list[Any]:
+        """Names of the tasks at work when the engine died, or now: one of them may be why.
+
+        vLLM takes requests as they came, so those are the owners of the oldest ``max_num_seqs``
+        sequences; or the one task that was itself being resumed.
+        """
+        if not self.is_alive:
+            return self._suspects
+        if self._resuming is not None:
+            return [self._resuming.name]
+        names, num = {}, 0
+        for waiting in list(self._waiting.values()):
+            names[id(waiting.running)] = waiting.running.name
+            num += waiting.request.num_samples
+            if num >= self._max_num_seqs:
+                break
+        return list(names.values())
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache; while no task is under way."""
@@ -128,8 +161,11 @@ class VllmEngine:
         closing = False
         try:
             while not (closing and not self._open):
+                self._beat = time.monotonic()
                 while self._may_start(closing):
+                    self._beat = time.monotonic() if self._open else None
                     new = self._incoming.get()
+                    self._beat = time.monotonic()
                     if new is None:
                         closing = True
                         break
@@ -140,6 +176,7 @@ class VllmEngine:
                         for output in engine.step():
                             self._finish(output)
         except BaseException as error:
+            self._suspects = self.suspects()
             self._death = f"the vLLM engine died: {type(error).__name__}: {error}"
             for running in self._open.values():
                 running.future.set_exception(RuntimeError(self._death))
@@ -162,6 +199,7 @@ class VllmEngine:
 
     def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
         """Send a task its completions; queue its next requests or deliver its result."""
+        self._resuming = running
         try:
             if completions is None:
                 requests = next(running.task)
@@ -173,6 +211,8 @@ class VllmEngine:
         except Exception as error:
             self._close_task(running).set_exception(error)
             return
+        finally:
+            self._resuming = None
         running.completions = [[] for _ in requests]
         running.num_open = len(requests)
         for position, request in enumerate(requests):

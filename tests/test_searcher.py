@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT
 
-from actors.searcher import run_rows
+from actors.stream import run_rows
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
 from psr_ray.progress import ProgressWriter

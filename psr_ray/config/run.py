@@ -107,6 +107,9 @@ class EngineConfig(Frozen):
     """Searches written together, as one Parquet file; a crash costs those that are under way."""
     max_rows_in_flight: Positive = 512
     """Searches an engine works on at once; the next ones start as these end."""
+    hang_s: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without a token after which an engine is taken for hung and its process ended; a problem
+    that was at work in two such engines is set aside."""
 
     @model_validator(mode="after")
     def cpu_needs_cache_size(self) -> EngineConfig:

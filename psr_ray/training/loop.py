@@ -74,11 +74,14 @@ class NotFinite(PsrError):
     """A figure of a step is NaN or infinite; the weights in memory are lost."""
 
     def __init__(self, names: list[str], step: int, num_steps: int, figures: Sums) -> None:
-        super().__init__(
-            f"training step {step + 1} of {num_steps}: {', '.join(names)} is not finite; lower the "
-            f"learning rate, or look at the step's rows in {BAD_BATCH} of the stage's folder"
+        super().__init__(names, step, num_steps, figures)  # as they are: errors travel pickled
+        self.names, self.step, self.num_steps, self.figures = names, step, num_steps, figures
+
+    def __str__(self) -> str:
+        return (
+            f"training step {self.step + 1} of {self.num_steps}: {', '.join(self.names)} is not finite; "
+            f"lower the learning rate, or look at the step's rows in {BAD_BATCH} of the stage's folder"
         )
-        self.step, self.figures = step, figures
 
 
 def keep_batch(folder: Path, terms: Sequence[Term], error: NotFinite) -> None:

@@ -119,7 +119,14 @@ def train(job: TrainingJob) -> None:
     checkpoints = Checkpoints(job.out, engine, training, worker)
     num_done = checkpoints.restore()  # after the reference, which is the policy before any step
     writer = MetricsWriter(job.out, progress, num_steps, rank, num_done)
-    figures = loop.run_steps(engine, terms, training, worker, writer, checkpoints, num_done, check)
+    try:
+        figures = loop.run_steps(
+            engine, terms, training, worker, writer, checkpoints, num_done, check
+        )
+    except loop.NotFinite as error:
+        if rank == 0:
+            loop.keep_batch(job.out, terms, error)
+        raise
     writer.close()
     export(module, tokenizer, job, rank)
     if rank == 0:

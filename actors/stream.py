@@ -1,0 +1,142 @@
+"""Ray Data over a pool of engine workers: task rows in, counts out, finished rows dropped.
+
+Ray Data streams rows, grows and shrinks the pool, and retries what a dead node took with it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.searcher import BATCHES, EngineWorker
+from psr_ray.config import Config
+from psr_ray.deaths import FOLDER as DEATHS
+from psr_ray.deaths import REFUSAL, Deaths
+from psr_ray.errors import PsrError
+from psr_ray.progress import ProgressWriter
+from psr_ray.shards import drop_doubles, finished_ids
+from psr_ray.tasks import output_folder
+
+# Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
+# search holds back no others, but its finished rows count here until it ends.
+ROWS_AHEAD = 2.5
+
+
+def run_rows(
+    inputs: Iterable[Path],
+    folder: Path,
+    model: str,
+    config: Config,
+    progress: ProgressWriter,
+    first: str | None = None,
+    worker: type[EngineWorker] = EngineWorker,
+) -> None:
+    """Stream all task rows that are not finished yet through the engine pool.
+
+    ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
+    (benchmarks simulate engines).
+
+    Raises ``PsrError`` where rows are missing in the end.
+    """
+    paths = [str(path) for path in inputs]
+    expected: Counter[str] = Counter()
+    for path in paths:
+        expected.update(pq.read_table(path, columns=["task"])["task"].to_pylist())
+    done = {task: finished_ids(output_folder(folder, task)) for task in expected}
+    total, num_done = expected.total(), sum(len(ids) for ids in done.values())
+    progress.start(total, num_done)
+    if num_done < total:
+        stream_rows(paths, done, total - num_done, folder, model, config, progress, first, worker)
+    for marks in (BATCHES, DEATHS):
+        shutil.rmtree(folder / marks, ignore_errors=True)
+    for task, num_expected in expected.items():
+        drop_doubles(output_folder(folder, task))
+        found = len(finished_ids(output_folder(folder, task)))
+        if found != num_expected:
+            raise PsrError(
+                f"{folder}: {found} {task} rows of {num_expected} came back; run the same command "
+                "again to do the rest"
+            )
+
+
+def unfinished(
+    paths: Sequence[str], done: Mapping[str, Set[str]], per_batch: int
+) -> Iterator[pa.Table]:
+    """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer), without the
+    columns that no row uses: they would cost more than the others."""
+    table = pa.concat_tables(pq.read_table(path) for path in paths)
+    names = zip(table["task"].to_pylist(), table["id"].to_pylist(), strict=True)
+    left = table.filter(pa.array([name not in done[task] for task, name in names]))
+    left = left.select([name for name in table.column_names if left[name].null_count < len(left)])
+    for start in range(0, len(left), per_batch):
+        yield left.slice(start, per_batch)
+
+
+def stream_rows(
+    paths: list[str],
+    done: dict[str, set[str]],
+    num_left: int,
+    folder: Path,
+    model: str,
+    config: Config,
+    progress: ProgressWriter,
+    first: str | None,
+    worker: type[EngineWorker],
+) -> None:
+    """The Ray Data pipeline: rows that are not finished, engines, counts."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
+    context.actor_init_max_retries = 0  # a model that cannot be loaded is said at once
+    context.max_consecutive_actor_init_deaths = 2  # its node may have died meanwhile
+    engine = config.engine
+    least, most = engine.num_engines
+    # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
+    places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
+    per_batch = max(1, min(per_shard, places // 8, num_left // (2 * most)))
+    num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
+    # no engine takes more than its part while others are still starting
+    num_batches = min(num_batches, -(-num_left // (per_batch * most)))
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
+    dataset = (
+        # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
+        ray.data.from_blocks(list(unfinished(paths, done, per_batch))).map_batches(
+            worker,
+            fn_constructor_args=(model, config, folder, first),
+            batch_format="pyarrow",
+            batch_size=per_batch,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_tasks_in_flight_per_actor=num_batches,
+                max_concurrent_calls_per_actor=num_batches,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=engine.cpus_per_engine,
+            num_gpus=engine.tensor_parallel_size,
+        )
+    )
+    deaths = Deaths(folder)
+    (deaths.folder / REFUSAL).unlink(missing_ok=True)
+    try:
+        for counts in dataset.iter_batches(batch_format="pyarrow", prefetch_batches=0):
+            rows: list[dict[str, Any]] = counts.to_pylist()
+            for row in rows:
+                progress.advance(row["rows"], row["tokens"])
+    except Exception as error:
+        refusal = deaths.refusal()
+        if refusal is None:
+            raise
+        raise PsrError(
+            f"no engine could be started for {model}: {refusal} (finished rows are kept; all that the "
+            "engine said is in Ray's worker logs)"
+        ) from error
