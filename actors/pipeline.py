@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
 from psr_ray.summary import write_summary
 from psr_ray.tasks import output_folder
+
+# Deaths of a driver actor in one stage that are made good: it goes on from the files.
+MAX_DRIVER_DEATHS = 2
 
 
 class Display(Protocol):
@@ -77,21 +81,30 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
 
         actor_class: Any = IterationDriver
+        environment = {"env_vars": DRIVER_ENVIRONMENT | python_path()}
         driver: Any = None
         iteration = -1
         for step in steps:
             if step.stage.is_complete:
                 display.skipped(step)
                 continue
-            if step.iteration != iteration:
-                iteration = step.iteration
-                environment = {"env_vars": DRIVER_ENVIRONMENT | python_path()}
-                driver = actor_class.options(runtime_env=environment).remote(config)
             display.started(step)
-            pending = driver.do.remote(step.stage.name)
-            while not ray.wait([pending], timeout=0.5)[0]:
-                display.watch()
-            display.finished(step, result_of(pending))
+            for num_deaths in itertools.count():
+                if step.iteration != iteration or num_deaths:
+                    iteration = step.iteration
+                    driver = actor_class.options(runtime_env=environment).remote(config)
+                pending = driver.do.remote(step.stage.name)
+                while not ray.wait([pending], timeout=0.5)[0]:
+                    display.watch()
+                try:
+                    display.finished(step, result_of(pending))
+                    break
+                except ray.exceptions.ActorDiedError as error:
+                    if num_deaths == MAX_DRIVER_DEATHS:
+                        raise PsrError(
+                            f"{step.title}: its driver's process was killed {num_deaths + 1} times (out of "
+                            "memory?); what is finished is kept, the same command goes on"
+                        ) from error
 
 
 def result_of(pending: Any) -> Json:

@@ -1,0 +1,165 @@
+"""Faults with real engines and real processes: each ends with all rows, none lost, none twice.
+
+``make faults`` runs these and prints what the ``record`` fixture gathered (docs/reliability.md).
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from actors.searcher import EngineWorker
+from actors.stream import run_rows
+from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+from psr_ray.progress import ProgressWriter
+from psr_ray.rows import TASK_SCHEMA, problem_row
+from psr_ray.seed.arithmetic import ift_problems
+from psr_ray.shards import finished_ids, read_rows, shards, write_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+MODEL = str(ROOT / "models" / "tiny-m0")
+
+
+@pytest.fixture
+def record(request):
+    """Adds a line to the table of ``make faults``."""
+
+    def add(fault, times, expected, found, recovery_s):
+        found = list(found)
+        line = {
+            "fault": fault,
+            "times": times,
+            "rows": len(expected),
+            "lost": len(set(expected) - set(found)),
+            "doubled": len(found) - len(set(found)),
+            "recovery_s": round(recovery_s, 1),
+        }
+        assert (line["lost"], line["doubled"]) == (0, 0), line
+        if "FAULTS_TABLE" in os.environ:
+            with open(os.environ["FAULTS_TABLE"], "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    return add
+
+
+def stage(folder, num, task="search", *settings):
+    """A stage's input and settings: ``num`` problems, and how to do them with a worker class."""
+    problems = ift_problems(num, seed=11)
+    write_rows(folder / "problems.parquet", [problem_row(task, p) for p in problems], TASK_SCHEMA)
+    config = load_config(
+        ROOT / "configs" / "smoke.yaml",
+        ("engine.max_rows_in_flight=8", "engine.rows_per_shard=4", "search.max_steps=3", *settings),
+    )
+    progress = ProgressWriter(folder, task, "rows")
+
+    def do(worker=EngineWorker):
+        run_rows([folder / "problems.parquet"], folder, MODEL, config, progress, worker=worker)
+
+    return [p.id for p in problems], do
+
+
+def ids_in(folder):
+    return [row["id"] for row in read_rows(shards(folder))]
+
+
+def engines():
+    """Processes of engine workers of this Ray."""
+    ours = psutil.Process().children(recursive=True)
+    return [p for p in ours if "MapWorker" in " ".join(p.cmdline())]
+
+
+class Saboteur(threading.Thread):
+    """Does harm each time so many more rows are finished; ``harmed_at`` are the times."""
+
+    def __init__(self, folder, harm, at):
+        super().__init__(daemon=True)
+        self.folder, self.harm, self.at, self.harmed_at = folder, harm, at, []
+
+    def run(self):
+        for num in self.at:
+            while len(finished_ids(self.folder)) < num:
+                time.sleep(0.05)
+            self.harm()
+            self.harmed_at.append(time.time())
+
+
+def kill_an_engine():
+    os.kill(engines()[0].pid, signal.SIGKILL)
+
+
+def test_an_engine_killed_in_mid_search_and_again(ray_up, tmp_path, record):
+    expected, do = stage(tmp_path, 48)
+    saboteur = Saboteur(tmp_path / "search", kill_an_engine, at=(4, 20))
+    saboteur.start()
+    do()
+    assert len(saboteur.harmed_at) == 2
+    record(
+        "engine process killed",
+        2,
+        expected,
+        ids_in(tmp_path / "search"),
+        time.time() - saboteur.harmed_at[-1],
+    )
+
+
+def poisoned(poison, how):
+    """A worker whose engine a problem hangs or kills."""
+
+    class PoisonedWorker(EngineWorker):
+        def _task(self, row):
+            task = super()._task(row)
+            return self.sick(task) if row["id"] == poison else task
+
+        def sick(self, task):
+            completions = yield next(task)  # at work in the engine, like others
+            if how == "die":
+                raise SystemExit("planted")
+            self.engine._engines["policy"].step = lambda: time.sleep(10**6)
+            yield task.send(completions)
+
+    return PoisonedWorker
+
+
+@pytest.mark.parametrize("how", ["hang", "die"])
+def test_a_problem_that_kills_its_engine_twice_is_set_aside(ray_up, tmp_path, record, how):
+    expected, do = stage(tmp_path, 24, "search", "engine.hang_s=8")
+    poison = expected[7]
+    started = time.time()
+    do(poisoned(poison, how))
+    rows = {row["id"]: row["error"] for row in read_rows(shards(tmp_path / "search"))}
+    failed = {name: error for name, error in rows.items() if error is not None}
+    assert list(failed) == [poison]
+    reason = {"hang": "no token for 8 s", "die": "SystemExit: planted"}[how]
+    assert failed[poison].count(reason) == 2
+    fault = {"hang": "an engine hangs on a problem", "die": "an engine dies of a problem"}[how]
+    record(fault, 2, expected, ids_in(tmp_path / "search"), time.time() - started)
+
+
+def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
+    class Dying(EngineWorker):
+        def _task(self, row):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _, do = stage(tmp_path, 4, "solve")
+    with pytest.raises(PsrError, match=r"finished nothing \(their processes were killed"):
+        do(Dying)
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(ray_up, tmp_path):
+    _, do = stage(
+        tmp_path,
+        4,
+        "solve",
+        "model.max_length=100000",
+        "sft.tokens_per_pass=100000",
+        "dpo.tokens_per_pass=100000",
+    )
+    with pytest.raises(PsrError, match="no engine could be started for"):
+        do()
