@@ -102,8 +102,8 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
                 except ray.exceptions.ActorDiedError as error:
                     if num_deaths == MAX_DRIVER_DEATHS:
                         raise PsrError(
-                            f"{step.title}: its driver's process was killed {num_deaths + 1} times (out of "
-                            "memory?); what is finished is kept, the same command goes on"
+                            f"{step.title}: its driver's process was killed {num_deaths + 1} times "
+                            "(out of memory?); what is finished is kept, the same command goes on"
                         ) from error
 
 
