@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from psr_ray.grading import equal
+
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -29,8 +31,7 @@ def plain(answer: str) -> str:
 def is_equal(gold: str, answer: str | None) -> bool:
     """Whether an extracted answer equals the gold one.
 
-    Equal texts and plain numbers are settled here; all else goes to math-verify, without its
-    signal-based timeouts (they fail outside a main thread).
+    Equal texts and plain numbers are settled here; all else goes to math-verify (``grading``).
     """
     if answer is None:
         return False
@@ -44,14 +45,4 @@ def is_equal(gold: str, answer: str | None) -> bool:
 
 @lru_cache(maxsize=4096)
 def _verified(gold: str, answer: str) -> bool:
-    from math_verify import parse, verify
-
-    if len(answer) > 500:
-        return False
-    return bool(
-        verify(
-            parse(f"\\boxed{{{gold}}}", parsing_timeout=None),
-            parse(f"\\boxed{{{answer}}}", parsing_timeout=None),
-            timeout_seconds=None,
-        )
-    )
+    return equal(gold, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -42,6 +43,7 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGTERM, stop)
         try:
             command(*args, **kwargs)
         except PsrError as error:
@@ -51,9 +53,14 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             problems.print("stopped: what is finished is kept; the same command goes on from there")
-            raise typer.Exit(130) from error
+            raise typer.Exit(128 + (error.args[0] if error.args else signal.SIGINT)) from error
 
     return wrapped
+
+
+def stop(number: int, _frame: Any) -> None:
+    """Ends as Ctrl-C does (`ray job stop`, a scheduler)."""
+    raise KeyboardInterrupt(number)
 
 
 def read(config: Path, overrides: list[str] | None) -> Config:

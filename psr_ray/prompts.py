@@ -6,6 +6,7 @@ holds decoded steps).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from psr_ray.errors import PsrError
 
 BUILT_IN = Path(__file__).parent / "templates"
 VERDICT_OPENING = "[["
+# What only a template and a judge may write: its section marks, and verdicts.
+MARKS = re.compile(r"\[(?=(?:Start|End) of |Question|Solution\]|\[[AB]\]\])")
 
 
 def template_folder(name: str) -> Path:
@@ -44,6 +47,11 @@ class PromptBuilder:
                 f"model {tokenizer.name_or_path}: its tokenizer has no chat template; "
                 "set prompts.chat_template to false for a base model"
             )
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        control = {t.content for t in added if t.special} | set(tokenizer.all_special_tokens)
+        self.control = re.compile(
+            "|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)"
+        )
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(template_folder(settings.templates)),
             undefined=jinja2.StrictUndefined,
@@ -52,7 +60,8 @@ class PromptBuilder:
 
     def solve_ids(self, problem: str) -> tuple[int, ...]:
         """The prompt after which the model writes its first step."""
-        return self._ids(self.templates.get_template("solve.jinja").render(problem=problem))
+        template = self.templates.get_template("solve.jinja")
+        return self._ids(template.render(problem=self.as_data(problem)))
 
     def judge_ids(
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
@@ -77,7 +86,8 @@ class PromptBuilder:
     def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
         """The prompt after which the judge explains and gives a solution its points."""
         template = self.templates.get_template("points.jinja")
-        return self._ids(template.render(problem=problem, solution="\n".join(steps)))
+        solution = self.as_data("\n".join(steps), judged=True)
+        return self._ids(template.render(problem=self.as_data(problem), solution=solution))
 
     def verdict_choices(self) -> tuple[int, int]:
         """The ids of the letters A and B as they follow ``[[``."""
@@ -104,8 +114,18 @@ class PromptBuilder:
         self, name: str, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
     ) -> str:
         return self.templates.get_template(f"{name}.jinja").render(
-            problem=problem, steps_so_far=steps_so_far, step_a=step_a, step_b=step_b
+            problem=self.as_data(problem),
+            steps_so_far=[self.as_data(step, judged=True) for step in steps_so_far],
+            step_a=self.as_data(step_a, judged=True),
+            step_b=self.as_data(step_b, judged=True),
         )
+
+    def as_data(self, text: str, *, judged: bool = False) -> str:
+        """A problem's or a model's text as it may stand in a prompt: without the tokenizer's control
+        tokens and, where it is to be judged, without a judge's verdicts and a template's section marks.
+        A space after their first character makes them plain text; all other text is as it was."""
+        text = self.control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return MARKS.sub("[ ", text) if judged else text
 
     def _ids(self, text: str) -> tuple[int, ...]:
         if not self.chat:

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -33,3 +34,25 @@ def ray_up():
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def record():
+    """Adds a line to the table of ``make faults``."""
+
+    def add(fault, times, expected, found, recovery_s):
+        found = list(found)
+        line = {
+            "fault": fault,
+            "times": times,
+            "rows": len(expected),
+            "lost": len(set(expected) - set(found)),
+            "doubled": len(found) - len(set(found)),
+            "recovery_s": round(recovery_s, 1),
+        }
+        assert (line["lost"], line["doubled"]) == (0, 0), line
+        if "FAULTS_TABLE" in os.environ:
+            with open(os.environ["FAULTS_TABLE"], "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    return add

@@ -3,7 +3,6 @@
 ``make faults`` runs these and prints what the ``record`` fixture gathered (docs/reliability.md).
 """
 
-import json
 import os
 import signal
 import threading
@@ -25,28 +24,6 @@ from psr_ray.shards import finished_ids, read_rows, shards, write_rows
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 MODEL = str(ROOT / "models" / "tiny-m0")
-
-
-@pytest.fixture
-def record(request):
-    """Adds a line to the table of ``make faults``."""
-
-    def add(fault, times, expected, found, recovery_s):
-        found = list(found)
-        line = {
-            "fault": fault,
-            "times": times,
-            "rows": len(expected),
-            "lost": len(set(expected) - set(found)),
-            "doubled": len(found) - len(set(found)),
-            "recovery_s": round(recovery_s, 1),
-        }
-        assert (line["lost"], line["doubled"]) == (0, 0), line
-        if "FAULTS_TABLE" in os.environ:
-            with open(os.environ["FAULTS_TABLE"], "a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    return add
 
 
 def stage(folder, num, task="search", *settings):

@@ -1,0 +1,135 @@
+"""Faults in each stage of a whole run, by the command line: the same command goes on, and loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from psr_ray.shards import read_rows, shards
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+PSR = Path(sys.executable).with_name("psr-ray")
+STAGES = ["data", "sft", "evaluate-M1", "search-1", "preferences-1", "train-1", "evaluate-M2"]
+END_S = 20  # within which everything ends
+
+
+class Command:
+    """`psr-ray run`, as a process with all that it starts."""
+
+    def __init__(self, runs):
+        self.run_dir = runs / "smoke"
+        self.errors = runs / "errors.txt"
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [str(PSR), "run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={runs}"],
+                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+            )  # fmt: skip
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def wait_for(self, stage):
+        """Until work on a stage has left something; False where the stage was too quick."""
+        folder = self.run_dir / stage
+        while not (folder / "_MANIFEST.json").exists():
+            assert self.process.poll() is None, self.errors.read_text()
+            left = [*folder.glob("*/part-*.parquet"), *folder.glob("metrics.jsonl")]
+            if any(path.stat().st_size for path in left):
+                return True
+            if folder.exists() and stage in ("data", "preferences-1"):
+                return True
+            time.sleep(0.02)
+        return False
+
+    def ended(self, family):
+        """Seconds until none of the family is left."""
+        started = time.time()
+        self.process.wait(END_S)
+        _, alive = psutil.wait_procs(family, timeout=END_S)
+        assert not alive, [p.cmdline() for p in alive]
+        return time.time() - started
+
+
+def finish(runs):
+    """The run to its end; then every stage's rows against its input."""
+    command = Command(runs)
+    assert command.process.wait(600) == 0, command.errors.read_text()
+    return rows_of(command.run_dir)
+
+
+def rows_of(run_dir):
+    """Expected and found (stage, id) of all engine stages, and the steps of all trainings."""
+    wanted = {
+        "evaluate-M1": ["heldout", "judge"],
+        "search-1": ["search-1"],
+        "evaluate-M2": ["heldout", "judge"],
+    }
+    expected, found = [], []
+    for stage, files in wanted.items():
+        names = [n for n in files if (run_dir / "data" / f"{n}.parquet").exists()]
+        for row in read_rows([run_dir / "data" / f"{name}.parquet" for name in names]):
+            expected.append((stage, row["task"], row["id"]))
+        for folder in {part.parent for part in (run_dir / stage).glob("*/part-*.parquet")}:
+            found += [(stage, folder.name, row["id"]) for row in read_rows(shards(folder))]
+    tasks = {(stage, task) for stage, task, _ in expected}
+    for stage in ("sft", "train-1"):
+        steps = [json.loads(line)["step"] for line in (run_dir / stage / "metrics.jsonl").open()]
+        num = json.loads((run_dir / stage / "training.json").read_text())["num_steps"]
+        expected += [(stage, "step", number + 1) for number in range(num)]
+        found += [(stage, "step", step) for step in steps]
+    return expected, [row for row in found if row[:2] in tasks or row[1] == "step"]
+
+
+def test_the_command_is_killed_in_each_stage(tmp_path, record):
+    started, num, kept = time.time(), 0, {}
+    for stage in STAGES:
+        command = Command(tmp_path)
+        num += command.wait_for(stage)
+        family = command.family()
+        command.process.kill()
+        command.ended(family)
+        for path, when in kept.items():  # what stood there before was not done again
+            assert path.stat().st_mtime_ns == when
+        kept = {p: p.stat().st_mtime_ns for p in command.run_dir.glob("*/*/part-*.parquet")}
+    expected, found = finish(tmp_path)
+    record(
+        "command killed (SIGKILL), a stage each",
+        num,
+        expected,
+        found,
+        (time.time() - started) / num,
+    )
+
+
+def test_the_driver_actor_is_killed_in_each_stage(tmp_path, record):
+    command = Command(tmp_path)
+    started, num = time.time(), 0
+    for stage in STAGES:
+        if command.wait_for(stage):
+            drivers = [p for p in command.family() if "IterationDriver" in " ".join(p.cmdline())]
+            drivers[-1].kill()
+            num += 1
+    assert command.process.wait(600) == 0, command.errors.read_text()
+    expected, found = rows_of(command.run_dir)
+    record("driver actor killed, a stage each", num, expected, found, (time.time() - started) / num)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sign):
+    command = Command(tmp_path)
+    assert command.wait_for("search-1")
+    family = command.family()
+    os.kill(command.process.pid, sign)
+    seconds = command.ended(family)
+    assert command.process.returncode == 128 + sign
+    assert "the same command goes on from there" in command.errors.read_text()
+    assert "Traceback" not in command.errors.read_text()
+    expected, found = finish(tmp_path)
+    record(f"{sign.name} (everything ends)", 1, expected, found, seconds)
