@@ -1,4 +1,4 @@
-"""Faults in each stage of a whole run, by the command line: the same command goes on, and loses nothing."""
+"""Faults in each stage of a whole run: the same command goes on, and nothing is lost."""
 
 import json
 import os

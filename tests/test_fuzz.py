@@ -85,7 +85,10 @@ def test_verdicts_and_points(text):
 def test_steps(text, ids):
     count("steps")
     assert all(step.startswith("Step ") for step in split_steps(text))
-    decode = lambda some: "".join(chr(97 + i % 26) + ("\n" if i % 7 == 0 else "") for i in some)
+
+    def decode(some):
+        return "".join(chr(97 + i % 26) + ("\n" if i % 7 == 0 else "") for i in some)
+
     trimmed = trim_to_step(ids, "\n", decode)
     assert tuple(ids[: len(trimmed)]) == trimmed
 
