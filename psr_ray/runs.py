@@ -45,13 +45,15 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> Json | None:
     """The object in a JSON file; None where there is no file."""
     try:
-        values: Json = json.loads(path.read_text())
+        values: Json = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PsrError(
             f"{path}: not JSON ({error}); delete it, its stage is then redone"
         ) from error
+    if not isinstance(values, dict):
+        raise PsrError(f"{path}: no JSON object; delete it, its stage is then redone")
     return values
 
 
@@ -94,7 +96,7 @@ class Stage:
     @property
     def is_complete(self) -> bool:
         manifest = self.manifest
-        return manifest is not None and manifest["key"] == self.key
+        return manifest is not None and manifest.get("key") == self.key
 
     @property
     def was_opened(self) -> bool:

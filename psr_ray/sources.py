@@ -62,6 +62,9 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
             except json.JSONDecodeError as error:
                 failures.add(path, number, f"not JSON: {error.msg} at column {error.colno}")
                 continue
+            except (ValueError, RecursionError) as error:
+                failures.add(path, number, f"not JSON that can be read: {error}")
+                continue
             if isinstance(record, dict):
                 yield number, record
             else:
@@ -73,16 +76,21 @@ def problem_from(record: Row, path: Path, line: int) -> Problem:
     text = next((record[key] for key in TEXT_KEYS if record.get(key)), None)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"no problem text: one of {', '.join(TEXT_KEYS)} must hold text")
-    answer, solution = record.get("answer"), record.get("solution")
+    answer, solution, plan = record.get("answer"), record.get("solution"), record.get("plan")
     if isinstance(answer, str) and "####" in answer:  # GSM8K: solution and answer in one field
         solution, answer = solution or answer, answer.rsplit("####", 1)[1].strip()
     return Problem(
-        id=str(record.get("id") or record.get("unique_id") or f"{path.stem}/{line}"),
-        text=text.strip(),
-        answer=None if answer is None else str(answer),
-        solution=None if solution is None else str(solution),
-        plan=record.get("plan"),
+        id=clean(record.get("id") or record.get("unique_id") or f"{path.stem}/{line}"),
+        text=clean(text.strip()),
+        answer=None if answer is None else clean(answer),
+        solution=None if solution is None else clean(solution),
+        plan=None if plan is None else clean(plan),
     )
+
+
+def clean(value: Any) -> str:
+    """A value as text that Unicode files can hold: JSON can spell halves of a character."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
@@ -92,12 +100,15 @@ def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
         raise ValueError(f"no judged pair: {', '.join(missing)} missing")
     if record["verdict"] not in ("A", "B"):
         raise ValueError(f"verdict {record['verdict']!r}: must be A or B")
+    steps_so_far = record.get("steps_so_far") or []
+    if not isinstance(steps_so_far, list):
+        raise ValueError("steps_so_far: must be a list of texts")
     return JudgedPair(
         problem_from(record, path, line),
-        list(record.get("steps_so_far") or []),
-        record["step_a"],
-        record["step_b"],
-        record["judgement"],
+        [clean(step) for step in steps_so_far],
+        clean(record["step_a"]),
+        clean(record["step_b"]),
+        clean(record["judgement"]),
         record["verdict"],
     )
 
@@ -110,7 +121,7 @@ def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
         raise ValueError(
             "no judged solution: `solution` must hold text, `judgement` end with 'Score: 0' to 5"
         )
-    return JudgedSolution(problem, problem.solution, record["judgement"], points)
+    return JudgedSolution(problem, problem.solution, clean(record["judgement"]), points)
 
 
 def from_file(

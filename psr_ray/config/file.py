@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
 
+# What reading YAML raises: bad dates are ValueErrors, deep nesting ends in recursion.
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 
 def with_absolute_paths(config: Config) -> Config:
     """The config with its folders and files as absolute paths: workers have other folders."""
@@ -54,8 +57,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise PsrError(f"config {path}: no such file; `configs/` has examples")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_bytes())
+    except NOT_YAML as error:
         raise PsrError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise PsrError(f"config {path}: expected keys and values at the top level")
@@ -73,7 +76,12 @@ def override(values: dict[str, Any], assignment: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise PsrError(f"override {assignment!r}: {parent!r} holds no keys")
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.safe_load(text)
+    except NOT_YAML as error:
+        raise PsrError(
+            f"override {assignment!r}: not YAML: {' '.join(str(error).split())}"
+        ) from error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -88,3 +96,5 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         return with_absolute_paths(Config.model_validate(values))
     except ValidationError as error:
         raise PsrError(f"config {path}: {describe_errors(error)}") from error
+    except (OSError, ValueError) as error:  # a path that is none
+        raise PsrError(f"config {path}: {error}") from error
