@@ -21,7 +21,7 @@ from psr_ray.deaths import FOLDER as DEATHS
 from psr_ray.deaths import REFUSAL, Deaths
 from psr_ray.errors import PsrError
 from psr_ray.progress import ProgressWriter
-from psr_ray.shards import drop_doubles, finished_ids
+from psr_ray.shards import drop_doubles, drop_failed, failed, finished_ids
 from psr_ray.tasks import output_folder
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
@@ -63,6 +63,20 @@ def run_rows(
             raise PsrError(
                 f"{folder}: {found} {task} rows of {num_expected} came back; run the same command "
                 "again to do the rest"
+            )
+    check_failures(folder, expected, config.engine.max_failed_share)
+
+
+def check_failures(folder: Path, expected: Mapping[str, int], most: float) -> None:
+    """Raises ``PsrError`` with three examples where more than a share of a task's rows failed."""
+    for task, num_expected in expected.items():
+        reasons = failed(output_folder(folder, task))
+        if len(reasons) > most * num_expected:
+            drop_failed(output_folder(folder, task))
+            examples = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:3])
+            raise PsrError(
+                f"{folder}: {len(reasons)} of {num_expected} {task} rows failed ({examples}); mend "
+                "the cause and run the same command to try them again, or set engine.max_failed_share"
             )
 
 

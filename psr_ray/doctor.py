@@ -14,6 +14,7 @@ from rich.markup import escape
 from psr_ray.cluster import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
+from psr_ray.runs import read_json
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -40,6 +41,7 @@ def check_model(model: str, config: Config) -> str:
             f"model folder {model}: no safetensors weights; convert it with "
             "`save_pretrained(..., safe_serialization=True)`"
         )
+    check_weights(folder)
     from psr_ray.prompts import PromptBuilder, load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
@@ -47,8 +49,36 @@ def check_model(model: str, config: Config) -> str:
         raise PsrError(
             f"model folder {model}: its tokenizer has no EOS token; a solution cannot end"
         )
-    PromptBuilder(tokenizer, config.prompts)
+    vocabulary = (read_json(folder / "config.json") or {}).get("vocab_size")
+    if vocabulary is not None and len(tokenizer) > vocabulary:
+        raise PsrError(
+            f"model folder {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
+            f"{vocabulary}; they are not of one model"
+        )
+    start = PromptBuilder(tokenizer, config.prompts).solve_ids("1+1=")[:2]
+    if tokenizer.bos_token_id is not None and start == (tokenizer.bos_token_id,) * 2:
+        raise PsrError(
+            f"model folder {model}: a prompt starts with BOS twice, from its tokenizer and from the "
+            "template; set add_bos_token to false in tokenizer_config.json, or mend prompts.templates"
+        )
     return f"{model}: config, tokenizer, weights"
+
+
+def check_weights(folder: Path) -> None:
+    """That every weight file is there and as long as its header says; none of them is read."""
+    from safetensors import SafetensorError, safe_open
+
+    index = read_json(folder / WEIGHTS[1])
+    names = {WEIGHTS[0]} if index is None else set(index.get("weight_map", {}).values())
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise PsrError(
+                f"model folder {folder}: weight file {name} is missing or cut off ({error}); copy "
+                "it again"
+            ) from error
 
 
 def check_source(name: str, source: SourceConfig) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from psr_ray.rows import Row
@@ -78,6 +79,23 @@ def drop_doubles(folder: Path) -> int:
             write_table(path, table.take(wanted))
         seen.update(ids)
     return num
+
+
+def failed(folder: Path) -> dict[str, str]:
+    """The reasons of the rows that failed, by their ids."""
+    columns = (pq.read_table(path, columns=["id", "error"]).to_pylist() for path in shards(folder))
+    return {row["id"]: row["error"] for rows in columns for row in rows if row["error"] is not None}
+
+
+def drop_failed(folder: Path) -> None:
+    """Take the rows that failed out of their shards: they are then tried again."""
+    for path in shards(folder):
+        table = pq.read_table(path)
+        whole = table.filter(pc.is_null(table["error"]))
+        if not len(whole):
+            path.unlink()
+        elif len(whole) < len(table):
+            write_table(path, whole)
 
 
 class ShardWriter:

@@ -111,6 +111,10 @@ class EngineConfig(Frozen):
     """Seconds without a token after which an engine is taken for hung and its process ended; a problem
     that was at work in two such engines is set aside."""
 
+    max_failed_share: Probability = 0.5
+    """Share of a stage's rows that may fail (a problem too long, say, or one that kills its engine)
+    before the stage does."""
+
     @model_validator(mode="after")
     def cpu_needs_cache_size(self) -> EngineConfig:
         if self.tensor_parallel_size == 0 and self.kv_cache_gib is None:
