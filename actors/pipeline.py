@@ -67,6 +67,15 @@ def run_pipeline(
             with PeakMemory(run.path):
                 do_steps(config, steps, display)
         return write_summary(run)
+    except PsrError:
+        raise
+    except Exception as error:  # whatever a full disk made it, in whichever process
+        why = run.write_problem()
+        if why is None:
+            raise
+        raise PsrError(
+            f"run folder {run.path}: {why}; what is finished is kept: mend it, and the same command goes on"
+        ) from error
     finally:
         run.release()
 

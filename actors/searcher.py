@@ -120,9 +120,9 @@ class EngineWorker:
         """End this process and its engine's, once what is finished is in shards and the suspects are
         named. Ray gives its batches to another worker."""
         with self.ending:  # never given back: the first thread to come ends all
-            self.deaths.record(reason, self.engine.suspects())
-            logging.getLogger("psr_ray").error("%s: engine ended: %s", self.folder, reason)
             try:
+                logging.getLogger("psr_ray").error("%s: engine ended: %s", self.folder, reason)
+                self.deaths.record(reason, self.engine.suspects())
                 self.shards.flush()
             finally:
                 for child in psutil.Process().children(recursive=True):

@@ -6,6 +6,7 @@ has the key asked for is complete and is skipped; a folder without one is gone o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +31,9 @@ KEY_FILE = "_KEY"
 FORMAT = 3
 # Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
 FINGERPRINT_BYTES = 2**22
+
+# Less free space than this is a full disk.
+PROBE_BYTES = 2**20
 
 Json = dict[str, Any]
 
@@ -169,8 +173,21 @@ class RunDirectory:
 
     def release(self) -> None:
         """Give the folder up."""
-        self.holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be read-only by now
+            self.holder.unlink(missing_ok=True)
         self._lock.release()
+
+    def write_problem(self) -> str | None:
+        """Why nothing can be written here any more; None where it can."""
+        probe = self.path / f".probe.{os.getpid()}"
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+            probe.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+            return error.strerror
+        return None
 
     def _check_config(self, accept_changes: bool) -> None:
         stored = self.path / "config.yaml"

@@ -1,5 +1,6 @@
 """Faults in each stage of a whole run: the same command goes on, and nothing is lost."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,9 +24,9 @@ END_S = 20  # within which everything ends
 class Command:
     """`psr-ray run`, as a process with all that it starts."""
 
-    def __init__(self, runs):
+    def __init__(self, runs, errors=None):
         self.run_dir = runs / "smoke"
-        self.errors = runs / "errors.txt"
+        self.errors = errors or runs / "errors.txt"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [str(PSR), "run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={runs}"],
@@ -57,9 +58,9 @@ class Command:
         return time.time() - started
 
 
-def finish(runs):
+def finish(runs, errors=None):
     """The run to its end; then every stage's rows against its input."""
-    command = Command(runs)
+    command = Command(runs, errors)
     assert command.process.wait(600) == 0, command.errors.read_text()
     return rows_of(command.run_dir)
 
@@ -133,3 +134,72 @@ def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sig
     assert "Traceback" not in command.errors.read_text()
     expected, found = finish(tmp_path)
     record(f"{sign.name} (everything ends)", 1, expected, found, seconds)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own: ``disk(options)`` mounts it anew with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and options == FIRST:
+            pytest.skip(f"needs the right to mount a file system: {done.stderr}")
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    mount(FIRST)
+    yield mount
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+FIRST = "size=1g"
+
+
+@pytest.mark.parametrize("fault", ["disk full", "folder read-only"])
+def test_a_disk_that_takes_nothing_more_in_each_stage(tmp_path, disk, record, fault):
+    runs, num, started = tmp_path / "disk", 0, time.time()
+    ballast = runs / "ballast"
+    for stage in STAGES:
+        command = Command(runs, errors=tmp_path / "errors.txt")
+        if not command.wait_for(stage):
+            command.process.kill()
+            command.process.wait()
+            continue
+        family = command.family()
+        if fault == "disk full":
+            with contextlib.suppress(OSError), ballast.open("wb") as file:
+                while True:
+                    file.write(bytes(2**20))
+        else:
+            disk("remount,ro")
+        assert command.process.wait(120) == 2, command.errors.read_text()
+        reason = {"disk full": "No space left", "folder read-only": "Read-only file system"}[fault]
+        said = command.errors.read_text()
+        assert reason in said
+        assert "Traceback" not in said
+        assert len(said.strip().splitlines()) == 1
+        command.ended(family)
+        disk("remount,rw") if fault != "disk full" else ballast.unlink()
+        num += 1
+    expected, found = finish(runs, tmp_path / "errors.txt")
+    record(f"{fault}, a stage each", num, expected, found, (time.time() - started) / num)
+
+
+def test_a_second_command_on_the_same_run_ends_at_once_and_a_stale_lock_does_not_block(
+    tmp_path, record
+):
+    command = Command(tmp_path)
+    command.wait_for("sft")
+    second, started = Command(tmp_path, errors=tmp_path / "second.txt"), time.time()
+    assert second.process.wait(30) == 2
+    assert f"in use by process {command.process.pid}" in second.errors.read_text()
+    seconds = time.time() - started
+    family = command.family()
+    command.process.kill()
+    command.ended(family)
+    assert (command.run_dir / "_HOLDER.json").exists()  # what the dead process left
+    expected, found = finish(tmp_path)
+    record("second command on one run", 1, expected, found, seconds)
