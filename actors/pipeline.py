@@ -74,7 +74,8 @@ def run_pipeline(
         if why is None:
             raise
         raise PsrError(
-            f"run folder {run.path}: {why}; what is finished is kept: mend it, and the same command goes on"
+            f"run folder {run.path}: {why}; what is finished is kept: mend it, and the same "
+            "command goes on"
         ) from error
     finally:
         run.release()

@@ -5,8 +5,8 @@
 The smoke config (every stage, real engines and trainings) by the command line. A fault kills the
 command, an engine, a training worker or the driver actor, or interrupts the command; the same command
 then goes on. A run that is whole is checked row by row, and the next one begins. Memory, file handles
-and processes of all that is alive are sampled; what counts is whether those of later runs exceed those of
-the first.
+and processes of all that is alive are sampled; what counts is whether those of later runs exceed the
+first one's.
 """
 
 from __future__ import annotations

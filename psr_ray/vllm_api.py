@@ -42,6 +42,7 @@ def engine_arguments(
         "seed": seed,
         "disable_log_stats": True,
         "generation_config": "vllm",
+        "load_format": "safetensors",  # never a pickle
     }
     if settings.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
