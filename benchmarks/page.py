@@ -1,7 +1,7 @@
-"""docs/performance.md from the stored results.
+"""docs/performance.md and docs/reliability.md from the stored results.
 
-python -m benchmarks.page            (writes it)
-python -m benchmarks.page --check    (fails where it differs)
+python -m benchmarks.page            (writes them)
+python -m benchmarks.page --check    (fails where one differs)
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import Any
 import jinja2
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "performance.md"
+DOCS = HERE.parent / "docs"
+RESULTS = {
+    "performance": ("train", "gpu_train", "search", "gpu_search", "scale"),
+    "reliability": ("faults", "soak", "fuzz"),
+}
 
 
 def times(ratio: dict[str, float]) -> str:
@@ -33,30 +37,31 @@ def versions(result: dict[str, Any]) -> str:
     return f"python {result['python']}, {named}, commit {result['commit']}"
 
 
-def render() -> str:
-    """The page's text."""
+def render(page: str) -> str:
+    """A page's text."""
     stored = {
         name: json.loads(path.read_text()) if path.exists() else None
-        for name in ("train", "gpu_train", "search", "gpu_search", "scale")
+        for name in RESULTS[page]
         for path in [HERE / "results" / f"{name}.json"]
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, autoescape=False
     )
     environment.globals |= {"times": times, "percent": percent, "versions": versions}
-    template = environment.get_template("performance.md.jinja")
+    template = environment.get_template(f"{page}.md.jinja")
     return template.render(**stored, stored=stored) + "\n"
 
 
 def main() -> None:
     """Write, or check."""
-    text = render()
-    if "--check" not in sys.argv:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        sys.exit(
-            "docs/performance.md differs from benchmarks/results: run python -m benchmarks.page"
-        )
+    for page in RESULTS:
+        path, text = DOCS / f"{page}.md", render(page)
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            sys.exit(
+                f"docs/{page}.md differs from benchmarks/results: run python -m benchmarks.page"
+            )
 
 
 if __name__ == "__main__":
