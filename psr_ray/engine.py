@@ -199,7 +199,7 @@ class VllmEngine:
 
     def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
         """Send a task its completions; queue its next requests or deliver its result."""
-        self._resuming = running
+        self._resuming = running  # and so it stays where this ends the engine
         try:
             if completions is None:
                 requests = next(running.task)
@@ -211,8 +211,7 @@ class VllmEngine:
         except Exception as error:
             self._close_task(running).set_exception(error)
             return
-        finally:
-            self._resuming = None
+        self._resuming = None
         running.completions = [[] for _ in requests]
         running.num_open = len(requests)
         for position, request in enumerate(requests):
@@ -239,6 +238,7 @@ class VllmEngine:
                 self._engines[waiting.request.role].abort_request([name])
 
     def _close_task(self, running: Running) -> Future[Any]:
+        self._resuming = None
         del self._open[id(running)]
         return running.future
 

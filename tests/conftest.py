@@ -51,6 +51,8 @@ def record():
             "recovery_s": round(recovery_s, 1),
         }
         assert (line["lost"], line["doubled"]) == (0, 0), line
+        assert expected
+        assert set(found) == set(expected)
         if "FAULTS_TABLE" in os.environ:
             with open(os.environ["FAULTS_TABLE"], "a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -28,7 +28,7 @@ MODEL = str(ROOT / "models" / "tiny-m0")
 
 def stage(folder, num, task="search", *settings):
     """A stage's input and settings: ``num`` problems, and how to do them with a worker class."""
-    problems = ift_problems(num, seed=11)
+    problems = list(ift_problems(num, seed=11))
     write_rows(folder / "problems.parquet", [problem_row(task, p) for p in problems], TASK_SCHEMA)
     config = load_config(
         ROOT / "configs" / "smoke.yaml",
