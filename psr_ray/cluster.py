@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,6 +42,7 @@ def connected(config: Config) -> Iterator[None]:
 
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    end = signal.getsignal(signal.SIGTERM)
     on_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
     if ray.is_initialized():
         yield
@@ -64,6 +67,8 @@ def connected(config: Config) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    if end is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)  # Ray's own would abort
     try:
         yield
     finally:
