@@ -5,6 +5,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -140,3 +142,15 @@ def test_a_model_that_cannot_be_loaded_is_one_line(ray_up, tmp_path):
     )
     with pytest.raises(PsrError, match="no engine could be started for"):
         do()
+
+
+def test_a_node_is_taken_away_in_mid_search_and_another_joins(tmp_path, record):
+    expected, _ = stage(tmp_path, 32)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "two_nodes.py"), str(tmp_path), MODEL],
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=500,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    seconds = float(done.stdout.split()[-1])
+    record("worker node removed, another joins", 1, expected, ids_in(tmp_path / "search"), seconds)
