@@ -1,4 +1,4 @@
-"""A search on a Ray cluster of a head without engines and a worker node that goes; see test_faults.py."""
+"""A search on a cluster of a head without engines and a worker node that goes (test_faults.py)."""
 
 import sys
 import threading
