@@ -169,7 +169,7 @@ def stream_rows(
     least, most = engine.num_engines
     # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
     places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
-    per_batch = max(1, min(per_shard, places // 8, num_left // (2 * most)))
+    per_batch = max(1, min(per_shard, places // 4, num_left // (2 * most)))
     num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
