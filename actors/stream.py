@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.searcher import BATCHES, EngineWorker
@@ -26,7 +27,10 @@ from psr_ray.tasks import output_folder
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
 # search holds back no others, but its finished rows count here until it ends.
-ROWS_AHEAD = 2.5
+ROWS_AHEAD = 3.0
+
+# Batches an engine gets at least before they grow: each costs the driver some 10 KB to the end.
+MANY_BATCHES = 32
 
 
 def run_rows(
@@ -48,7 +52,8 @@ def run_rows(
     paths = [str(path) for path in inputs]
     expected: Counter[str] = Counter()
     for path in paths:
-        expected.update(pq.read_table(path, columns=["task"])["task"].to_pylist())
+        counts = pq.read_table(path, columns=["task"])["task"].value_counts()
+        expected.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     done = {task: finished_ids(output_folder(folder, task)) for task in expected}
     total, num_done = expected.total(), sum(len(ids) for ids in done.values())
     progress.start(total, num_done)
@@ -57,8 +62,7 @@ def run_rows(
     for marks in (BATCHES, DEATHS):
         shutil.rmtree(folder / marks, ignore_errors=True)
     for task, num_expected in expected.items():
-        drop_doubles(output_folder(folder, task))
-        found = len(finished_ids(output_folder(folder, task)))
+        found = drop_doubles(output_folder(folder, task))
         if found != num_expected:
             raise PsrError(
                 f"{folder}: {found} {task} rows of {num_expected} came back; run the same command "
@@ -84,11 +88,13 @@ def unfinished(
     paths: Sequence[str], done: Mapping[str, Set[str]], per_batch: int
 ) -> Iterator[pa.Table]:
     """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer), without the
-    columns that no row uses: they would cost more than the others."""
-    table = pa.concat_tables(pq.read_table(path) for path in paths)
-    names = zip(table["task"].to_pylist(), table["id"].to_pylist(), strict=True)
-    left = table.filter(pa.array([name not in done[task] for task, name in names]))
-    left = left.select([name for name in table.column_names if left[name].null_count < len(left)])
+    columns that no row uses: they would cost more than the others. No row becomes a Python object: this
+    runs in the driver, whose memory is not to grow with the input."""
+    left = pa.concat_tables(pq.read_table(path) for path in paths)
+    for task, ids in done.items():
+        known = pc.is_in(left["id"], pa.array(sorted(ids), pa.string()))
+        left = left.filter(pc.invert(pc.and_(pc.equal(left["task"], task), known)))
+    left = left.select([name for name in left.column_names if left[name].null_count < len(left)])
     for start in range(0, len(left), per_batch):
         yield left.slice(start, per_batch)
 
@@ -116,28 +122,30 @@ def stream_rows(
     least, most = engine.num_engines
     # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
     places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
-    per_batch = max(1, min(per_shard, places // 8, num_left // (2 * most)))
+    small = min(per_shard, places // 4, num_left // (2 * most))
+    large = min(places // 2, num_left // (MANY_BATCHES * most))
+    per_batch = max(1, small, large)
     num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
-    dataset = (
-        # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
-        ray.data.from_blocks(list(unfinished(paths, done, per_batch))).map_batches(
-            worker,
-            fn_constructor_args=(model, config, folder, first),
-            batch_format="pyarrow",
-            batch_size=per_batch,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
-                max_tasks_in_flight_per_actor=num_batches,
-                max_concurrent_calls_per_actor=num_batches,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=engine.cpus_per_engine,
-            num_gpus=engine.tensor_parallel_size,
-        )
+    # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
+    blocks = ray.data.from_blocks(list(unfinished(paths, done, per_batch)))
+    pa.default_memory_pool().release_unused()  # Ray's object store has the rows now
+    dataset = blocks.map_batches(
+        worker,
+        fn_constructor_args=(model, config, folder, first),
+        batch_format="pyarrow",
+        batch_size=per_batch,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            max_tasks_in_flight_per_actor=num_batches,
+            max_concurrent_calls_per_actor=num_batches,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=engine.cpus_per_engine,
+        num_gpus=engine.tensor_parallel_size,
     )
     deaths = Deaths(folder)
     (deaths.folder / REFUSAL).unlink(missing_ok=True)

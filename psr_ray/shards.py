@@ -64,21 +64,18 @@ def finished_ids(folder: Path) -> set[str]:
 
 
 def drop_doubles(folder: Path) -> int:
-    """Take rows out of shards that stand in an earlier shard too; returns their number.
+    """Take rows out of shards that stand in an earlier shard too; returns the number of rows left.
 
     A worker that was cut off from the cluster may have gone on with a batch that was given to another.
     """
     seen: set[str] = set()
-    num = 0
     for path in shards(folder):
         ids = pq.read_table(path, columns=["id"])["id"].to_pylist()
         wanted = [index for index, value in enumerate(ids) if value not in seen]
         if len(wanted) < len(ids):
-            num += len(ids) - len(wanted)
-            table = pq.read_table(path)
-            write_table(path, table.take(wanted))
+            write_table(path, pq.read_table(path).take(wanted))
         seen.update(ids)
-    return num
+    return len(seen)
 
 
 def failed(folder: Path) -> dict[str, str]:

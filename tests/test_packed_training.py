@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import ROOT
-from test_trees import model, plain_logps, search_pairs
+from pairs import search_pairs
+from test_trees import model, plain_logps
 from transformers import AutoModelForCausalLM
 
 from psr_ray.config.file import load_config

@@ -1,13 +1,13 @@
 """Token trees give each completion what a sequence of its own gives: layout, values, gradients."""
 
-import itertools
 import random
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from pairs import VOCAB, search_pairs
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -22,36 +22,14 @@ from transformers import (
 from psr_ray.errors import PsrError
 from psr_ray.training import attention
 from psr_ray.training.attention import Span, Spans, dense_mask, register_attention
-from psr_ray.training.examples import PreferenceExample, batches_by_search
 from psr_ray.training.head import Head
 from psr_ray.training.packs import PackScorer, pack_trees
-from psr_ray.training.reference import (
-    check_packing,
-    read_reference,
-    reference_key,
-    write_reference,
-)
-from psr_ray.training.trees import balance, fill, token_tree
-from psr_ray.training.units import Unit, pair_tree, pair_units, passes_of
+from psr_ray.training.reference import check_packing
+from psr_ray.training.trees import token_tree
+from psr_ray.training.units import Unit, pair_tree
 
-VOCAB = 50
 ids = st.lists(st.integers(1, 3), min_size=1, max_size=6)
 paths = st.lists(st.tuples(ids.map(lambda rest: [1, *rest]), ids), min_size=1, max_size=6)
-
-
-def search_pairs(num_steps, rng, name="s", prompt=9, step=5, shared=2):
-    """Pairs as a search gives them: chosen and rejected begin alike; the chosen one goes on."""
-    prefix = [rng.randrange(VOCAB) for _ in range(prompt)]
-    pairs = []
-    for number in range(num_steps):
-        chosen = [rng.randrange(VOCAB) for _ in range(step)]
-        rejected = chosen[:shared] + [rng.randrange(VOCAB) for _ in range(step - shared)]
-        pair = PreferenceExample(
-            f"{name}#{number}", name, tuple(prefix), tuple(chosen), tuple(rejected)
-        )
-        pairs.append(pair)
-        prefix = prefix + chosen
-    return pairs
 
 
 def model(kind, **settings):
@@ -240,74 +218,3 @@ def test_a_sliding_window_shorter_than_a_row_is_refused():
     PackScorer(causal)(pack_trees([short]))
     with pytest.raises(PsrError, match=r"set model\.max_length to 16"):
         PackScorer(causal)(pack_trees([long]))
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 4))
-def test_filling_and_balancing_lose_nothing(sizes, workers):
-    groups = fill(sizes, 50)
-    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
-    assert all(sum(sizes[i] for i in group) <= 50 for group in groups)
-    shares = balance(sizes, workers)
-    loads = [sum(sizes[i] for i in share) for share in shares]
-    assert sorted(i for share in shares for i in share) == list(range(len(sizes)))
-    assert max(loads) - min(loads) <= max(sizes)
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 8), st.integers(20, 80), st.integers(1, 3))
-def test_a_tree_over_the_budget_is_cut_between_pairs(num_steps, budget, workers):
-    pairs = search_pairs(num_steps, random.Random(num_steps)) + search_pairs(
-        2, random.Random(9), "t"
-    )
-    units = pair_units(pairs, range(len(pairs)), budget)
-    assert sorted(row for unit in units for row in unit.rows) == list(range(len(pairs)))
-    for unit in units:
-        assert len(unit.tree) <= budget or len(unit.rows) == 1
-        expected = [
-            (list(pairs[row].prompt_ids), list(ids))
-            for row in unit.rows
-            for ids in (pairs[row].chosen_ids, pairs[row].rejected_ids)
-        ]
-        assert unit.tree.paths() == expected
-    passes = [passes_of(units, rank, workers, budget) for rank in range(workers)]
-    assert len({len(part) for part in passes}) == 1
-    rows = [row for parts in passes for part in parts if part.counts for row in part.rows]
-    assert sorted(rows) == list(range(len(pairs)))
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 3))
-def test_batches_keep_searches_together_and_see_each_pair_once(lengths, size, seed):
-    rng = random.Random(0)
-    pairs = [pair for i, num in enumerate(lengths) for pair in search_pairs(num, rng, str(i))]
-    rng.shuffle(pairs)
-    plan = batches_by_search(pairs, 1, size, seed)
-    seen = [i for batch in plan for i in batch]
-    assert all(len(batch) == size for batch in plan)
-    first = seen[: len(pairs)]
-    assert len(set(first)) == len(first)
-    names = [pairs[i].search for i in first]
-    changes = sum(a != b for a, b in itertools.pairwise(names))
-    assert changes == len(set(names)) - 1
-    steps = [(pairs[i].search, len(pairs[i].prompt_ids)) for i in first]
-    assert all(a[0] != b[0] or a[1] < b[1] for a, b in itertools.pairwise(steps))
-
-
-def test_a_reference_store_in_doubt_is_an_error(tmp_path):
-    pairs = search_pairs(3, random.Random(0))
-    key = reference_key("model", "float32", pairs)
-    assert read_reference(tmp_path, key, pairs) is None
-    table = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0]], dtype=torch.float64)
-    path = write_reference(tmp_path, key, pairs, table)
-    torch.testing.assert_close(read_reference(tmp_path, key, pairs), table)
-
-    assert reference_key("other", "float32", pairs) != key
-    assert reference_key("model", "float32", pairs[:2]) != key
-    with pytest.raises(PsrError, match="other pairs"):
-        read_reference(tmp_path, key, pairs[:2])
-    table[1, 2] = float("nan")
-    write_reference(tmp_path, key, pairs, table)
-    with pytest.raises(PsrError, match="missing values"):
-        read_reference(tmp_path, key, pairs)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(PsrError, match="cannot be read"):
-        read_reference(tmp_path, key, pairs)

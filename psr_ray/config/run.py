@@ -104,7 +104,8 @@ class EngineConfig(Frozen):
     enforce_eager: bool = False
     """Skip graph capture: starts faster, decodes slower on GPU."""
     rows_per_shard: Positive = 16
-    """Searches written together, as one Parquet file; a crash costs those that are under way."""
+    """Finished searches written together, as one Parquet file; a crash costs fewer than these, and those
+    that are under way."""
     max_rows_in_flight: Positive = 512
     """Searches an engine works on at once; the next ones start as these end."""
     hang_s: Annotated[float, Field(gt=0)] = 300.0
