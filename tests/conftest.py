@@ -9,6 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+SECRET = "hf_planted_by_the_tests_0123456789"
+
+
 class Quiet:
     """A display that says nothing."""
 
@@ -58,3 +61,13 @@ def record():
                 file.write(json.dumps(line) + "\n")
 
     return add
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A cluster of one node, with a secret in its environment that nothing may show."""
+    from heads import Head
+
+    head = Head(tmp_path / "head.log", HF_TOKEN=SECRET, WANDB_API_KEY=SECRET)
+    yield head
+    head.end()

@@ -1,41 +1,37 @@
 """The whole run with the real parts: vLLM, Ray Data, Ray Train, DeepSpeed on two gloo workers."""
 
-import contextlib
 import json
 import math
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SECRET
 
 from psr_ray.shards import read_rows, shards
 
 pytestmark = pytest.mark.slow
 PSR = Path(sys.executable).with_name("psr-ray")
-RAY = str(Path(sys.executable).with_name("ray"))
 
 
-def psr(*arguments, timeout=600):
-    command = [str(PSR), *arguments]
+def psr(*arguments, timeout=600, **variables):
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
-    )
+        [str(PSR), *arguments], capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        check=False, env=os.environ | variables,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     arguments = ["run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={runs}"]
-    done = psr(*arguments)
+    done = psr(*arguments, HF_TOKEN=SECRET, WANDB_API_KEY=SECRET)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
     return runs / "smoke"
 
 
@@ -162,52 +158,28 @@ def test_a_gpu_config_without_gpus_is_refused_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def head(tmp_path):
-    """A real head node with token authentication, on loopback; ended by its own process."""
-    ports = [free_port() for _ in range(4)]  # another Ray on this machine has the usual ones
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus=6", "--node-ip-address=127.0.0.1",
-        f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
-        f"--dashboard-agent-listen-port={ports[2]}", f"--dashboard-agent-grpc-port={ports[3]}",
-        "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir=/tmp/psr-{ports[0]}",
-    ]  # fmt: skip
-    with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        address = f"http://127.0.0.1:{ports[1]}"
-        try:
-            for _ in range(120):
-                with (
-                    contextlib.suppress(OSError),
-                    socket.create_connection(("127.0.0.1", ports[1])),
-                ):
-                    break
-                time.sleep(0.5)
-            yield environment | {"RAY_ADDRESS": address}
-        finally:
-            process.terminate()
-            process.wait(60)
-            shutil.rmtree(f"/tmp/psr-{ports[0]}", ignore_errors=True)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def test_a_ray_job_goes_on_with_the_run_on_its_cluster(run_dir, head):
-    done = subprocess.run(
-        [
-            RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
-            "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
-            "--force", "evaluate-M2",
-        ],
-        capture_output=True, text=True, env=head, cwd=ROOT, timeout=400, check=False,
+def test_a_ray_job_goes_on_with_the_run_on_its_cluster_and_nothing_shows_its_secrets(run_dir, head):
+    submit = (
+        "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
+        "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
+        "--force", "evaluate-M2",
     )  # fmt: skip
+    stranger = {name: head.environment[name] for name in head.environment if "AUTH" not in name}
+    refused = head.ray(*submit, env=stranger | {"RAY_AUTH_MODE": "disabled"}, cwd=ROOT)
+    assert refused.returncode != 0
+    assert "nauthorized" in refused.stdout + refused.stderr
+
+    done = head.ray(*submit, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert done.stdout.count("(complete)") == 7
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["models"][2]["num_problems"] == 24
+
+    shown = [head.get(path) for path in ("/api/jobs/", "/api/v0/actors?detail=true")]
+    assert b"IterationDriver" in shown[1]
+    logs = [path.read_bytes() for path in Path(head.folder).rglob("*") if path.is_file()]
+    assert len(logs) > 10
+    kept = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
+    for text in (done.stdout.encode(), *shown, *logs, *kept):
+        assert SECRET.encode() not in text

@@ -75,7 +75,7 @@ def train(folder, out, kind, *overrides):
             *overrides,
         ),
     )
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     run_training(
         TrainingJob(
             kind=kind,
@@ -197,6 +197,27 @@ def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, 
     record(fault, 1, numbers, numbers, time.time() - killer.killed_at)
     for a, b in zip(whole.parameters(), model.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_training_that_ended_before_its_manifest_is_done_again_from_its_checkpoint(
+    ray_up, preferences, tmp_path
+):
+    settings = ("sft.num_workers=1", "sft.checkpoint_steps=2", "sft.num_epochs=2")
+    out = tmp_path / "out"
+    first, steps = train(preferences, out, "sft", *settings)
+    model_file = out / "model" / "model.safetensors"
+    before = model_file.stat().st_mtime_ns
+    again, others = train(preferences, out, "sft", *settings)
+    assert model_file.stat().st_mtime_ns > before
+    assert (
+        [s["step"] for s in others] == [s["step"] for s in steps] == list(range(1, len(steps) + 1))
+    )
+    rates = [[step["tokens_per_s"] for step in run] for run in (steps, others)]
+    changed = [a != b for a, b in zip(*rates, strict=True)]
+    kept = json.loads((out / "checkpoints" / "latest.json").read_text())["step"]
+    assert 0 < kept < len(steps)
+    assert changed == [number > kept for number in range(1, len(steps) + 1)]
+    assert difference(first, again) < 1e-6
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(ray_up, preferences, tmp_path):

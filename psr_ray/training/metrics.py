@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from psr_ray.progress import ProgressWriter
+from psr_ray.runs import write_text
 
 
 class MetricsWriter:
@@ -23,8 +24,10 @@ class MetricsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         before = path.read_text().splitlines(keepends=True)[:num_done] if num_done else []
-        self._file = path.open("w")
-        self._file.writelines(before)  # steps after the checkpoint are taken again
+        write_text(
+            path, "".join(before)
+        )  # whole or not; steps after the checkpoint are taken again
+        self._file = path.open("a")
         board = str(folder / "tensorboard")
         self._board = SummaryWriter(log_dir=board, purge_step=num_done + 1 if num_done else None)
         self._progress = progress
