@@ -16,7 +16,7 @@ from psr_ray.compare.record import stored_record, write_record
 from psr_ray.display import finished_line
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
-from psr_ray.runs import Json
+from psr_ray.files import Json
 from psr_ray.stages import Step
 
 

@@ -18,6 +18,7 @@ from actors.stream import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
 from psr_ray.evaluation import model_figures, search_figures
+from psr_ray.files import Json
 from psr_ray.preferences import (
     PAIRS,
     PREFERENCE_SCHEMA,
@@ -29,7 +30,7 @@ from psr_ray.preferences import (
 from psr_ray.probes import PROBES, probes_of
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA
-from psr_ray.runs import Json, RunDirectory
+from psr_ray.runs import RunDirectory
 from psr_ray.shards import read_rows, shards, write_rows, write_shard
 from psr_ray.sources import evaluation_files, write_data
 from psr_ray.stages import Step, model_path, steps_of

@@ -14,10 +14,11 @@ from actors.trainer import user_error
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
+from psr_ray.files import Json
 from psr_ray.memory import PeakMemory
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA
-from psr_ray.runs import Json, RunDirectory, Stage, content_key
+from psr_ray.runs import RunDirectory, Stage, content_key
 from psr_ray.shards import write_rows
 from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of

@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from actors.searcher import BATCHES, EngineWorker
 from psr_ray.config import Config
 from psr_ray.deaths import FOLDER as DEATHS
 from psr_ray.deaths import REFUSAL, Deaths
 from psr_ray.errors import PsrError
+from psr_ray.files import read_table
 from psr_ray.progress import ProgressWriter
 from psr_ray.shards import drop_doubles, drop_failed, failed, finished_ids
 from psr_ray.tasks import output_folder
@@ -49,10 +49,10 @@ def run_rows(
 
     Raises ``PsrError`` where rows are missing in the end.
     """
-    paths = [str(path) for path in inputs]
+    paths = list(inputs)
     expected: Counter[str] = Counter()
     for path in paths:
-        counts = pq.read_table(path, columns=["task"])["task"].value_counts()
+        counts = read_table(path, ["task"])["task"].value_counts()
         expected.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     done = {task: finished_ids(output_folder(folder, task)) for task in expected}
     total, num_done = expected.total(), sum(len(ids) for ids in done.values())
@@ -85,12 +85,12 @@ def check_failures(folder: Path, expected: Mapping[str, int], most: float) -> No
 
 
 def unfinished(
-    paths: Sequence[str], done: Mapping[str, Set[str]], per_batch: int
+    paths: Sequence[Path], done: Mapping[str, Set[str]], per_batch: int
 ) -> Iterator[pa.Table]:
     """The rows whose ids are not done, in tables of ``per_batch`` rows (the last: fewer), without the
     columns that no row uses: they would cost more than the others. No row becomes a Python object: this
     runs in the driver, whose memory is not to grow with the input."""
-    left = pa.concat_tables(pq.read_table(path) for path in paths)
+    left = pa.concat_tables(read_table(path) for path in paths)
     for task, ids in done.items():
         known = pc.is_in(left["id"], pa.array(sorted(ids), pa.string()))
         left = left.filter(pc.invert(pc.and_(pc.equal(left["task"], task), known)))
@@ -100,7 +100,7 @@ def unfinished(
 
 
 def stream_rows(
-    paths: list[str],
+    paths: list[Path],
     done: dict[str, set[str]],
     num_left: int,
     folder: Path,

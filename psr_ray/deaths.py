@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from psr_ray.errors import PsrError
-from psr_ray.runs import read_json, write_text
+from psr_ray.files import read_json, write_text
 from psr_ray.shards import Key
 
 FOLDER = "deaths"

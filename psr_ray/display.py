@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
+from psr_ray.files import Json
 from psr_ray.progress import read_progress
-from psr_ray.runs import Json
 from psr_ray.stages import Step
 
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from psr_ray.cluster import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
-from psr_ray.runs import read_json
+from psr_ray.files import read_json
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from psr_ray.runs import Json
+from psr_ray.files import Json
 
 Kind = Literal[
     "judge collapse",

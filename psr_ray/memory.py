@@ -9,7 +9,7 @@ from types import TracebackType
 
 import psutil
 
-from psr_ray.runs import read_json, write_text
+from psr_ray.files import read_json, write_text
 
 FILE_NAME = "memory.json"
 

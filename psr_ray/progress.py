@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from psr_ray.runs import read_json, write_text
+from psr_ray.files import read_json, write_text
 
 FILE_NAME = "progress.json"
 

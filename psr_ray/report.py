@@ -24,8 +24,8 @@ from psr_ray.display import (
     share,
 )
 from psr_ray.figures import new_figure, to_png
+from psr_ray.files import Json, write_text
 from psr_ray.rows import Row
-from psr_ray.runs import Json, write_text
 from psr_ray.shards import read_rows, shards
 from psr_ray.transcript import search_tree
 

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.files import Json, read_json, write_text
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
@@ -34,31 +35,6 @@ FINGERPRINT_BYTES = 2**22
 
 # Less free space than this is a full disk.
 PROBE_BYTES = 2**20
-
-Json = dict[str, Any]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is either whole or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
-
-
-def read_json(path: Path) -> Json | None:
-    """The object in a JSON file; None where there is no file."""
-    try:
-        values: Json = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise PsrError(
-            f"{path}: not JSON ({error}); delete it, its stage is then redone"
-        ) from error
-    if not isinstance(values, dict):
-        raise PsrError(f"{path}: no JSON object; delete it, its stage is then redone")
-    return values
 
 
 def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:

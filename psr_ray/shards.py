@@ -7,7 +7,6 @@ What is done is known by the ids in the shards.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from psr_ray.files import read_table, write_table
 from psr_ray.rows import Row
 
 Key = tuple[str, str]  # a row's task and id
@@ -23,15 +23,7 @@ Key = tuple[str, str]  # a row's task and id
 
 def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
     """Write a Parquet file that is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """The same for a table."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, unfinished)
-    os.replace(unfinished, path)
 
 
 def write_shard(folder: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
@@ -57,9 +49,7 @@ def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
 def finished_ids(folder: Path) -> set[str]:
     """Ids of the rows that finished shards hold."""
     return {
-        value
-        for path in shards(folder)
-        for value in pq.read_table(path, columns=["id"])["id"].to_pylist()
+        value for path in shards(folder) for value in read_table(path, ["id"])["id"].to_pylist()
     }
 
 
@@ -70,24 +60,24 @@ def drop_doubles(folder: Path) -> int:
     """
     seen: set[str] = set()
     for path in shards(folder):
-        ids = pq.read_table(path, columns=["id"])["id"].to_pylist()
+        ids = read_table(path, ["id"])["id"].to_pylist()
         wanted = [index for index, value in enumerate(ids) if value not in seen]
         if len(wanted) < len(ids):
-            write_table(path, pq.read_table(path).take(wanted))
+            write_table(path, read_table(path).take(wanted))
         seen.update(ids)
     return len(seen)
 
 
 def failed(folder: Path) -> dict[str, str]:
     """The reasons of the rows that failed, by their ids."""
-    columns = (pq.read_table(path, columns=["id", "error"]).to_pylist() for path in shards(folder))
+    columns = (read_table(path, ["id", "error"]).to_pylist() for path in shards(folder))
     return {row["id"]: row["error"] for rows in columns for row in rows if row["error"] is not None}
 
 
 def drop_failed(folder: Path) -> None:
     """Take the rows that failed out of their shards: they are then tried again."""
     for path in shards(folder):
-        table = pq.read_table(path)
+        table = read_table(path)
         whole = table.filter(pc.is_null(table["error"]))
         if not len(whole):
             path.unlink()

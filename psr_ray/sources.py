@@ -22,10 +22,10 @@ from typing import Any
 from psr_ray.arithmetic import Split, check_disjoint, generate_problems
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
+from psr_ray.files import write_text
 from psr_ray.judge import parse_points
 from psr_ray.problems import Problem
 from psr_ray.rows import TASK_SCHEMA, Row, pair_row, problem_of, problem_row, solution_judgement_row
-from psr_ray.runs import write_text
 from psr_ray.seed.arithmetic import SHARE_ALIKE, ift_problems, judged_pairs
 from psr_ray.seed.pairs import JudgedPair, JudgedSolution
 from psr_ray.seed.solutions import judged_solutions

@@ -7,9 +7,10 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from psr_ray.files import Json, read_json, write_text
 from psr_ray.health import alarms_of
 from psr_ray.memory import FILE_NAME as MEMORY_FILE
-from psr_ray.runs import Json, RunDirectory, read_json, write_text
+from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, steps_of
 
 PACKAGES = (

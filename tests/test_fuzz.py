@@ -18,10 +18,11 @@ from psr_ray.answers import extract_boxed, is_equal, plain
 from psr_ray.config import SourceConfig
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.files import read_json
 from psr_ray.judge import parse_points, parse_verdict
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import TASK_SCHEMA
-from psr_ray.runs import Stage, read_json
+from psr_ray.runs import Stage
 from psr_ray.shards import read_rows, write_rows
 from psr_ray.sources import Failures, problem_rows
 from psr_ray.steps import split_steps, trim_to_step

@@ -9,6 +9,8 @@ from conftest import ROOT
 from actors.searcher import BATCHES
 from benchmarks.simulated import SimulatedWorker
 from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+from psr_ray.files import write_text
 from psr_ray.rows import TASK_SCHEMA
 from psr_ray.shards import ShardWriter, drop_doubles, finished_ids, read_rows, shards, write_shard
 
@@ -89,3 +91,18 @@ def test_a_batch_given_out_again_goes_on_from_what_the_dead_worker_finished(tmp_
     assert sorted(found) == names
     assert [name for name in names if found[name] == "dead"] == names[:2]
     assert len(list((tmp_path / BATCHES).iterdir())) == 1
+
+
+def test_a_shard_cut_off_by_a_machine_that_failed_is_one_line_that_says_which(tmp_path):
+    path = write_shard(tmp_path, [{"id": "a"}], SCHEMA)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(PsrError, match=rf"{path.name}: cannot be read .* delete it"):
+        finished_ids(tmp_path)
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(tmp_path):
+    write_text(tmp_path / "a.json", "{}")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.json", "[" * 10**6 + "\ud800")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "{}"

@@ -8,7 +8,8 @@ from typing import Any
 
 from psr_ray.compare.config import PlannedRun
 from psr_ray.evaluation import correct_characters
-from psr_ray.runs import Json, RunDirectory, read_json, write_text
+from psr_ray.files import Json, read_json, write_text
+from psr_ray.runs import RunDirectory
 from psr_ray.shards import finished_ids
 from psr_ray.stages import Step, steps_of
 from psr_ray.tasks import output_folder

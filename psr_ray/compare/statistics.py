@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from psr_ray.compare.config import CompareConfig
 from psr_ray.errors import PsrError
 from psr_ray.evaluation import mean_and_error
-from psr_ray.runs import Json
+from psr_ray.files import Json
 
 Matrix = NDArray[np.float64]  # [seeds, problems]
 

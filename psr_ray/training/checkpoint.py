@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
-from psr_ray.runs import read_json, write_text
+from psr_ray.files import read_json, write_text
 from psr_ray.training.distributed import Worker
 from psr_ray.training.worker import CHECKPOINTS, LATEST
 
@@ -68,6 +69,7 @@ class Checkpoints:
         """Keep the state after ``step`` steps, then let go of older ones."""
         tag = f"step-{step}"
         self.engine.save_checkpoint(str(self.folder), tag=tag, save_latest=False)
+        os.sync()  # its files are on the disk before they are named
         self.worker.wait()
         if self.worker.rank == 0:
             write_text(self.folder / LATEST, json.dumps({"step": step, **self._shape()}))

@@ -105,4 +105,5 @@ def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
             model.save_pretrained(unfinished, state_dict=state, safe_serialization=True)
             tokenizer.save_pretrained(unfinished)
             shutil.rmtree(final, ignore_errors=True)  # left by a run that died before its manifest
+            os.sync()
             os.replace(unfinished, final)

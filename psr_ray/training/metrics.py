@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from psr_ray.files import write_text
 from psr_ray.progress import ProgressWriter
-from psr_ray.runs import write_text
 
 
 class MetricsWriter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from psr_ray.errors import PsrError
+from psr_ray.files import write_table
 from psr_ray.training.distributed import Worker
 from psr_ray.training.examples import PreferenceExample
 from psr_ray.training.packs import pack_trees
@@ -42,13 +42,10 @@ def write_reference(
     folder: Path, key: str, pairs: Sequence[PreferenceExample], table: torch.Tensor
 ) -> Path:
     """Store [2, N] log-probabilities; the file appears only when it is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key[:16]}.parquet"
     columns = {"id": [pair.id for pair in pairs], "key": [key] * len(pairs)}
     rows = columns | dict(zip(NAMES, table.tolist(), strict=True))
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    pq.write_table(pa.table(rows), unfinished)
-    os.replace(unfinished, path)
+    write_table(path, pa.table(rows))
     return path
 
 

@@ -1,0 +1,71 @@
+"""Files that are whole and on the disk, or as they were; JSON objects and Parquet tables in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from psr_ray.errors import PsrError
+
+Json = dict[str, Any]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, beside ``path``; in the end the file is on the disk and takes its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):  # there where writing failed
+            unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a whole Parquet file."""
+    with whole_file(path) as unfinished:
+        pq.write_table(table, unfinished)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or some columns of it. Raises ``PsrError`` where it cannot be read."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except pa.ArrowInvalid as error:
+        raise PsrError(
+            f"{path}: cannot be read ({error}); delete it and run the same command: its rows are done "
+            "again"
+        ) from error
+
+
+def read_json(path: Path) -> Json | None:
+    """The object in a JSON file; None where there is no file."""
+    try:
+        values: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise PsrError(
+            f"{path}: not JSON ({error}); delete it, its stage is then redone"
+        ) from error
+    if not isinstance(values, dict):
+        raise PsrError(f"{path}: no JSON object; delete it, its stage is then redone")
+    return values
