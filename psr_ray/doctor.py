@@ -163,7 +163,10 @@ def check_ray(config: Config) -> str:
 
         nodes = len(ray.nodes())
         ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=60)
-    return f"{nodes} node(s), a task ran"
+    found = f"{nodes} node(s), a task ran"
+    if "RAY_ADDRESS" in os.environ and os.environ.get("RAY_AUTH_MODE") != "token":
+        found += "; without RAY_AUTH_MODE=token, whoever reaches the cluster may run code on it"
+    return found
 
 
 def print_checks(config: Config, console: Console) -> bool:

@@ -66,7 +66,7 @@ def record():
 @pytest.fixture
 def head(tmp_path):
     """A cluster of one node, with a secret in its environment that nothing may show."""
-    from heads import Head
+    from benchmarks.heads import Head
 
     head = Head(tmp_path / "head.log", HF_TOKEN=SECRET, WANDB_API_KEY=SECRET)
     yield head

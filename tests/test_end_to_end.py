@@ -160,16 +160,17 @@ def test_a_gpu_config_without_gpus_is_refused_in_one_line(tmp_path):
 
 def test_a_ray_job_goes_on_with_the_run_on_its_cluster_and_nothing_shows_its_secrets(run_dir, head):
     submit = (
-        "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
+        "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
         "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
         "--force", "evaluate-M2",
     )  # fmt: skip
     stranger = {name: head.environment[name] for name in head.environment if "AUTH" not in name}
-    refused = head.ray(*submit, env=stranger | {"RAY_AUTH_MODE": "disabled"}, cwd=ROOT)
+    stranger |= {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": head.dashboard}
+    refused = head.job(*submit, env=stranger, cwd=ROOT)
     assert refused.returncode != 0
     assert "nauthorized" in refused.stdout + refused.stderr
 
-    done = head.ray(*submit, cwd=ROOT)
+    done = head.job(*submit, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert done.stdout.count("(complete)") == 7
@@ -178,7 +179,7 @@ def test_a_ray_job_goes_on_with_the_run_on_its_cluster_and_nothing_shows_its_sec
 
     shown = [head.get(path) for path in ("/api/jobs/", "/api/v0/actors?detail=true")]
     assert b"IterationDriver" in shown[1]
-    logs = [path.read_bytes() for path in Path(head.folder).rglob("*") if path.is_file()]
+    logs = [path.read_bytes() for path in head.folder.rglob("*") if path.is_file()]
     assert len(logs) > 10
     kept = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
     for text in (done.stdout.encode(), *shown, *logs, *kept):

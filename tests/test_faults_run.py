@@ -138,8 +138,8 @@ def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sig
 
 def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record, head):
     def submit(*options):
-        return head.ray(
-            "job", "submit", *options, "--working-dir", ".", "--", sys.executable, "jobs/run.py",
+        return head.job(
+            "submit", *options, "--working-dir", ".", "--", sys.executable, "jobs/run.py",
             "--config", "configs/smoke.yaml", "--set", f"runs_dir={tmp_path}", cwd=ROOT,
         )  # fmt: skip
 
@@ -150,14 +150,14 @@ def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record
         assert time.time() < started + 240, head.get("/api/jobs/first/logs")
         time.sleep(0.1)
     kept = {path: path.stat().st_mtime_ns for path in run_dir.glob("*/*/part-*.parquet")}
-    ours = head.at_work("jobs/run.py", "MapWorker", "IterationDriver", "EngineCore")
+    ours = head.processes("jobs/run.py", "MapWorker", "IterationDriver", "EngineCore")
     assert len(ours) >= 3
     stopped = time.time()
-    assert head.ray("job", "stop", "first").returncode == 0
+    assert head.job("stop", "first").returncode == 0
     _, alive = psutil.wait_procs(ours, timeout=END_S)
     assert not alive, [p.cmdline() for p in alive]
     seconds = time.time() - stopped
-    assert not head.at_work("jobs/run.py", "MapWorker", "IterationDriver", "RayTrainWorker")
+    assert not head.processes("jobs/run.py", "MapWorker", "IterationDriver", "RayTrainWorker")
 
     done = submit()
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""A real head node with token authentication, on loopback; ended by its own process."""
+"""A real cluster of one node with token authentication, on loopback, for tests and the soak."""
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -10,6 +12,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,14 +20,18 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 class Head:
-    """`ray start --head`; what runs with ``environment`` may talk to it. ``variables`` are its own."""
+    """`ray start --head`, ended by ``end``. What runs with ``environment`` may talk to it.
 
-    def __init__(self, log, **variables):
+    ``variables`` are those of the node alone; ``log`` takes its output.
+    """
+
+    def __init__(self, log: Path, **variables: str) -> None:
         ports = [free_port() for _ in range(4)]  # another Ray on this machine has the usual ones
-        self.folder = f"/tmp/psr-{ports[0]}"
-        self.address = f"http://127.0.0.1:{ports[1]}"
+        self.folder = Path(f"/tmp/psr-{ports[0]}")
+        self.address = f"127.0.0.1:{ports[0]}"
+        self.dashboard = f"http://127.0.0.1:{ports[1]}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        self.environment = os.environ | token | {"RAY_ADDRESS": self.address}
+        self.environment = dict(os.environ) | token
         command = [
             RAY, "start", "--head", "--block", "--num-cpus=6", "--node-ip-address=127.0.0.1",
             f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
@@ -33,44 +40,48 @@ class Head:
         ]  # fmt: skip
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                command, env=os.environ | token | variables, stdout=file, stderr=file
+                command, env=self.environment | variables, stdout=file, stderr=file
             )
         for _ in range(120):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ports[1])):
                 break
             time.sleep(0.5)
 
-    def ray(self, *arguments, **settings):
-        """A ``ray`` command against this cluster."""
-        settings = {"env": self.environment, "timeout": 400} | settings
+    def job(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """A ``ray job`` command against this cluster."""
+        environment = self.environment | {"RAY_ADDRESS": self.dashboard}
+        settings = {"env": environment, "timeout": 400} | settings
         return subprocess.run(
-            [RAY, *arguments], capture_output=True, text=True, check=False, **settings
+            [RAY, "job", *arguments], capture_output=True, text=True, check=False, **settings
         )
 
-    def get(self, path):
+    def get(self, path: str) -> bytes:
         """What the dashboard answers."""
         token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        request = urllib.request.Request(self.address + path, headers=token)
+        request = urllib.request.Request(self.dashboard + path, headers=token)
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.read()
+            found: bytes = answer.read()
+        return found
 
-    def at_work(self, *marks):
-        """Processes of this cluster whose command lines hold one of the marks."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
+    def processes(self, *marks: str) -> list[psutil.Process]:
+        """The node's processes whose command lines hold one of the marks."""
         found = []
-        for process in family:
+        for process in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if any(mark in " ".join(process.cmdline()) for mark in marks):
                     found.append(process)
         return found
 
-    def end(self):
+    def end(self) -> None:
+        """End it and all that runs on it."""
         self.process.terminate()
         self.process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def free_port():
+def free_port() -> int:
+    """A port nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        port: int = s.getsockname()[1]
+    return port

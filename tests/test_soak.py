@@ -1,0 +1,13 @@
+"""Five minutes of runs on one cluster with a fault every twenty seconds (`make soak`: an hour)."""
+
+import pytest
+
+from benchmarks.soak import soak
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_runs_in_a_loop_with_random_faults_lose_nothing_and_leave_nothing():
+    result = soak(minutes=5, every_s=20, seed=1)
+    assert result["failures"] == []
+    assert sum(result["faults"].values()) >= 5
