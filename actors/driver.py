@@ -7,7 +7,6 @@ stage is whole. It may die at any moment; the next one goes on from the files.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,7 +34,7 @@ from psr_ray.shards import read_rows, shards, write_rows, write_shard
 from psr_ray.sources import evaluation_files, write_data
 from psr_ray.stages import Step, model_path, steps_of
 from psr_ray.tasks import output_folder
-from psr_ray.training.worker import CHECKPOINTS, TrainingJob
+from psr_ray.training.worker import TrainingJob
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -55,7 +54,7 @@ class IterationDriver:
             step.stage.open()
             facts = getattr(self, f"_{step.kind}")(step)
             step.stage.finish(time.time() - started, **facts)
-            shutil.rmtree(step.stage.folder / CHECKPOINTS, ignore_errors=True)
+            step.stage.tidy()
         manifest = step.stage.manifest
         assert manifest is not None
         return manifest

@@ -18,15 +18,15 @@ from psr_ray.files import Json
 from psr_ray.memory import PeakMemory
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA
-from psr_ray.runs import RunDirectory, Stage, content_key
+from psr_ray.runs import RunDirectory, Stage, content_key, disk_checked, visible
 from psr_ray.shards import write_rows
 from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
 from psr_ray.summary import write_summary
 from psr_ray.tasks import output_folder
 
-# Deaths of a driver actor in one stage that are made good: it goes on from the files.
-MAX_DRIVER_DEATHS = 2
+# Deaths in one stage, of its driver actor or an actor it needs, that are made good from the files.
+MAX_DEATHS = 2
 
 
 class Display(Protocol):
@@ -54,32 +54,23 @@ def run_pipeline(
     ``forced`` names a stage to redo, with all that come after it.
     """
     run = RunDirectory(config)
-    run.claim(accept_changes=accept_changes)
-    try:
-        steps = steps_of(run)
-        if forced is not None and not force(steps, forced):
-            names = ", ".join(step.stage.name for step in steps)
-            raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
-        steps = [step for step in steps if wanted(step)]
-        if all(step.stage.is_complete for step in steps):
-            for step in steps:
-                display.skipped(step)
-        else:
-            with PeakMemory(run.path):
-                do_steps(config, steps, display)
-        return write_summary(run)
-    except PsrError:
-        raise
-    except Exception as error:  # whatever a full disk made it, in whichever process
-        why = run.write_problem()
-        if why is None:
-            raise
-        raise PsrError(
-            f"run folder {run.path}: {why}; what is finished is kept: mend it, and the same "
-            "command goes on"
-        ) from error
-    finally:
-        run.release()
+    with disk_checked(run.path):
+        run.claim(accept_changes=accept_changes)
+        try:
+            steps = steps_of(run)
+            if forced is not None and not force(steps, forced):
+                names = ", ".join(step.stage.name for step in steps)
+                raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
+            steps = [step for step in steps if wanted(step)]
+            if all(step.stage.is_complete for step in steps):
+                for step in steps:
+                    display.skipped(step)
+            else:
+                with PeakMemory(run.path):
+                    do_steps(config, steps, display)
+            return write_summary(run)
+        finally:
+            run.release()
 
 
 def do_steps(config: Config, steps: list[Step], display: Display) -> None:
@@ -97,6 +88,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         iteration = -1
         for step in steps:
             if step.stage.is_complete:
+                step.stage.tidy()  # where a driver was killed before it could
                 display.skipped(step)
                 continue
             display.started(step)
@@ -110,12 +102,16 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
                 try:
                     display.finished(step, result_of(pending))
                     break
-                except ray.exceptions.ActorDiedError as error:
-                    if num_deaths == MAX_DRIVER_DEATHS:
+                except (
+                    ray.exceptions.RayActorError
+                ) as error:  # its own death, or an actor's it needs
+                    if num_deaths == MAX_DEATHS:
                         raise PsrError(
-                            f"{step.title}: its driver's process was killed {num_deaths + 1} times "
-                            "(out of memory?); what is finished is kept, the same command goes on"
+                            f"{step.title}: a process it needs died {num_deaths + 1} times (out of "
+                            f"memory? {first_line(error)}); what is finished is kept, the same command "
+                            "goes on"
                         ) from error
+                    ray.kill(driver)  # it may be out of reach only
 
 
 def result_of(pending: Any) -> Json:
@@ -130,6 +126,11 @@ def result_of(pending: Any) -> Json:
             raise
         raise found from error
     return manifest
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def python_path() -> dict[str, str]:
@@ -160,18 +161,19 @@ def do_rows(
     ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
     stage = Stage(task, out, content_key(task, settings | {"model": model, "ids": ids}, []))
-    if out.exists() and any(out.iterdir()) and not stage.was_opened:
+    if out.exists() and visible(out) and not stage.was_opened:
         raise PsrError(
             f"folder {out} holds other results (another model, config or set of problems); give "
             "another --out, or delete it"
         )
-    stage.open()
-    write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
+    with disk_checked(out):
+        stage.open()
+        write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
         )
-    with connected(config):
+    with disk_checked(out), connected(config):
         import ray
 
         do = ray.remote(num_cpus=0)(run_rows)

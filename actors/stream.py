@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from actors.searcher import BATCHES, EngineWorker
 from psr_ray.config import Config
 from psr_ray.deaths import FOLDER as DEATHS
-from psr_ray.deaths import REFUSAL, Deaths
+from psr_ray.deaths import Deaths
 from psr_ray.errors import PsrError
 from psr_ray.files import read_table
 from psr_ray.progress import ProgressWriter
@@ -111,6 +111,7 @@ def stream_rows(
     worker: type[EngineWorker],
 ) -> None:
     """The Ray Data pipeline: rows that are not finished, engines, counts."""
+    import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -148,7 +149,7 @@ def stream_rows(
         num_gpus=engine.tensor_parallel_size,
     )
     deaths = Deaths(folder)
-    (deaths.folder / REFUSAL).unlink(missing_ok=True)
+    deaths.begin()
     try:
         for counts in dataset.iter_batches(batch_format="pyarrow", prefetch_batches=0):
             rows: list[dict[str, Any]] = counts.to_pylist()
@@ -156,7 +157,7 @@ def stream_rows(
                 progress.advance(row["rows"], row["tokens"])
     except Exception as error:
         refusal = deaths.refusal()
-        if refusal is None:
+        if refusal is None or not isinstance(error, ray.exceptions.RayActorError):
             raise
         raise PsrError(
             f"no engine could be started for {model}: {refusal} (finished rows are kept; all that the "

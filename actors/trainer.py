@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+from ray.exceptions import RayActorError
 
 from psr_ray.errors import PsrError
 from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
@@ -32,7 +35,13 @@ def run_training(job: TrainingJob) -> None:
             now = steps_kept(job.out)
             num_deaths = 0 if now > kept else num_deaths + 1
             if num_deaths >= MAX_IDLE_DEATHS:
-                raise
+                if not was_killed(error):
+                    raise
+                raise PsrError(
+                    f"{job.stage}: workers were killed {num_deaths} times without a checkpoint between "
+                    "them (out of memory?); the same command goes on from the last one; lower "
+                    "tokens_per_pass, or checkpoint_steps where they are taken away"
+                ) from error
             logging.getLogger("psr_ray").warning(
                 "%s: a training worker died (%s); going on after step %d",
                 job.stage,
@@ -68,6 +77,12 @@ def fit(job: TrainingJob) -> None:
         ),
     )
     trainer.fit()
+
+
+def was_killed(error: Any) -> bool:
+    """Whether a training failed by the deaths of its workers alone, not by an error in them."""
+    causes = getattr(error, "worker_failures", {}).values()
+    return bool(causes) and all(isinstance(cause, RayActorError) for cause in causes)
 
 
 def user_error(error: BaseException | None) -> PsrError | None:

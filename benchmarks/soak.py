@@ -37,6 +37,10 @@ VICTIMS = {
 }
 COMMAND_FAULTS = {"command killed": signal.SIGKILL, "command interrupted": signal.SIGINT}
 
+# How a command ends that is to be given again: killed, interrupted (at once, or once it listens), or
+# with one line (a training whose workers were killed too often).
+GO_ON = {-signal.SIGKILL, -signal.SIGINT, 128 + signal.SIGINT, 2}
+
 # What may be held at rest in the end, over what was held after the first run.
 MOST_HANDLES, MOST_MB = 1.2, 1.3
 END_S = 20  # within which all that a command started ends with it
@@ -82,7 +86,7 @@ class Soak:
         """A run to its end, whatever happens to it; then what the cluster holds at rest."""
         command, next_fault = self.start(name), time.time() + every_s * self.rng.random()
         while command.poll() != 0:
-            if command.returncode in (-signal.SIGKILL, 128 + signal.SIGINT):
+            if command.returncode in GO_ON:
                 command = self.start(name)
             elif command.returncode is not None:
                 raise RuntimeError(f"{name} ended with {command.returncode}")

@@ -75,6 +75,7 @@ def run_stages(
     from psr_ray.display import RunDisplay, alarm_lines, model_table
     from psr_ray.doctor import check_inputs
     from psr_ray.report import write_report
+    from psr_ray.runs import disk_checked
 
     check_inputs(config)
     with RunDisplay(config.run_dir, console) as display:
@@ -90,7 +91,8 @@ def run_stages(
     for line in alarm_lines(summary):
         console.print(f"[yellow]alarm:[/yellow] {escape(line)}", soft_wrap=True)
     if kinds is None:
-        report = write_report(config.run_dir.absolute(), summary)
+        with disk_checked(config.run_dir):
+            report = write_report(config.run_dir.absolute(), summary)
         console.print(f"report: {report}", soft_wrap=True)
 
 

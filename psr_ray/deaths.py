@@ -51,6 +51,11 @@ class Deaths:
                 found.setdefault((task, name), []).append(death["reason"])
         return found
 
+    def begin(self) -> None:
+        """A command starts engines: what earlier ones' starts came to no longer counts."""
+        for path in (self.folder / REFUSAL, *self.folder.glob("restart-*.json")):
+            path.unlink(missing_ok=True)
+
     def refused(self, error: BaseException) -> None:
         """An engine could not be started. (Ray hands on an actor's last words as text alone.)"""
         lines = str(error).strip().splitlines() or ["no reason given"]

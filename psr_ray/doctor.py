@@ -17,6 +17,8 @@ from psr_ray.errors import PsrError
 from psr_ray.files import read_json
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
+# Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
+CHECKPOINT_WEIGHT = 7
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -124,14 +126,14 @@ def is_installed(name: str) -> bool:
 
 
 def check_disk(config: Config) -> str:
-    """Room for the run's models: each weighs as much as the base."""
+    """Room for the run's models, each of the base's weight, and two checkpoints of a training."""
     folder = Path(config.runs_dir).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     base = Path(config.model.base)
     weight = sum(f.stat().st_size for f in base.glob("*.safetensors")) if base.is_dir() else 0
-    needed = weight * (config.num_iterations + 2) + 2**28
+    needed = weight * (config.num_iterations + 2) + 2 * CHECKPOINT_WEIGHT * weight + 2**28
     if free < needed:
         raise PsrError(
             f"{folder}: {free / 2**30:.1f} GiB free, the run's models need about "

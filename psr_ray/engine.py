@@ -116,18 +116,18 @@ class VllmEngine:
         """Names of the tasks at work when the engine died, or now: one of them may be why.
 
         vLLM takes requests as they came, so those are the owners of the oldest ``max_num_seqs``
-        sequences; or the one task that was itself being resumed.
+        sequences of each engine; or the one task that was itself being resumed.
         """
         if not self.is_alive:
             return self._suspects
         if self._resuming is not None:
             return [self._resuming.name]
-        names, num = {}, 0
+        names, num = {}, dict.fromkeys(self._engines, 0)
         for waiting in list(self._waiting.values()):
-            names[id(waiting.running)] = waiting.running.name
-            num += waiting.request.num_samples
-            if num >= self._max_num_seqs:
-                break
+            role = waiting.request.role
+            if num[role] < self._max_num_seqs:
+                names[id(waiting.running)] = waiting.running.name
+                num[role] += waiting.request.num_samples
         return list(names.values())
 
     def forget_prefixes(self) -> None:
@@ -200,6 +200,7 @@ class VllmEngine:
     def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
         """Send a task its completions; queue its next requests or deliver its result."""
         self._resuming = running  # and so it stays where this ends the engine
+        self._beat = time.monotonic()  # a task that grades its answers takes its time, too
         try:
             if completions is None:
                 requests = next(running.task)

@@ -17,6 +17,8 @@ from psr_ray.errors import PsrError
 
 Json = dict[str, Any]
 
+REDO = "delete it and run the same command: its rows are done again"
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -47,13 +49,20 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or some columns of it. Raises ``PsrError`` where it cannot be read."""
-    try:
+    with readable(path):
         return pq.read_table(path, columns=columns)
-    except pa.ArrowInvalid as error:
-        raise PsrError(
-            f"{path}: cannot be read ({error}); delete it and run the same command: its rows are done "
-            "again"
-        ) from error
+
+
+@contextmanager
+def readable(path: Path, remedy: str = REDO) -> Iterator[None]:
+    """Inside, a Parquet file that is damaged is a ``PsrError`` that names it."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # not the file's content
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise PsrError(f"{path}: cannot be read ({said}); {remedy}") from error
 
 
 def read_json(path: Path) -> Json | None:

@@ -15,7 +15,7 @@ import threading
 from functools import cache
 from multiprocessing import get_context
 
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 # Seconds of one comparison; those of ordinary answers take milliseconds.
 LIMIT_S = 5.0
@@ -29,14 +29,24 @@ _starting = threading.Lock()
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether math-verify finds two expressions equal, gold first; False where it cannot say in time."""
+    """Whether math-verify finds two expressions equal, gold first; False where it cannot say in time.
+
+    Raises ``RuntimeError`` where the process that compares cannot be had."""
     if max(len(gold), len(answer)) > MAX_LENGTH:
         return False
+    try:
+        return _compare(gold, answer)
+    except RuntimeError:  # its process was killed from outside: another one
+        _pool.cache_clear()
+        return _compare(gold, answer)
+
+
+def _compare(gold: str, answer: str) -> bool:
     with _starting:
         pool = _pool()
     try:
         return bool(pool.schedule(_verify, args=[gold, answer], timeout=LIMIT_S).result())
-    except Exception as error:  # sympy raises what it likes; a killed process, its own
+    except (TimeoutError, ProcessExpired) as error:  # too long; too much memory, too deep
         logging.getLogger("psr_ray").debug("not comparable: %r, %r: %r", gold, answer, error)
         return False
 
@@ -47,16 +57,23 @@ def _pool() -> ProcessPool:
 
 
 def _confine() -> None:
-    """In the process: a limit on memory, and its end when its parent ends, whatever it is at."""
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns that it has no timeout
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    """In the process: a limit on memory, and its end when its parent ends, whatever it is at. What a
+    comparison needs is imported here, outside its time limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY if most == resource.RLIM_INFINITY else min(most, MEMORY)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns that it has no timeout
+    _verify("1", "\\frac{2}{2}")
 
 
 def _verify(gold: str, answer: str) -> bool:
     """math-verify without its own timeouts, which need a main thread and signals."""
     from math_verify import parse, verify
 
-    boxed = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
-    return bool(verify(*boxed, timeout_seconds=None))
+    try:
+        boxed = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
+        return bool(verify(*boxed, timeout_seconds=None))
+    except Exception:  # sympy raises what it likes
+        return False

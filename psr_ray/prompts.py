@@ -18,8 +18,9 @@ from psr_ray.errors import PsrError
 
 BUILT_IN = Path(__file__).parent / "templates"
 VERDICT_OPENING = "[["
-# What only a template and a judge may write: its section marks, and verdicts.
-MARKS = re.compile(r"\[(?=(?:Start|End) of |Question|Solution\]|\[[AB]\]\])")
+# What only a judge may write, wherever it stands.
+VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
+HOLE = "\0"
 
 
 def template_folder(name: str) -> Path:
@@ -58,6 +59,8 @@ class PromptBuilder:
             autoescape=False,
         )
 
+        self.marks = self._marks()
+
     def solve_ids(self, problem: str) -> tuple[int, ...]:
         """The prompt after which the model writes its first step."""
         template = self.templates.get_template("solve.jinja")
@@ -86,8 +89,8 @@ class PromptBuilder:
     def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
         """The prompt after which the judge explains and gives a solution its points."""
         template = self.templates.get_template("points.jinja")
-        solution = self.as_data("\n".join(steps), judged=True)
-        return self._ids(template.render(problem=self.as_data(problem), solution=solution))
+        texts = [self.as_data(text, judged=True) for text in (problem, "\n".join(steps))]
+        return self._ids(template.render(problem=texts[0], solution=texts[1]))
 
     def verdict_choices(self) -> tuple[int, int]:
         """The ids of the letters A and B as they follow ``[[``."""
@@ -114,7 +117,7 @@ class PromptBuilder:
         self, name: str, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
     ) -> str:
         return self.templates.get_template(f"{name}.jinja").render(
-            problem=self.as_data(problem),
+            problem=self.as_data(problem, judged=True),
             steps_so_far=[self.as_data(step, judged=True) for step in steps_so_far],
             step_a=self.as_data(step_a, judged=True),
             step_b=self.as_data(step_b, judged=True),
@@ -124,8 +127,22 @@ class PromptBuilder:
         """A problem's or a model's text as it may stand in a prompt: without the tokenizer's control
         tokens and, where it is to be judged, without a judge's verdicts and a template's section marks.
         A space after their first character makes them plain text; all other text is as it was."""
-        text = self.control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-        return MARKS.sub("[ ", text) if judged else text
+        patterns = (self.control, self.marks) if judged else (self.control,)
+        for pattern in patterns:
+            text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return text
+
+    def _marks(self) -> re.Pattern[str]:
+        """Verdicts, and what the templates of judging begin their lines with: in brackets it is a mark
+        wherever it stands, else at the start of a line."""
+        steps = {"steps_so_far": [HOLE], "step_a": HOLE, "step_b": HOLE, "solution": HOLE}
+        starts = set()
+        for name in ("judge", "verdict", "points"):
+            text = self.templates.get_template(f"{name}.jinja").render(problem=HOLE, **steps)
+            starts |= {line.split(HOLE)[0].strip() for line in text.splitlines()}
+        marks = [re.escape(start) for start in sorted(starts, key=len, reverse=True) if start]
+        places = ["" if mark.startswith(r"\[") else r"(?<![^\n])" for mark in marks]
+        return re.compile("|".join([*VERDICTS, *map("".join, zip(places, marks, strict=True))]))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         if not self.chat:

@@ -7,13 +7,14 @@ has the key asked for is complete and is skipped; a folder without one is gone o
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from psr_ray.files import Json, read_json, write_text
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
+# A training's checkpoints, in its stage's folder until that is complete.
+CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
 FORMAT = 3
 # Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
@@ -35,6 +38,7 @@ FINGERPRINT_BYTES = 2**22
 
 # Less free space than this is a full disk.
 PROBE_BYTES = 2**20
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
@@ -87,7 +91,7 @@ class Stage:
     def open(self) -> None:
         """Prepare the folder: keep unfinished work of the same key, clear anything else."""
         if self.folder.exists() and not self.was_opened:
-            shutil.rmtree(self.folder)
+            self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
         write_text(self.folder / KEY_FILE, self.key)
@@ -98,8 +102,15 @@ class Stage:
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
     def remove(self) -> None:
-        """Forget the stage's results."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget the stage's results; half removed, it is neither complete nor gone on with."""
+        for name in (MANIFEST, KEY_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def tidy(self) -> None:
+        """Let go of what a complete stage no longer needs."""
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
 
 class RunDirectory:
@@ -153,24 +164,10 @@ class RunDirectory:
             self.holder.unlink(missing_ok=True)
         self._lock.release()
 
-    def write_problem(self) -> str | None:
-        """Why nothing can be written here any more; None where it can."""
-        probe = self.path / f".probe.{os.getpid()}"
-        try:
-            probe.write_bytes(bytes(PROBE_BYTES))
-            probe.unlink()
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
-            return error.strerror
-        return None
-
     def _check_config(self, accept_changes: bool) -> None:
         stored = self.path / "config.yaml"
         if not stored.is_file():
-            others = [
-                p.name for p in self.path.iterdir() if p.name not in (".lock", "_HOLDER.json")
-            ]
+            others = [name for name in visible(self.path) if name != self.holder.name]
             if others:
                 raise PsrError(
                     f"run folder {self.path} holds files that are no run ({', '.join(others[:3])}); "
@@ -186,6 +183,50 @@ class RunDirectory:
                 f"run folder {self.path} holds a run with another config ({'; '.join(changes[:5])})"
                 "; give this run another name, or --update to redo what the changes touch"
             )
+
+
+def visible(folder: Path) -> list[str]:
+    """Names in a folder, without locks and files that were not finished."""
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+@contextlib.contextmanager
+def disk_checked(folder: Path) -> Iterator[None]:
+    """Inside, a disk that takes nothing more is a ``PsrError``, whatever it made of itself and in
+    whichever process."""
+    try:
+        yield
+    except PsrError:
+        raise
+    except Exception as error:
+        why = disk_problem(error) or write_problem(folder)
+        if why is None:
+            raise
+        raise PsrError(
+            f"folder {folder}: {why}; what is finished is kept: mend it, and the same command goes on"
+        ) from error
+
+
+def disk_problem(error: BaseException | None) -> str | None:
+    """What an error, or one that caused it, says of a disk that takes nothing more."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return os.strerror(error.errno)
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def write_problem(folder: Path) -> str | None:
+    """Why nothing can be written in a folder; None where it can."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error.strerror if error.errno in DISK_ERRORS else None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def differences(old: Json, new: Json, prefix: str = "") -> list[str]:

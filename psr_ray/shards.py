@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psr_ray.files import read_table, write_table
+from psr_ray.files import REDO, read_table, readable, write_table
 from psr_ray.rows import Row
 
 Key = tuple[str, str]  # a row's task and id
@@ -39,11 +39,12 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
-    """All rows of some Parquet files, one at a time."""
+def read_rows(paths: Iterable[Path], remedy: str = REDO) -> Iterator[Row]:
+    """All rows of some Parquet files, one at a time. ``PsrError`` names one that is damaged."""
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
+        with readable(path, remedy):
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+                yield from batch.to_pylist()
 
 
 def finished_ids(folder: Path) -> set[str]:

@@ -49,7 +49,8 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
     if not path.is_file():
         raise PsrError(f"problem file {path}: no such file; mend `path` in the config's `data`")
     if path.suffix == ".parquet":
-        yield from enumerate(read_rows([path]), start=1)
+        remedy = "mend it, or `path` in the config's `data`"
+        yield from enumerate(read_rows([path], remedy), start=1)
         return
     if path.suffix not in (".jsonl", ".json"):
         raise PsrError(f"problem file {path}: give .jsonl (an object a line) or .parquet")

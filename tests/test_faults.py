@@ -126,9 +126,11 @@ def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
         def _task(self, row):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _, do = stage(tmp_path, 4, "solve")
+    expected, do = stage(tmp_path, 4, "solve")
     with pytest.raises(PsrError, match=r"finished nothing \(their processes were killed"):
         do(Dying)
+    do()  # the cause is mended
+    assert sorted(ids_in(tmp_path / "solve")) == sorted(expected)
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(ray_up, tmp_path):

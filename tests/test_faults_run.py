@@ -66,40 +66,40 @@ def finish(runs, errors=None):
 
 
 def rows_of(run_dir):
-    """Expected and found (stage, id) of all engine stages, and the steps of all trainings."""
-    wanted = {
-        "evaluate-M1": ["heldout", "judge"],
-        "search-1": ["search-1"],
-        "evaluate-M2": ["heldout", "judge"],
-    }
+    """Expected and found (stage, task, id) of all engine stages, and the steps of all trainings."""
+    measured = ["heldout", "judge", "heldout-search", "heldout-sample"]
+    wanted = {"evaluate-M1": measured, "search-1": ["search-1"], "evaluate-M2": measured}
     expected, found = [], []
     for stage, files in wanted.items():
-        names = [n for n in files if (run_dir / "data" / f"{n}.parquet").exists()]
-        for row in read_rows([run_dir / "data" / f"{name}.parquet" for name in names]):
+        inputs = [run_dir / "data" / f"{name}.parquet" for name in files]
+        if stage == "evaluate-M2":
+            inputs.append(run_dir / "evaluate-M1" / "probes.parquet")
+        for row in read_rows(path for path in inputs if path.exists()):
             expected.append((stage, row["task"], row["id"]))
         for folder in {part.parent for part in (run_dir / stage).glob("*/part-*.parquet")}:
             found += [(stage, folder.name, row["id"]) for row in read_rows(shards(folder))]
-    tasks = {(stage, task) for stage, task, _ in expected}
     for stage in ("sft", "train-1"):
         steps = [json.loads(line)["step"] for line in (run_dir / stage / "metrics.jsonl").open()]
         num = json.loads((run_dir / stage / "training.json").read_text())["num_steps"]
         expected += [(stage, "step", number + 1) for number in range(num)]
         found += [(stage, "step", step) for step in steps]
-    return expected, [row for row in found if row[:2] in tasks or row[1] == "step"]
+    return expected, found
 
 
 def test_the_command_is_killed_in_each_stage(tmp_path, record):
-    started, num, kept = time.time(), 0, {}
+    started, num, kept, killed = time.time(), 0, {}, []
     for stage in STAGES:
         command = Command(tmp_path)
         num += command.wait_for(stage)
         family = command.family()
-        command.process.kill()
-        command.ended(family)
+        command.process.kill()  # and the same command again, while what it started is still ending
+        killed.append((command, family))
         for path, when in kept.items():  # what stood there before was not done again
             assert path.stat().st_mtime_ns == when
         kept = {p: p.stat().st_mtime_ns for p in command.run_dir.glob("*/*/part-*.parquet")}
     expected, found = finish(tmp_path)
+    for command, family in killed:
+        command.ended(family)
     record(
         "command killed (SIGKILL), a stage each",
         num,

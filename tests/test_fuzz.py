@@ -8,6 +8,7 @@ import json
 import os
 import time
 
+import psutil
 import pytest
 import yaml
 from conftest import ROOT
@@ -132,6 +133,17 @@ def test_a_malicious_answer_costs_at_most_its_time_limit(answer):
     assert not is_equal("\\frac{1}{3}", answer)
     assert time.time() - started < 15
     assert is_equal("\\frac{1}{2}", "\\dfrac{2}{4}")  # the next one is graded as ever
+
+
+def test_a_grading_process_that_is_killed_is_replaced():
+    assert is_equal("\\frac{1}{3}", "\\dfrac{2}{6}")
+    graders = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+    for process in graders:
+        process.kill()
+    psutil.wait_procs(graders)
+    time.sleep(1)  # for the pool to find out
+    assert graders
+    assert is_equal("\\frac{2}{5}", "\\dfrac{4}{10}")
 
 
 KEYS = ["problem", "question", "answer", "solution", "id", "plan", "steps_so_far", "unique_id"]

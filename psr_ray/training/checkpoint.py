@@ -17,8 +17,9 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.files import read_json, write_text
+from psr_ray.runs import CHECKPOINTS
 from psr_ray.training.distributed import Worker
-from psr_ray.training.worker import CHECKPOINTS, LATEST
+from psr_ray.training.worker import LATEST
 
 # Plain classes in the files of ZeRO 1 to 3.
 SAFE = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]

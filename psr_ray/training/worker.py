@@ -15,7 +15,7 @@ from psr_ray.files import read_json, write_text
 from psr_ray.preferences import PAIRS, SOLUTIONS
 from psr_ray.progress import ProgressWriter
 from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.runs import fingerprint
+from psr_ray.runs import CHECKPOINTS, fingerprint
 from psr_ray.shards import read_rows, shards
 from psr_ray.training.examples import (
     PreferenceExample,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from psr_ray.training.distributed import Worker
 
 MODEL_FOLDER = "model"
-CHECKPOINTS = "checkpoints"
 LATEST = "latest.json"
 
 
