@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+from concurrent.futures import wait
 from functools import cache
 from multiprocessing import get_context
 
@@ -19,6 +20,8 @@ from pebble import ProcessExpired, ProcessPool
 
 # Seconds of one comparison; those of ordinary answers take milliseconds.
 LIMIT_S = 5.0
+# Seconds within which its process says something, also where it has to be started first.
+ANSWER_S = 60.0
 # Bytes of address space of the process.
 MEMORY = 4 * 2**30
 # Characters of an answer; a longer one is not read at all.
@@ -36,7 +39,8 @@ def equal(gold: str, answer: str) -> bool:
         return False
     try:
         return _compare(gold, answer)
-    except RuntimeError:  # its process was killed from outside: another one
+    except RuntimeError as error:  # its process was killed from outside: another one
+        logging.getLogger("psr_ray").warning("grading is started again: %s", error)
         _pool.cache_clear()
         return _compare(gold, answer)
 
@@ -44,8 +48,11 @@ def equal(gold: str, answer: str) -> bool:
 def _compare(gold: str, answer: str) -> bool:
     with _starting:
         pool = _pool()
+    future = pool.schedule(_verify, args=[gold, answer], timeout=LIMIT_S)
+    if not wait([future], timeout=ANSWER_S).done:
+        raise RuntimeError(f"the process that compares answers said nothing for {ANSWER_S:g} s")
     try:
-        return bool(pool.schedule(_verify, args=[gold, answer], timeout=LIMIT_S).result())
+        return bool(future.result())
     except (TimeoutError, ProcessExpired) as error:  # too long; too much memory, too deep
         logging.getLogger("psr_ray").debug("not comparable: %r, %r: %r", gold, answer, error)
         return False

@@ -15,6 +15,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from psr_ray import grading
 from psr_ray.answers import extract_boxed, is_equal, plain
 from psr_ray.config import SourceConfig
 from psr_ray.config.file import load_config
@@ -135,13 +136,13 @@ def test_a_malicious_answer_costs_at_most_its_time_limit(answer):
     assert is_equal("\\frac{1}{2}", "\\dfrac{2}{4}")  # the next one is graded as ever
 
 
-def test_a_grading_process_that_is_killed_is_replaced():
+def test_a_grading_process_that_is_killed_is_replaced(monkeypatch):
+    monkeypatch.setattr(grading, "ANSWER_S", 10)
     assert is_equal("\\frac{1}{3}", "\\dfrac{2}{6}")
     graders = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
     for process in graders:
         process.kill()
     psutil.wait_procs(graders)
-    time.sleep(1)  # for the pool to find out
     assert graders
     assert is_equal("\\frac{2}{5}", "\\dfrac{4}{10}")
 
