@@ -79,11 +79,18 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
 
     with connected(config):
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
 
         actor_class: Any = IterationDriver
-        environment = {"env_vars": DRIVER_ENVIRONMENT | python_path()}
+        here = (
+            ray.get_runtime_context().get_node_id()
+        )  # a driver's node goes only with the command's
+        placed = {
+            "runtime_env": {"env_vars": DRIVER_ENVIRONMENT | python_path()},
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True),
+        }
         driver: Any = None
         iteration = -1
         for step in steps:
@@ -95,7 +102,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
             for num_deaths in itertools.count():
                 if step.iteration != iteration or num_deaths:
                     iteration = step.iteration
-                    driver = actor_class.options(runtime_env=environment).remote(config)
+                    driver = actor_class.options(**placed).remote(config)
                 pending = driver.do.remote(step.stage.name)
                 while not ray.wait([pending], timeout=0.5)[0]:
                     display.watch()
