@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
 
-test: install  ## all tests, the slow ones with real engines too
-	$(BIN)/python -m pytest
+test: install  ## all tests but whole runs killed in each stage; the slow ones with real engines too
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"
@@ -24,7 +24,7 @@ bench-search: install  ## step search against lock-step and one by one, about a 
 bench-scale: install  ## many problems on many simulated engines, about twenty minutes
 	$(BIN)/python -m benchmarks.scale
 
-faults: install  ## processes killed, hung and stopped, disks full, in each stage; about twenty minutes
+faults: install  ## processes killed, hung and stopped, disks full, in each stage; about forty minutes
 	$(BIN)/python -m benchmarks.reliability faults
 
 fuzz: install  ## 100,000 generated inputs for everything that parses; about ten minutes

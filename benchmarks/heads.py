@@ -74,7 +74,12 @@ class Head:
 
     def end(self) -> None:
         """End it and all that runs on it."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
+        _, left = psutil.wait_procs(family, timeout=10)
+        for process in left:  # workers that wait for what ended before them
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,6 +1,6 @@
 """The fault and fuzz tests as tables: what was tried, how often, what was lost.
 
-    python -m benchmarks.reliability faults          (make faults; about twenty minutes on two cores)
+    python -m benchmarks.reliability faults          (make faults; about forty minutes on two cores)
     python -m benchmarks.reliability fuzz            (make fuzz; about ten minutes)
 
 Both run the tests as they are (tests/test_faults*.py, tests/test_fuzz.py) and store what these recorded

@@ -132,8 +132,11 @@ def soak(minutes: float, every_s: float, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         work = Soak(Path(folder), seed)
         try:
-            while not runs or time.time() < over:
+            spent = 0.0
+            while not runs or time.time() + spent < over:  # what is begun is ended in time
+                started = time.time()
                 runs.append(work.run(f"run-{len(runs)}", every_s, over))
+                spent = time.time() - started
                 print(f"run {len(runs)}: {runs[-1]}; so far {dict(work.faults)}", flush=True)
         finally:
             work.head.end()

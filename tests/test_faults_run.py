@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from psr_ray.shards import read_rows, shards
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 PSR = Path(sys.executable).with_name("psr-ray")
 STAGES = ["data", "sft", "evaluate-M1", "search-1", "preferences-1", "train-1", "evaluate-M2"]
 END_S = 20  # within which everything ends
@@ -92,11 +92,12 @@ def test_the_command_is_killed_in_each_stage(tmp_path, record):
         command = Command(tmp_path)
         num += command.wait_for(stage)
         family = command.family()
+        now = {p: p.stat().st_mtime_ns for p in command.run_dir.glob("*/*/part-*.parquet")}
         command.process.kill()  # and the same command again, while what it started is still ending
         killed.append((command, family))
         for path, when in kept.items():  # what stood there before was not done again
             assert path.stat().st_mtime_ns == when
-        kept = {p: p.stat().st_mtime_ns for p in command.run_dir.glob("*/*/part-*.parquet")}
+        kept = now
     expected, found = finish(tmp_path)
     for command, family in killed:
         command.ended(family)
