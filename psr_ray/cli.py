@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -38,12 +40,18 @@ Update = Annotated[
 ]
 
 
+# Seconds that a stopped command has to end in good order.
+STOP_S = 10.0
+stopped_by: list[int] = [signal.SIGINT]
+
+
 def user_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Show a user's mistake as one line and exit with 2; anything unforeseen keeps its traceback."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         try:
             command(*args, **kwargs)
         except PsrError as error:
@@ -53,14 +61,22 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             problems.print("stopped: what is finished is kept; the same command goes on from there")
-            raise typer.Exit(128 + (error.args[0] if error.args else signal.SIGINT)) from error
+            raise typer.Exit(128 + stopped_by[-1]) from error
 
     return wrapped
 
 
 def stop(number: int, _frame: Any) -> None:
-    """Ends as Ctrl-C does (`ray job stop`, a scheduler)."""
-    raise KeyboardInterrupt(number)
+    """Ends the command: Ctrl-C, `ray job stop`, a scheduler.
+
+    The interrupt may be lost (in a finalizer, say) or what it ends may hang (a cluster that is gone), so
+    the process ends in any case; Ray then ends what it had started.
+    """
+    stopped_by.append(number)
+    end = threading.Timer(STOP_S, os._exit, [128 + number])
+    end.daemon = True
+    end.start()
+    raise KeyboardInterrupt
 
 
 def read(config: Path, overrides: list[str] | None) -> Config:
