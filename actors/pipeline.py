@@ -84,12 +84,13 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
 
         actor_class: Any = IterationDriver
-        here = (
-            ray.get_runtime_context().get_node_id()
-        )  # a driver's node goes only with the command's
+        here = ray.get_runtime_context()
+        # Ray Train's helpers ask for their cluster anew, and find several where several are on a machine
+        variables = DRIVER_ENVIRONMENT | python_path() | {"RAY_ADDRESS": here.gcs_address}
         placed = {
-            "runtime_env": {"env_vars": DRIVER_ENVIRONMENT | python_path()},
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True),
+            "runtime_env": {"env_vars": variables},
+            # a driver's node goes only with the command's
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(here.get_node_id(), soft=True),
         }
         driver: Any = None
         iteration = -1

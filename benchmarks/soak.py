@@ -106,8 +106,13 @@ class Soak:
             with contextlib.suppress(psutil.Error):
                 mb += process.memory_full_info().uss / 1e6
                 handles += process.num_fds()
-        alive = sum(actor["state"] != "DEAD" for actor in actors)
-        return {"actors": alive, "mb": round(mb), "handles": handles}
+        alive = Counter(actor["class_name"] for actor in actors if actor["state"] != "DEAD")
+        return {
+            "actors": alive.total(),
+            "classes": dict(alive),
+            "mb": round(mb),
+            "handles": handles,
+        }
 
 
 def check(run_dir: Path) -> tuple[int, int]:
@@ -142,8 +147,7 @@ def soak(minutes: float, every_s: float, seed: int) -> dict[str, Any]:
             work.head.end()
     first, last = runs[0], runs[-1]
     failures = [f"{key}: {run[key]}" for run in runs for key in ("lost", "doubled") if run[key]]
-    failures += [f"actors at rest: {run['actors']}" for run in runs if run["actors"]]
-    for key, most in (("handles", MOST_HANDLES), ("mb", MOST_MB)):
+    for key, most in (("actors", 1.0), ("handles", MOST_HANDLES), ("mb", MOST_MB)):
         if last[key] > most * first[key]:
             failures.append(
                 f"{key} at rest: {first[key]} after the first run, {last[key]} in the end"

@@ -86,6 +86,14 @@ def rows_of(run_dir):
     return expected, found
 
 
+def is_ray_agent(process):
+    """Ray's own helpers of a node, which now and then outlive a node that was killed as it started."""
+    try:
+        return process.cmdline()[0].endswith("Agent")
+    except (psutil.Error, IndexError):
+        return False
+
+
 def test_the_command_is_killed_in_each_stage(tmp_path, record):
     started, num, kept, killed = time.time(), 0, {}, []
     for stage in STAGES:
@@ -100,7 +108,7 @@ def test_the_command_is_killed_in_each_stage(tmp_path, record):
         kept = now
     expected, found = finish(tmp_path)
     for command, family in killed:
-        command.ended(family)
+        command.ended([p for p in family if p.is_running() and not is_ray_agent(p)])
     record(
         "command killed (SIGKILL), a stage each",
         num,
@@ -182,39 +190,44 @@ def disk(tmp_path):
 
     mount(FIRST)
     yield mount
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 FIRST = "size=1g"
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("fault", ["disk full", "folder read-only"])
 def test_a_disk_that_takes_nothing_more_in_each_stage(tmp_path, disk, record, fault):
+    """A disk fills up under a run; a folder is read-only when the next command comes (no file system
+    turns read-only while a file is open for writing, but by its own failure)."""
     runs, num, started = tmp_path / "disk", 0, time.time()
-    ballast = runs / "ballast"
+    ballast, errors = runs / "ballast", tmp_path / "errors.txt"
     for stage in STAGES:
-        command = Command(runs, errors=tmp_path / "errors.txt")
-        if not command.wait_for(stage):
+        command = Command(runs, errors=errors)
+        caught, family = command.wait_for(stage), command.family()
+        if fault == "folder read-only" or not caught:
             command.process.kill()
-            command.process.wait()
+            command.ended([p for p in family if not is_ray_agent(p)])
+        if not caught:
             continue
-        family = command.family()
-        if fault == "disk full":
+        if fault == "folder read-only":
+            disk("remount,ro")
+            command = Command(runs, errors=errors)
+        else:
             with contextlib.suppress(OSError), ballast.open("wb") as file:
                 while True:
                     file.write(bytes(2**20))
-        else:
-            disk("remount,ro")
-        assert command.process.wait(120) == 2, command.errors.read_text()
+        assert command.process.wait(120) == 2, errors.read_text()
         reason = {"disk full": "No space left", "folder read-only": "Read-only file system"}[fault]
-        said = command.errors.read_text()
+        said = errors.read_text()
         assert reason in said
         assert "Traceback" not in said
         assert len(said.strip().splitlines()) == 1
-        command.ended(family)
-        disk("remount,rw") if fault != "disk full" else ballast.unlink()
+        command.ended([p for p in family if p.is_running() and not is_ray_agent(p)])
+        disk("remount,rw") if fault == "folder read-only" else ballast.unlink()
         num += 1
-    expected, found = finish(runs, tmp_path / "errors.txt")
+    expected, found = finish(runs, errors)
     record(f"{fault}, a stage each", num, expected, found, (time.time() - started) / num)
 
 

@@ -36,6 +36,6 @@ time.sleep(2)
 assert not ray.wait([pending], timeout=0)[0], "the search ended before its node was taken away"
 cluster.add_node(num_cpus=2, **here)
 ray.get(pending)
-print(time.time() - gone_at)
+print(f"recovered in {time.time() - gone_at:.1f} s", flush=True)
 ray.shutdown()
 cluster.shutdown()
