@@ -21,7 +21,7 @@ bench-train: install  ## step-DPO against TRL, about a quarter of an hour on two
 bench-search: install  ## step search against lock-step and one by one, about a quarter of an hour
 	$(BIN)/python -m benchmarks.search
 
-bench-scale: install  ## many problems on many simulated engines, about twenty minutes
+bench-scale: install  ## many problems on many simulated engines, about half an hour
 	$(BIN)/python -m benchmarks.scale
 
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
