@@ -21,7 +21,7 @@ bench-train: install  ## step-DPO against TRL, about a quarter of an hour on two
 bench-search: install  ## step search against lock-step and one by one, about a quarter of an hour
 	$(BIN)/python -m benchmarks.search
 
-bench-scale: install  ## many problems on many simulated engines, about twenty minutes
+bench-scale: install  ## many problems on many simulated engines, about half an hour
 	$(BIN)/python -m benchmarks.scale
 
 faults: install  ## processes killed, hung and stopped, disks full, in each stage; about forty minutes

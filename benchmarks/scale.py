@@ -1,6 +1,6 @@
 """Many problems, many engines: what coordination costs, and how much memory the driver takes.
 
-    python -m benchmarks.scale               (make bench-scale; about twenty minutes on two cores)
+    python -m benchmarks.scale               (make bench-scale; about half an hour on two cores)
 
 The real pipeline (Ray Data, actor pool, Parquet shards, finished rows counted) over simulated engines
 (benchmarks/simulated.py): a search takes a time drawn from the log-normal fitted to the searches of
