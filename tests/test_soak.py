@@ -1,4 +1,4 @@
-"""Five minutes of runs on one cluster with a fault every twenty seconds (`make soak`: an hour)."""
+"""Five minutes of runs on one cluster with a fault every forty seconds (`make soak`: an hour)."""
 
 import pytest
 
@@ -8,6 +8,7 @@ from benchmarks.soak import soak
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_runs_in_a_loop_with_random_faults_lose_nothing_and_leave_nothing():
-    result = soak(minutes=5, every_s=20, seed=1)
+    result = soak(minutes=5, every_s=40, seed=1)
     assert result["failures"] == []
-    assert sum(result["faults"].values()) >= 5
+    assert len(result["runs"]) >= 2
+    assert sum(result["faults"].values()) >= 4
