@@ -18,6 +18,7 @@ class CharacterTokenizer:
     name_or_path = "characters"
     eos_token_id = EOS
     pad_token_id = EOS
+    all_special_tokens = ()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(c) for c in text]
