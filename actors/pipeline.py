@@ -15,10 +15,11 @@ from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.files import Json
+from psr_ray.folders import FolderLock, contents, disk_checked
 from psr_ray.memory import PeakMemory
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA
-from psr_ray.runs import RunDirectory, Stage, content_key, disk_checked, visible
+from psr_ray.runs import RunDirectory, Stage, content_key
 from psr_ray.shards import write_rows
 from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
@@ -64,6 +65,7 @@ def run_pipeline(
             steps = [step for step in steps if wanted(step)]
             if all(step.stage.is_complete for step in steps):
                 for step in steps:
+                    step.stage.tidy()  # where a driver was killed before it could
                     display.skipped(step)
             else:
                 with PeakMemory(run.path):
@@ -96,7 +98,7 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         iteration = -1
         for step in steps:
             if step.stage.is_complete:
-                step.stage.tidy()  # where a driver was killed before it could
+                step.stage.tidy()
                 display.skipped(step)
                 continue
             display.started(step)
@@ -169,22 +171,27 @@ def do_rows(
     ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
     stage = Stage(task, out, content_key(task, settings | {"model": model, "ids": ids}, []))
-    if out.exists() and visible(out) and not stage.was_opened:
+    if out.exists() and contents(out) and not stage.was_opened:
         raise PsrError(
             f"folder {out} holds other results (another model, config or set of problems); give "
             "another --out, or delete it"
         )
-    with disk_checked(out):
-        stage.open()
-        write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
         )
-    with disk_checked(out), connected(config):
-        import ray
+    lock = FolderLock(out)
+    with disk_checked(out):
+        lock.acquire()
+        try:
+            stage.open()
+            write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
+            with connected(config):
+                import ray
 
-        do = ray.remote(num_cpus=0)(run_rows)
-        progress = ProgressWriter(out, task, "rows")
-        result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
+                do = ray.remote(num_cpus=0)(run_rows)
+                progress = ProgressWriter(out, task, "rows")
+                result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
+        finally:
+            lock.release()
     return output_folder(out, task)

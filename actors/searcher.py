@@ -23,6 +23,7 @@ from psr_ray.config import Config
 from psr_ray.deaths import MAX_DEATHS, Deaths, EngineKilled
 from psr_ray.engine import VllmEngine
 from psr_ray.generation import EngineTask
+from psr_ray.guard import guard_children
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import TASK_SCHEMA, Row
 from psr_ray.shards import Key, ShardWriter, finished_ids
@@ -66,6 +67,7 @@ class EngineWorker:
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
+        self.guard = guard_children()  # kept open as long as this process lives
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many

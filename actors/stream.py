@@ -117,6 +117,7 @@ def stream_rows(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
+    context.raise_original_map_exception = True  # a full disk or a user's mistake stays what it is
     context.actor_init_max_retries = 0  # a model that cannot be loaded is said at once
     context.max_consecutive_actor_init_deaths = 2  # its node may have died meanwhile
     engine = config.engine

@@ -80,9 +80,10 @@ def fit(job: TrainingJob) -> None:
 
 
 def was_killed(error: Any) -> bool:
-    """Whether a training failed by the deaths of its workers alone, not by an error in them."""
+    """Whether a worker of a training died without a word; its peers fail where they wait for it."""
     causes = getattr(error, "worker_failures", {}).values()
-    return bool(causes) and all(isinstance(cause, RayActorError) for cause in causes)
+    found = [getattr(cause, "health_check_failure", cause) for cause in causes]
+    return any(isinstance(cause, RayActorError) for cause in found)
 
 
 def user_error(error: BaseException | None) -> PsrError | None:

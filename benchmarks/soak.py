@@ -28,7 +28,7 @@ import typer
 
 from benchmarks.common import facts, store
 from benchmarks.heads import Head
-from psr_ray.shards import read_rows, shards
+from benchmarks.whole import expected_and_found
 
 VICTIMS = {
     "engine killed": "MapWorker",
@@ -116,18 +116,9 @@ class Soak:
 
 
 def check(run_dir: Path) -> tuple[int, int]:
-    """Rows lost and doubled in the stages of engines."""
-    lost = doubled = 0
-    for stage, name, task in (
-        ("search-1", "search-1", "search"),
-        ("evaluate-M1", "heldout", "solve"),
-        ("evaluate-M2", "heldout", "solve"),
-    ):
-        wanted = {r["id"] for r in read_rows([run_dir / "data" / f"{name}.parquet"])}
-        found = [r["id"] for r in read_rows(shards(run_dir / stage / task))]
-        lost += len(wanted - set(found))
-        doubled += len(found) - len(set(found))
-    return lost, doubled
+    """Rows and training steps lost and doubled."""
+    expected, found = expected_and_found(run_dir)
+    return len(set(expected) - set(found)), len(found) - len(set(found))
 
 
 def soak(minutes: float, every_s: float, seed: int) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def run_stages(
     from actors.pipeline import run_pipeline
     from psr_ray.display import RunDisplay, alarm_lines, model_table
     from psr_ray.doctor import check_inputs
+    from psr_ray.folders import disk_checked
     from psr_ray.report import write_report
-    from psr_ray.runs import disk_checked
 
     check_inputs(config)
     with RunDisplay(config.run_dir, console) as display:

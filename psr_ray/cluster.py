@@ -32,11 +32,27 @@ def local_gpus() -> int:
     return int(torch.cuda.device_count())
 
 
+def join() -> None:
+    """Join the cluster this process belongs to. Raises ``PsrError`` where it does not answer."""
+    import ray
+
+    try:
+        ray.init(logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise PsrError(
+            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '')}: no cluster could be joined ({said}); "
+            "mend the address or, where the cluster asks for a token, RAY_AUTH_MODE and "
+            "RAY_AUTH_TOKEN; without RAY_ADDRESS a local Ray is started"
+        ) from error
+
+
 @contextmanager
 def connected(config: Config) -> Iterator[None]:
     """Ray is up inside; a local Ray ends with the block, a cluster goes on.
 
-    Raises ``PsrError`` where the config asks for GPUs that a local machine does not have.
+    Raises ``PsrError`` where the cluster cannot be joined, or the config asks for GPUs that a local
+    machine does not have.
     """
     import ray
 
@@ -48,7 +64,7 @@ def connected(config: Config) -> Iterator[None]:
         yield
         return
     if on_cluster:
-        ray.init(logging_level=logging.WARNING)
+        join()
     else:
         wanted, there = wanted_gpus(config), local_gpus()
         if wanted > there:

@@ -20,6 +20,7 @@ TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspe
 # Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
 CHECKPOINT_WEIGHT = 7
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+COPY_AGAIN = "copy the model again"
 
 
 def check_model(model: str, config: Config) -> str:
@@ -51,8 +52,8 @@ def check_model(model: str, config: Config) -> str:
         raise PsrError(
             f"model folder {model}: its tokenizer has no EOS token; a solution cannot end"
         )
-    vocabulary = (read_json(folder / "config.json") or {}).get("vocab_size")
-    if vocabulary is not None and len(tokenizer) > vocabulary:
+    vocabulary = (read_json(folder / "config.json", COPY_AGAIN) or {}).get("vocab_size")
+    if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
         raise PsrError(
             f"model folder {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
             f"{vocabulary}; they are not of one model"
@@ -70,8 +71,11 @@ def check_weights(folder: Path) -> None:
     """That every weight file is there and as long as its header says; none of them is read."""
     from safetensors import SafetensorError, safe_open
 
-    index = read_json(folder / WEIGHTS[1])
-    names = {WEIGHTS[0]} if index is None else set(index.get("weight_map", {}).values())
+    index = read_json(folder / WEIGHTS[1], COPY_AGAIN)
+    weight_map = {"": WEIGHTS[0]} if index is None else index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise PsrError(f"{folder / WEIGHTS[1]}: names no weight files; {COPY_AGAIN}")
+    names = set(map(str, weight_map.values()))
     for name in sorted(names):
         try:
             with safe_open(folder / name, framework="numpy"):

@@ -65,16 +65,14 @@ def readable(path: Path, remedy: str = REDO) -> Iterator[None]:
         raise PsrError(f"{path}: cannot be read ({said}); {remedy}") from error
 
 
-def read_json(path: Path) -> Json | None:
-    """The object in a JSON file; None where there is no file."""
+def read_json(path: Path, remedy: str = "delete it, its stage is then redone") -> Json | None:
+    """The object in a JSON file; None where there is no file. Raises ``PsrError`` with the remedy."""
     try:
         values: Json = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise PsrError(
-            f"{path}: not JSON ({error}); delete it, its stage is then redone"
-        ) from error
+        raise PsrError(f"{path}: not JSON ({error}); {remedy}") from error
     if not isinstance(values, dict):
-        raise PsrError(f"{path}: no JSON object; delete it, its stage is then redone")
+        raise PsrError(f"{path}: no JSON object; {remedy}")
     return values

@@ -39,23 +39,31 @@ def equal(gold: str, answer: str) -> bool:
         return False
     try:
         return _compare(gold, answer)
-    except RuntimeError as error:  # its process was killed from outside: another one
+    except (RuntimeError, ProcessExpired) as error:  # its process was killed from outside, perhaps
         logging.getLogger("psr_ray").warning("grading is started again: %s", error)
-        _pool.cache_clear()
+        with _starting:
+            _pool().stop()
+            _pool.cache_clear()
+    try:
         return _compare(gold, answer)
+    except ProcessExpired as error:  # killed by what it compares: too much memory, too deep
+        return _not_comparable(gold, answer, error)
 
 
 def _compare(gold: str, answer: str) -> bool:
     with _starting:
-        pool = _pool()
-    future = pool.schedule(_verify, args=[gold, answer], timeout=LIMIT_S)
+        future = _pool().schedule(_verify, args=[gold, answer], timeout=LIMIT_S)
     if not wait([future], timeout=ANSWER_S).done:
         raise RuntimeError(f"the process that compares answers said nothing for {ANSWER_S:g} s")
     try:
         return bool(future.result())
-    except (TimeoutError, ProcessExpired) as error:  # too long; too much memory, too deep
-        logging.getLogger("psr_ray").debug("not comparable: %r, %r: %r", gold, answer, error)
-        return False
+    except TimeoutError as error:
+        return _not_comparable(gold, answer, error)
+
+
+def _not_comparable(gold: str, answer: str, error: Exception) -> bool:
+    logging.getLogger("psr_ray").debug("not comparable: %r, %r: %r", gold, answer, error)
+    return False
 
 
 @cache

@@ -7,7 +7,7 @@ holds decoded steps).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ VERDICT_OPENING = "[["
 # What only a judge may write, wherever it stands.
 VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
 HOLE = "\0"
+BRACKETS = ("<", "[")
+# Added tokens that are no special ones, but no plain text either: <think>, [INST].
+MARKUP = re.compile(r"<.+>|\[.+\]")
+LINE_START = r"(?:\A|(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
 
 
 def template_folder(name: str) -> Path:
@@ -36,6 +40,18 @@ def template_folder(name: str) -> Path:
     return folder
 
 
+def any_of(texts: Set[str]) -> str:
+    """A pattern of any of some texts; of nothing where there are none."""
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
+
+
+def apart(found: re.Match[str]) -> str:
+    """A match with a space after its first character that is not blank."""
+    text = found[0]
+    place = len(text) - len(text.lstrip()) + 1
+    return f"{text[:place]} {text[place:]}"
+
+
 class PromptBuilder:
     """Builds the kinds of prompt for one tokenizer (any Hugging Face tokenizer)."""
 
@@ -49,22 +65,20 @@ class PromptBuilder:
                 "set prompts.chat_template to false for a base model"
             )
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        control = {t.content for t in added if t.special} | set(tokenizer.all_special_tokens)
-        self.control = re.compile(
-            "|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)"
-        )
+        markup = {t.content for t in added if t.special or MARKUP.fullmatch(t.content)}
+        control = markup | set(tokenizer.all_special_tokens)
+        self.control = re.compile(any_of(control))
+        self.folder = template_folder(settings.templates)
         self.templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(template_folder(settings.templates)),
+            loader=jinja2.FileSystemLoader(self.folder),
             undefined=jinja2.StrictUndefined,
             autoescape=False,
         )
-
         self.marks = self._marks()
 
     def solve_ids(self, problem: str) -> tuple[int, ...]:
         """The prompt after which the model writes its first step."""
-        template = self.templates.get_template("solve.jinja")
-        return self._ids(template.render(problem=self.as_data(problem)))
+        return self._ids(self._render("solve", problem=self.as_data(problem)))
 
     def judge_ids(
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
@@ -88,9 +102,8 @@ class PromptBuilder:
 
     def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
         """The prompt after which the judge explains and gives a solution its points."""
-        template = self.templates.get_template("points.jinja")
         texts = [self.as_data(text, judged=True) for text in (problem, "\n".join(steps))]
-        return self._ids(template.render(problem=texts[0], solution=texts[1]))
+        return self._ids(self._render("points", problem=texts[0], solution=texts[1]))
 
     def verdict_choices(self) -> tuple[int, int]:
         """The ids of the letters A and B as they follow ``[[``."""
@@ -116,7 +129,8 @@ class PromptBuilder:
     def _judge_text(
         self, name: str, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
     ) -> str:
-        return self.templates.get_template(f"{name}.jinja").render(
+        return self._render(
+            name,
             problem=self.as_data(problem, judged=True),
             steps_so_far=[self.as_data(step, judged=True) for step in steps_so_far],
             step_a=self.as_data(step_a, judged=True),
@@ -127,22 +141,34 @@ class PromptBuilder:
         """A problem's or a model's text as it may stand in a prompt: without the tokenizer's control
         tokens and, where it is to be judged, without a judge's verdicts and a template's section marks.
         A space after their first character makes them plain text; all other text is as it was."""
-        patterns = (self.control, self.marks) if judged else (self.control,)
-        for pattern in patterns:
-            text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        for pattern in (self.control, self.marks) if judged else (self.control,):
+            text = pattern.sub(apart, text)
         return text
 
     def _marks(self) -> re.Pattern[str]:
-        """Verdicts, and what the templates of judging begin their lines with: in brackets it is a mark
-        wherever it stands, else at the start of a line."""
+        """Verdicts, and what the templates of judging begin their lines with: a mark of letters at the
+        start of a line, any other (and brackets behind a text) wherever it stands."""
         steps = {"steps_so_far": [HOLE], "step_a": HOLE, "step_b": HOLE, "solution": HOLE}
-        starts = set()
+        starts, ends = set(), set()
         for name in ("judge", "verdict", "points"):
-            text = self.templates.get_template(f"{name}.jinja").render(problem=HOLE, **steps)
-            starts |= {line.split(HOLE)[0].strip() for line in text.splitlines()}
-        marks = [re.escape(start) for start in sorted(starts, key=len, reverse=True) if start]
-        places = ["" if mark.startswith(r"\[") else r"(?<![^\n])" for mark in marks]
-        return re.compile("|".join([*VERDICTS, *map("".join, zip(places, marks, strict=True))]))
+            text = self._render(name, problem=HOLE, **steps)
+            for line in text.splitlines():
+                start, *rest = map(str.strip, line.split(HOLE))
+                starts.add(start)
+                ends |= {end for end in rest if end.startswith(BRACKETS)}
+        letters = {start for start in starts if start[:1].isalnum()}
+        anywhere = "|".join([*VERDICTS, any_of((starts | ends) - letters - {""})])
+        return re.compile(rf"{anywhere}|{LINE_START}\s*(?:{any_of(letters)})")
+
+    def _render(self, name: str, **values: Any) -> str:
+        """A template filled in. Raises ``PsrError`` that names it and says what is wrong with it."""
+        try:
+            return self.templates.get_template(f"{name}.jinja").render(**values)
+        except jinja2.TemplateError as error:
+            raise PsrError(
+                f"prompts.templates: {self.folder / name}.jinja: {error}; it may use the names that the "
+                "built-in ones use"
+            ) from error
 
     def _ids(self, text: str) -> tuple[int, ...]:
         if not self.chat:
@@ -162,7 +188,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the tokenizers library: a bare one
         raise PsrError(
             f"model {model}: no tokenizer could be loaded ({' '.join(str(error).split())[:200]}); "
             "give a folder in Hugging Face format"

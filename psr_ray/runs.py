@@ -6,26 +6,21 @@ has the key asked for is complete and is skipped; a folder without one is gone o
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
-import socket
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.files import Json, read_json, write_text
+from psr_ray.folders import FolderLock, contents, drop_unfinished
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
@@ -35,10 +30,6 @@ CHECKPOINTS = "checkpoints"
 FORMAT = 3
 # Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
 FINGERPRINT_BYTES = 2**22
-
-# Less free space than this is a full disk.
-PROBE_BYTES = 2**20
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
@@ -90,7 +81,7 @@ class Stage:
 
     def open(self) -> None:
         """Prepare the folder: keep unfinished work of the same key, clear anything else."""
-        if self.folder.exists() and not self.was_opened:
+        if self.folder.exists() and contents(self.folder) and not self.was_opened:
             self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
@@ -109,8 +100,9 @@ class Stage:
             shutil.rmtree(self.folder)
 
     def tidy(self) -> None:
-        """Let go of what a complete stage no longer needs."""
+        """Let go of what a complete stage no longer needs, and of what killed processes left."""
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        drop_unfinished(self.folder)
 
 
 class RunDirectory:
@@ -119,8 +111,7 @@ class RunDirectory:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.path = config.run_dir.absolute()
-        self.holder = self.path / "_HOLDER.json"
-        self._lock = FileLock(self.path / ".lock")
+        self.lock = FolderLock(self.path)
 
     def stage(self, name: str, settings: Any, inputs: Sequence[Stage] = ()) -> Stage:
         """The stage of that name for these settings and inputs; the shared run's, if it has it."""
@@ -137,22 +128,12 @@ class RunDirectory:
         Raises ``PsrError`` where another process holds it, or where it holds a run with another
         config (unless ``accept_changes``; stages whose settings changed are then redone).
         """
+        self.lock.acquire()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            holder = read_json(self.holder) or {}
-            raise PsrError(
-                f"run folder {self.path} is in use by process {holder.get('pid', '?')} on "
-                f"{holder.get('host', '?')} since {holder.get('since', '?')}; wait for it, or give "
-                "this run another name"
-            ) from None
-        except OSError as error:
-            raise PsrError(f"run folder {self.path} cannot be written: {error.strerror}") from error
-        self._check_config(accept_changes)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        write_text(self.holder, json.dumps(owner))
+            self._check_config(accept_changes)
+        except PsrError:
+            self.lock.release()
+            raise
         write_text(
             self.path / "config.yaml",
             yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False),
@@ -160,14 +141,12 @@ class RunDirectory:
 
     def release(self) -> None:
         """Give the folder up."""
-        with contextlib.suppress(OSError):  # the folder may be read-only by now
-            self.holder.unlink(missing_ok=True)
-        self._lock.release()
+        self.lock.release()
 
     def _check_config(self, accept_changes: bool) -> None:
         stored = self.path / "config.yaml"
         if not stored.is_file():
-            others = [name for name in visible(self.path) if name != self.holder.name]
+            others = contents(self.path)
             if others:
                 raise PsrError(
                     f"run folder {self.path} holds files that are no run ({', '.join(others[:3])}); "
@@ -183,50 +162,6 @@ class RunDirectory:
                 f"run folder {self.path} holds a run with another config ({'; '.join(changes[:5])})"
                 "; give this run another name, or --update to redo what the changes touch"
             )
-
-
-def visible(folder: Path) -> list[str]:
-    """Names in a folder, without locks and files that were not finished."""
-    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-
-
-@contextlib.contextmanager
-def disk_checked(folder: Path) -> Iterator[None]:
-    """Inside, a disk that takes nothing more is a ``PsrError``, whatever it made of itself and in
-    whichever process."""
-    try:
-        yield
-    except PsrError:
-        raise
-    except Exception as error:
-        why = disk_problem(error) or write_problem(folder)
-        if why is None:
-            raise
-        raise PsrError(
-            f"folder {folder}: {why}; what is finished is kept: mend it, and the same command goes on"
-        ) from error
-
-
-def disk_problem(error: BaseException | None) -> str | None:
-    """What an error, or one that caused it, says of a disk that takes nothing more."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            return os.strerror(error.errno)
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return None
-
-
-def write_problem(folder: Path) -> str | None:
-    """Why nothing can be written in a folder; None where it can."""
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        probe.write_bytes(bytes(PROBE_BYTES))
-    except OSError as error:
-        return error.strerror if error.errno in DISK_ERRORS else None
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-    return None
 
 
 def differences(old: Json, new: Json, prefix: str = "") -> list[str]:

@@ -34,6 +34,16 @@ def ray_up():
         yield
 
 
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory):
+    """24 pairs from 12 searches, and 24 solutions, of the embedded problems."""
+    from trainings import write_preferences
+
+    folder = tmp_path_factory.mktemp("preferences")
+    write_preferences(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -3,6 +3,7 @@
 ``make faults`` runs these and prints what the ``record`` fixture gathered (docs/reliability.md).
 """
 
+import errno
 import os
 import re
 import signal
@@ -13,12 +14,15 @@ import time
 
 import psutil
 import pytest
+import ray
 from conftest import ROOT
 
+from actors.pipeline import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.folders import disk_checked
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA, problem_row
 from psr_ray.seed.arithmetic import ift_problems
@@ -132,6 +136,37 @@ def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
         do(Dying)
     do()  # the cause is mended
     assert sorted(ids_in(tmp_path / "solve")) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(OSError(errno.ENOSPC, "planted"), "No space left"), (PsrError("planted"), "planted")],
+)
+def test_what_a_worker_raises_reaches_the_command_as_it_is(ray_up, tmp_path, error, said):
+    class Failing(EngineWorker):
+        def __call__(self, batch):
+            raise error
+
+    _, do = stage(tmp_path, 4, "solve")
+    with pytest.raises(PsrError, match=said), disk_checked(tmp_path):
+        result_of(ray.remote(num_cpus=0)(do).remote(Failing))
+
+
+def test_an_engines_own_process_ends_with_its_worker(tmp_path):
+    """(On GPU vLLM's EngineCore, here any child: a killed process ends none itself.)"""
+    script = (
+        "import subprocess, time; from psr_ray.guard import guard_children;"
+        "child = subprocess.Popen(['sleep', '1000']); pipe = guard_children();"
+        "print(child.pid, flush=True); time.sleep(1000)"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(worker.stdout.readline()))
+    time.sleep(1)
+    assert child.is_running()
+    worker.kill()
+    worker.wait()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running()
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(ray_up, tmp_path):

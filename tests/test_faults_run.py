@@ -1,7 +1,6 @@
 """Faults in each stage of a whole run: the same command goes on, and nothing is lost."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from psr_ray.shards import read_rows, shards
+from benchmarks.whole import expected_and_found
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 PSR = Path(sys.executable).with_name("psr-ray")
@@ -62,28 +61,7 @@ def finish(runs, errors=None):
     """The run to its end; then every stage's rows against its input."""
     command = Command(runs, errors)
     assert command.process.wait(600) == 0, command.errors.read_text()
-    return rows_of(command.run_dir)
-
-
-def rows_of(run_dir):
-    """Expected and found (stage, task, id) of all engine stages, and the steps of all trainings."""
-    measured = ["heldout", "judge", "heldout-search", "heldout-sample"]
-    wanted = {"evaluate-M1": measured, "search-1": ["search-1"], "evaluate-M2": measured}
-    expected, found = [], []
-    for stage, files in wanted.items():
-        inputs = [run_dir / "data" / f"{name}.parquet" for name in files]
-        if stage == "evaluate-M2":
-            inputs.append(run_dir / "evaluate-M1" / "probes.parquet")
-        for row in read_rows(path for path in inputs if path.exists()):
-            expected.append((stage, row["task"], row["id"]))
-        for folder in {part.parent for part in (run_dir / stage).glob("*/part-*.parquet")}:
-            found += [(stage, folder.name, row["id"]) for row in read_rows(shards(folder))]
-    for stage in ("sft", "train-1"):
-        steps = [json.loads(line)["step"] for line in (run_dir / stage / "metrics.jsonl").open()]
-        num = json.loads((run_dir / stage / "training.json").read_text())["num_steps"]
-        expected += [(stage, "step", number + 1) for number in range(num)]
-        found += [(stage, "step", step) for step in steps]
-    return expected, found
+    return expected_and_found(command.run_dir)
 
 
 def is_ray_agent(process):
@@ -127,7 +105,7 @@ def test_the_driver_actor_is_killed_in_each_stage(tmp_path, record):
             drivers[-1].kill()
             num += 1
     assert command.process.wait(600) == 0, command.errors.read_text()
-    expected, found = rows_of(command.run_dir)
+    expected, found = expected_and_found(command.run_dir)
     record("driver actor killed, a stage each", num, expected, found, (time.time() - started) / num)
 
 
@@ -171,7 +149,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record
     done = submit()
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
-    record("ray job stop (everything ends)", 1, *rows_of(run_dir), seconds)
+    record("ray job stop (everything ends)", 1, *expected_and_found(run_dir), seconds)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import threading
 import time
 
 import psutil
@@ -145,6 +146,29 @@ def test_a_grading_process_that_is_killed_is_replaced(monkeypatch):
     psutil.wait_procs(graders)
     assert graders
     assert is_equal("\\frac{2}{5}", "\\dfrac{4}{10}")
+
+
+def test_a_right_answer_is_right_though_its_grading_process_is_killed_at_it():
+    graded = []
+
+    def grade():
+        while len(graded) < 5000:
+            number = len(graded) + 2
+            graded.append(
+                grading.equal(f"\\frac{{1}}{{{number}}}", f"\\dfrac{{2}}{{{2 * number}}}")
+            )
+
+    thread = threading.Thread(target=grade)
+    thread.start()
+    for _ in range(2):
+        before = len(graded)
+        while len(graded) < before + 20:
+            time.sleep(0.01)
+        for process in psutil.Process().children():
+            if "spawn_main" in " ".join(process.cmdline()):
+                process.kill()
+    thread.join()
+    assert all(graded)
 
 
 KEYS = ["problem", "question", "answer", "solution", "id", "plan", "steps_so_far", "unique_id"]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from psr_ray.config.base import Frozen, NonNegative, Positive, Probability
+from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.training import DPOConfig, SFTConfig
 
@@ -109,10 +109,10 @@ class EngineConfig(Frozen):
     max_rows_in_flight: Positive = 512
     """Searches an engine works on at once; the next ones start as these end."""
     hang_s: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds without a token after which an engine is taken for hung and its process ended; a problem
-    that was at work in two such engines is set aside."""
+    """Seconds without a step of the engine after which it is taken for hung and its process ended; a
+    problem that was at work in two such engines is set aside."""
 
-    max_failed_share: Probability = 0.5
+    max_failed_share: Share = 0.5
     """Share of a stage's rows that may fail (a problem too long, say, or one that kills its engine)
     before the stage does."""
 

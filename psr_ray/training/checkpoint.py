@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from psr_ray.errors import PsrError
 from psr_ray.files import read_json, write_text
 from psr_ray.runs import CHECKPOINTS
 from psr_ray.training.distributed import Worker
+from psr_ray.training.terms import Term
 from psr_ray.training.worker import LATEST
 
 # Plain classes in the files of ZeRO 1 to 3.
@@ -29,9 +33,16 @@ class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
     """DeepSpeed's files, read as tensors and plain values: a pickle that calls anything is refused."""
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """The content of a file."""
-        with torch.serialization.safe_globals(SAFE):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        """The content of a file. Raises ``PsrError`` where it is damaged or would run code."""
+        try:
+            with torch.serialization.safe_globals(SAFE):
+                return torch.load(path, map_location=map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise PsrError(
+                f"{path}: damaged, or no checkpoint of this program ({said}); delete "
+                f"{Path(path).parent.parent} to start the training over"
+            ) from error
 
 
 class Checkpoints:
@@ -41,27 +52,43 @@ class Checkpoints:
     that died while writing, and goes with the next one.
     """
 
-    def __init__(self, out: Path, engine: Any, training: TrainingConfig, worker: Worker) -> None:
+    def __init__(
+        self,
+        out: Path,
+        engine: Any,
+        training: TrainingConfig,
+        worker: Worker,
+        terms: Sequence[Term],
+    ) -> None:
+        """Checkpoints of a training on these ``terms``, in the folder ``out``."""
         self.folder = out / CHECKPOINTS
-        self.engine, self.training, self.worker = engine, training, worker
+        self.engine, self.worker = engine, worker
         engine.checkpoint_engine = TensorsOnly()
-
-    def _shape(self) -> dict[str, Any]:
-        """What a checkpoint's shards depend on."""
-        return {"num_workers": self.worker.num_workers, "zero_stage": self.training.zero_stage}
+        plans = [[[row.id for row in term.rows], term.plan] for term in terms]
+        # what a checkpoint's shards and steps depend on
+        self.basis = {
+            "num_workers": worker.num_workers,
+            "zero_stage": training.zero_stage,
+            "batches": hashlib.sha256(json.dumps(plans).encode()).hexdigest()[:16],
+        }
 
     def restore(self) -> int:
         """Load the newest checkpoint; returns the number of steps that are done, 0 without one.
 
-        Raises ``PsrError`` where it was written by other workers than these."""
+        Raises ``PsrError`` where it was written by other workers than these, or on other batches (those
+        of another ``tokens_per_pass``, say, which leaves out rows that do not fit)."""
         latest = self.worker.from_first(read_json(self.folder / LATEST))
         if latest is None:
             return 0
-        stored = {name: latest[name] for name in self._shape()}
-        if stored != self._shape():
+        changes = [
+            f"{name} {latest.get(name)}, now {value}"
+            for name, value in self.basis.items()
+            if latest.get(name) != value
+        ]
+        if changes:
             raise PsrError(
-                f"{self.folder}: the checkpoint after step {latest['step']} is of {stored}, this "
-                f"training of {self._shape()}; set them back, or delete the folder to start over"
+                f"{self.folder}: the checkpoint after step {latest['step']} is of another training "
+                f"({'; '.join(changes)}); set back what changed, or delete the folder to start over"
             )
         self.engine.load_checkpoint(str(self.folder), tag=f"step-{latest['step']}")
         return int(latest["step"])
@@ -73,7 +100,7 @@ class Checkpoints:
         os.sync()  # its files are on the disk before they are named
         self.worker.wait()
         if self.worker.rank == 0:
-            write_text(self.folder / LATEST, json.dumps({"step": step, **self._shape()}))
+            write_text(self.folder / LATEST, json.dumps({"step": step, **self.basis}))
             for old in self.folder.glob("step-*"):
                 if old.name != tag:
                     shutil.rmtree(old)

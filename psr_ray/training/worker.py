@@ -116,7 +116,7 @@ def train(job: TrainingJob) -> None:
     check = partial(loop.check_first_dpo_loss, tolerance=tolerance) if work.pair_plan else None
     units = [unit for term in terms for unit in term.units(term.plan[0], budget)]
     check_packing(engine, units, TOLERANCES[dtype], device)
-    checkpoints = Checkpoints(job.out, engine, training, worker)
+    checkpoints = Checkpoints(job.out, engine, training, worker, terms)
     num_done = checkpoints.restore()  # after the reference, which is the policy before any step
     writer = MetricsWriter(job.out, progress, num_steps, rank, num_done)
     try:

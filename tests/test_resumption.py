@@ -1,0 +1,117 @@
+"""Training workers that are killed: the training goes on from its last checkpoint, and from no other."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from hostile import Payload
+from trainings import difference, train
+
+from psr_ray.errors import PsrError
+
+pytestmark = pytest.mark.slow
+
+
+class Killer(threading.Thread):
+    """Kills a training worker once a folder holds a checkpoint; ``step`` is that one's, ``lines`` are
+    the metrics up to it."""
+
+    def __init__(self, out):
+        super().__init__(daemon=True)
+        self.out, self.step = out, None
+
+    def run(self):
+        latest = self.out / "checkpoints" / "latest.json"
+        while not latest.exists():
+            time.sleep(0.01)
+        self.step = json.loads(latest.read_text())["step"]
+        self.lines = (self.out / "metrics.jsonl").read_text().splitlines()[: self.step]
+        os.kill(training_workers()[-1].pid, signal.SIGKILL)
+        self.killed_at = time.time()
+
+
+def training_workers():
+    """Processes of this Ray's training workers, nobody else's."""
+    ours = psutil.Process().children(recursive=True)
+    return [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
+def test_a_training_whose_workers_are_killed_again_and_again_is_one_line(
+    ray_up, preferences, tmp_path
+):
+    over = threading.Event()
+
+    def kill():
+        while not over.wait(0.1):
+            for process in training_workers()[-1:]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        with pytest.raises(PsrError, match="workers were killed 2 times without a checkpoint"):
+            train(preferences, tmp_path / "out", "sft", "sft.num_workers=2")
+    finally:
+        over.set()
+        killer.join()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, zero, record):
+    settings = [
+        "dpo.num_workers=2", f"dpo.zero_stage={zero}", "dpo.checkpoint_steps=3", "dpo.num_epochs=4",
+        "dpo.batch_size=4", "dpo.solutions_per_batch=4",
+    ]  # fmt: skip
+    whole, steps = train(preferences, tmp_path / "whole", "dpo", *settings)
+    killer = Killer(tmp_path / "killed")
+    killer.start()
+    model, others = train(preferences, tmp_path / "killed", "dpo", *settings)
+    assert killer.step is not None
+    assert killer.step < len(steps)
+    expected = list(range(1, len(steps) + 1))
+    assert [s["step"] for s in steps] == expected
+    fault = f"training worker killed, ZeRO {zero}, 2 workers"
+    record(fault, 1, expected, [s["step"] for s in others], time.time() - killer.killed_at)
+    lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert (
+        lines[: killer.step] == killer.lines
+    )  # those steps (their speeds too) were not taken again
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_training_that_ended_before_its_manifest_is_done_again_from_its_checkpoint(
+    ray_up, preferences, tmp_path
+):
+    settings = ("sft.num_workers=1", "sft.checkpoint_steps=2", "sft.num_epochs=2")
+    out = tmp_path / "out"
+    first, steps = train(preferences, out, "sft", *settings)
+    model_file = out / "model" / "model.safetensors"
+    before = model_file.stat().st_mtime_ns
+    again, others = train(preferences, out, "sft", *settings)
+    assert model_file.stat().st_mtime_ns > before
+    assert (
+        [s["step"] for s in others] == [s["step"] for s in steps] == list(range(1, len(steps) + 1))
+    )
+    rates = [[step["tokens_per_s"] for step in run] for run in (steps, others)]
+    changed = [a != b for a, b in zip(*rates, strict=True)]
+    kept = json.loads((out / "checkpoints" / "latest.json").read_text())["step"]
+    assert 0 < kept < len(steps)
+    assert changed == [number > kept for number in range(1, len(steps) + 1)]
+    assert difference(first, again) < 1e-6
+
+    with pytest.raises(PsrError, match=r"another training \(batches \w+, now \w+\)"):
+        train(preferences, out, "sft", *settings, "sft.ift_per_batch=0.5")
+    [states] = (out / "checkpoints").glob("step-*/mp_rank_00_model_states.pt")
+    torch.save({"module": Payload(tmp_path / "ran")}, states)
+    with pytest.raises(PsrError, match=r"model_states.pt: damaged, or no checkpoint"):
+        train(preferences, out, "sft", *settings)
+    assert not (tmp_path / "ran").exists()
