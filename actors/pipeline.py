@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from actors.stream import run_rows
-from actors.trainer import user_error
+from actors.trainer import first_line, user_error
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
@@ -136,11 +136,6 @@ def result_of(pending: Any) -> Json:
             raise
         raise found from error
     return manifest
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def python_path() -> dict[str, str]:

@@ -12,6 +12,8 @@ from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
 MAX_IDLE_DEATHS = 2
+# Times a group of workers may fail to start, or to find its resources within a minute.
+MAX_FAILED_STARTS = 20
 
 
 def run_training(job: TrainingJob) -> None:
@@ -20,13 +22,19 @@ def run_training(job: TrainingJob) -> None:
     Workers that die are replaced, and go on from the last checkpoint. A ``PsrError`` of theirs is
     raised as it is; any other error once it has come back ``MAX_IDLE_DEATHS`` times without progress.
     """
-    from ray.train import TrainingFailedError
+    from ray.train import ControllerError, TrainingFailedError
 
     num_deaths = 0
     while True:
         kept = steps_kept(job.out)
         try:
             fit(job)
+        except ControllerError as error:
+            raise PsrError(
+                f"{job.stage}: {job.training.num_workers} training workers could not be started "
+                f"({first_line(error.controller_failure)}); see that the cluster has their CPUs, GPUs and "
+                "memory; the same command goes on"
+            ) from error
         except TrainingFailedError as error:
             for cause in getattr(error, "worker_failures", {}).values():
                 found = user_error(cause)
@@ -45,7 +53,7 @@ def run_training(job: TrainingJob) -> None:
             logging.getLogger("psr_ray").warning(
                 "%s: a training worker died (%s); going on after step %d",
                 job.stage,
-                str(error).strip().splitlines()[-1][:200] if str(error).strip() else "no reason",
+                first_line(error),
                 now,
             )
         else:
@@ -54,7 +62,7 @@ def run_training(job: TrainingJob) -> None:
 
 def fit(job: TrainingJob) -> None:
     """One group of workers, from the last checkpoint to the end."""
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     training = job.training
@@ -72,6 +80,7 @@ def fit(job: TrainingJob) -> None:
         ),
         run_config=RunConfig(
             name="ray_train",
+            failure_config=FailureConfig(controller_failure_limit=MAX_FAILED_STARTS),
             storage_path=str(job.out.absolute()),
             worker_runtime_env={"env_vars": environment(training)},
         ),
@@ -84,6 +93,11 @@ def was_killed(error: Any) -> bool:
     causes = getattr(error, "worker_failures", {}).values()
     found = [getattr(cause, "health_check_failure", cause) for cause in causes]
     return any(isinstance(cause, RayActorError) for cause in found)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def user_error(error: BaseException | None) -> PsrError | None:

@@ -65,12 +65,7 @@ class Head:
 
     def processes(self, *marks: str) -> list[psutil.Process]:
         """The node's processes whose command lines hold one of the marks."""
-        found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if any(mark in " ".join(process.cmdline()) for mark in marks):
-                    found.append(process)
-        return found
+        return children(self.process.pid, *marks)
 
     def end(self) -> None:
         """End it and all that runs on it."""
@@ -82,6 +77,16 @@ class Head:
                 process.kill()
         self.process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def children(pid: int, *marks: str) -> list[psutil.Process]:
+    """A process's descendants whose command lines hold one of the marks."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(mark in " ".join(process.cmdline()) for mark in marks):
+                found.append(process)
+    return found
 
 
 def free_port() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from psr_ray.errors import PsrError
 
 # Engines and training workers hold the cores; reading files and coordination need slots beside them.
 SPARE_SLOTS = 4
+
+# Seconds within which a cluster's address answers.
+CONNECT_S = 10.0
 
 
 def wanted_gpus(config: Config) -> int:
@@ -36,14 +40,18 @@ def join() -> None:
     """Join the cluster this process belongs to. Raises ``PsrError`` where it does not answer."""
     import ray
 
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "/" not in host:  # Ray itself would try for minutes, deaf to signals
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())[:300]
         raise PsrError(
-            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '')}: no cluster could be joined ({said}); "
-            "mend the address or, where the cluster asks for a token, RAY_AUTH_MODE and "
-            "RAY_AUTH_TOKEN; without RAY_ADDRESS a local Ray is started"
+            f"RAY_ADDRESS {address}: no cluster could be joined ({said}); mend the address or, where "
+            "the cluster asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN; without RAY_ADDRESS a "
+            "local Ray is started"
         ) from error
 
 

@@ -21,9 +21,8 @@ VERDICT_OPENING = "[["
 # What only a judge may write, wherever it stands.
 VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
 HOLE = "\0"
-BRACKETS = ("<", "[")
-# Added tokens that are no special ones, but no plain text either: <think>, [INST].
-MARKUP = re.compile(r"<.+>|\[.+\]")
+# Tokens and marks that are no plain text: <think>, </answer>, [INST].
+MARKUP = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 LINE_START = r"(?:\A|(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
 
 
@@ -155,7 +154,7 @@ class PromptBuilder:
             for line in text.splitlines():
                 start, *rest = map(str.strip, line.split(HOLE))
                 starts.add(start)
-                ends |= {end for end in rest if end.startswith(BRACKETS)}
+                ends |= {mark for part in rest for mark in MARKUP.findall(part)}
         letters = {start for start in starts if start[:1].isalnum()}
         anywhere = "|".join([*VERDICTS, any_of((starts | ends) - letters - {""})])
         return re.compile(rf"{anywhere}|{LINE_START}\s*(?:{any_of(letters)})")

@@ -20,6 +20,7 @@ from conftest import ROOT
 from actors.pipeline import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
+from benchmarks.heads import children
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.folders import disk_checked
@@ -55,8 +56,7 @@ def ids_in(folder):
 
 def engines():
     """Processes of engine workers of this Ray."""
-    ours = psutil.Process().children(recursive=True)
-    return [p for p in ours if "MapWorker" in " ".join(p.cmdline())]
+    return children(os.getpid(), "MapWorker")
 
 
 class Saboteur(threading.Thread):

@@ -52,7 +52,9 @@ class Command:
         """Seconds until none of the family is left."""
         started = time.time()
         self.process.wait(END_S)
-        _, alive = psutil.wait_procs(family, timeout=END_S)
+        _, alive = psutil.wait_procs(
+            [p for p in family if p.is_running() and not is_ray_agent(p)], timeout=END_S
+        )
         assert not alive, [p.cmdline() for p in alive]
         return time.time() - started
 
@@ -86,7 +88,7 @@ def test_the_command_is_killed_in_each_stage(tmp_path, record):
         kept = now
     expected, found = finish(tmp_path)
     for command, family in killed:
-        command.ended([p for p in family if p.is_running() and not is_ray_agent(p)])
+        command.ended(family)
     record(
         "command killed (SIGKILL), a stage each",
         num,
@@ -186,7 +188,7 @@ def test_a_disk_that_takes_nothing_more_in_each_stage(tmp_path, disk, record, fa
         caught, family = command.wait_for(stage), command.family()
         if fault == "folder read-only" or not caught:
             command.process.kill()
-            command.ended([p for p in family if not is_ray_agent(p)])
+            command.ended(family)
         if not caught:
             continue
         if fault == "folder read-only":
@@ -202,7 +204,7 @@ def test_a_disk_that_takes_nothing_more_in_each_stage(tmp_path, disk, record, fa
         assert reason in said
         assert "Traceback" not in said
         assert len(said.strip().splitlines()) == 1
-        command.ended([p for p in family if p.is_running() and not is_ray_agent(p)])
+        command.ended(family)
         disk("remount,rw") if fault == "folder read-only" else ballast.unlink()
         num += 1
     expected, found = finish(runs, errors)

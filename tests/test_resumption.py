@@ -13,6 +13,8 @@ import torch
 from hostile import Payload
 from trainings import difference, train
 
+from actors import trainer
+from benchmarks.heads import children
 from psr_ray.errors import PsrError
 
 pytestmark = pytest.mark.slow
@@ -38,25 +40,36 @@ class Killer(threading.Thread):
 
 def training_workers():
     """Processes of this Ray's training workers, nobody else's."""
-    ours = psutil.Process().children(recursive=True)
-    return [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
+    return children(os.getpid(), "RayTrainWorker")
 
 
-def test_a_training_whose_workers_are_killed_again_and_again_is_one_line(
-    ray_up, preferences, tmp_path
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("as they start", "2 training workers could not be started"),
+        ("as they train", "workers were killed 2 times without a checkpoint"),
+    ],
+)
+def test_a_training_whose_workers_only_die_is_one_line(
+    ray_up, preferences, tmp_path, monkeypatch, when, said
 ):
-    over = threading.Event()
+    monkeypatch.setattr(trainer, "MAX_FAILED_STARTS", 1)
+    over, metrics = threading.Event(), tmp_path / "out" / "metrics.jsonl"
 
     def kill():
-        while not over.wait(0.1):
-            for process in training_workers()[-1:]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        seen = 0
+        while not over.wait(0.05):
+            trains = metrics.exists() and metrics.stat().st_mtime_ns > seen
+            if when == "as they start" or trains:
+                for process in training_workers()[-1:]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            seen = metrics.stat().st_mtime_ns + 10**9 if trains else seen
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
-        with pytest.raises(PsrError, match="workers were killed 2 times without a checkpoint"):
+        with pytest.raises(PsrError, match=said):
             train(preferences, tmp_path / "out", "sft", "sft.num_workers=2")
     finally:
         over.set()

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.folders import FolderLock
 from psr_ray.rows import TASK_SCHEMA
 from psr_ray.runs import RunDirectory, fingerprint
 from psr_ray.shards import finished_ids, read_rows, write_shard
@@ -103,6 +104,23 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
     )
     assert f"in use by process {os.getpid()}" in second.stderr
     run.release()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    from actors.pipeline import do_rows
+
+    config = load_config(ROOT / "configs" / "demo.yaml")
+    (tmp_path / ".bashrc").write_text("x")
+    with pytest.raises(PsrError, match="holds other results"):
+        do_rows(config, "search", "", None, 1, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".bashrc"]
+
+    ours = tmp_path / "ours"
+    lock = FolderLock(ours)
+    lock.acquire()
+    with pytest.raises(PsrError, match=f"in use by process {os.getpid()}"):
+        do_rows(config, "search", "", None, 1, ours)
+    lock.release()
 
 
 def test_shards_hold_a_row_once_even_when_a_batch_is_done_twice(tmp_path):
