@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
 
-test: install  ## all tests but whole runs killed in each stage; the slow ones with real engines too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+test: install  ## all tests but the long ones of make faults; those with faults one by one, at the end
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (faults or soak)"
+	$(BIN)/python -m pytest -m "(faults or soak) and not long"
 
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"

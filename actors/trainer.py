@@ -32,8 +32,8 @@ def run_training(job: TrainingJob) -> None:
         except ControllerError as error:
             raise PsrError(
                 f"{job.stage}: {job.training.num_workers} training workers could not be started "
-                f"({first_line(error.controller_failure)}); see that the cluster has their CPUs, GPUs and "
-                "memory; the same command goes on"
+                f"({first_line(error.controller_failure)}); see that the cluster has their CPUs, GPUs "
+                "and memory; the same command goes on"
             ) from error
         except TrainingFailedError as error:
             for cause in getattr(error, "worker_failures", {}).values():

@@ -28,12 +28,14 @@ class Head:
     def __init__(self, log: Path, **variables: str) -> None:
         ports = [free_port() for _ in range(4)]  # another Ray on this machine has the usual ones
         self.folder = Path(f"/tmp/psr-{ports[0]}")
-        self.address = f"127.0.0.2:{ports[0]}"
+        self.address = f"127.0.0.1:{ports[0]}"
         self.dashboard = f"http://127.0.0.1:{ports[1]}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        self.environment = dict(os.environ) | token
+        # all its ports on loopback, as on macOS (see psr_ray.cluster.start_local)
+        local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        self.environment = dict(os.environ) | token | local
         command = [
-            RAY, "start", "--head", "--block", "--num-cpus=6", "--node-ip-address=127.0.0.2",
+            RAY, "start", "--head", "--block", "--num-cpus=6", "--node-ip-address=127.0.0.1",
             f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
             f"--dashboard-agent-listen-port={ports[2]}", f"--dashboard-agent-grpc-port={ports[3]}",
             "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={self.folder}",

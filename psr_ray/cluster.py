@@ -18,6 +18,7 @@ SPARE_SLOTS = 4
 
 # Seconds within which a cluster's address answers.
 CONNECT_S = 10.0
+LOOPBACK = "127.0.0.1"
 
 
 def wanted_gpus(config: Config) -> int:
@@ -34,6 +35,33 @@ def local_gpus() -> int:
     import torch
 
     return int(torch.cuda.device_count())
+
+
+def start_local(num_gpus: int) -> None:
+    """Start a Ray of this machine alone, with all its ports on loopback."""
+    import ray
+    from ray._private import ray_constants
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray keeps 127.0.0.1 as its address only where clusters are off, as they are on macOS; elsewhere it
+    # takes the network's, and listens there
+    ray_constants.ENABLE_RAY_CLUSTER = (
+        False  # read by this process, the variable by those it starts
+    )
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    try:
+        ray.init(
+            address="local",
+            _node_ip_address=LOOPBACK,
+            num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        ray_constants.ENABLE_RAY_CLUSTER = True
 
 
 def join() -> None:
@@ -81,16 +109,7 @@ def connected(config: Config) -> Iterator[None]:
                 "engine.tensor_parallel_size to 0 and sft.use_gpu, dpo.use_gpu to false to run on "
                 "CPU, or submit the job to a cluster (RAY_ADDRESS)"
             )
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
-            num_gpus=there,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_local(there)
     if end is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)  # Ray's own would abort
     try:

@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
             "dpo.num_workers": 1,
         },
         "methods": {
-            "random-pairs": {"method.ranking": "random"},
+            "process": {},
             "frozen-judge": {"method.judge": "first"},
         },
     }
@@ -59,6 +59,7 @@ def test_every_run_leaves_a_record_and_shares_what_agrees(finished):
     assert said.count("fine-tune M0 → M1") == 1  # one M1 for the seed
     [frozen] = [run for run in runs if run.method == "frozen-judge"]
     assert not (frozen.config.run_dir / "sft").exists()
+    assert sum((run.config.run_dir / "search-1").exists() for run in runs) == 1
     assert (frozen.config.run_dir / "search-2").exists()  # M2 searched, M1 judged, in one engine
     record = json.loads(frozen.record.read_text())
     assert [entry["name"] for entry in record["models"]] == ["M0", "M1", "M2", "M3"]

@@ -99,6 +99,8 @@ def test_running_again_skips_everything_without_starting_ray(run_dir):
     assert done.stdout.count("(complete)") == 8
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_a_search_cut_off_half_way_keeps_its_finished_rows(run_dir):
     stage = run_dir / "search-1"
     kept, *gone = shards(stage / "search")

@@ -78,6 +78,7 @@ def kill_an_engine():
     os.kill(engines()[0].pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_an_engine_killed_in_mid_search_and_again(ray_up, tmp_path, record):
     expected, do = stage(tmp_path, 48)
     saboteur = Saboteur(tmp_path / "search", kill_an_engine, at=(4, 20))
@@ -111,7 +112,7 @@ def poisoned(poison, how):
     return PoisonedWorker
 
 
-@pytest.mark.parametrize("how", ["hang", "die"])
+@pytest.mark.parametrize("how", ["hang", pytest.param("die", marks=pytest.mark.long)])
 def test_a_problem_that_kills_its_engine_twice_is_set_aside(ray_up, tmp_path, record, how):
     expected, do = stage(tmp_path, 24, "search", "engine.hang_s=8")
     poison = expected[7]
@@ -126,6 +127,7 @@ def test_a_problem_that_kills_its_engine_twice_is_set_aside(ray_up, tmp_path, re
     record(fault, 2, expected, ids_in(tmp_path / "search"), time.time() - started)
 
 
+@pytest.mark.long
 def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
     class Dying(EngineWorker):
         def _task(self, row):

@@ -43,11 +43,16 @@ def training_workers():
     return children(os.getpid(), "RayTrainWorker")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("when", "said"),
     [
         ("as they start", "2 training workers could not be started"),
-        ("as they train", "workers were killed 2 times without a checkpoint"),
+        pytest.param(
+            "as they train",
+            "workers were killed 2 times without a checkpoint",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_training_whose_workers_only_die_is_one_line(
@@ -77,6 +82,7 @@ def test_a_training_whose_workers_only_die_is_one_line(
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, zero, record):
     settings = [
@@ -101,6 +107,7 @@ def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, 
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.faults
 def test_a_training_that_ended_before_its_manifest_is_done_again_from_its_checkpoint(
     ray_up, preferences, tmp_path
 ):

@@ -6,6 +6,7 @@ from benchmarks.soak import soak
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_runs_in_a_loop_with_random_faults_lose_nothing_and_leave_nothing():
     result = soak(minutes=5, every_s=40, seed=1)

@@ -1,8 +1,11 @@
 """A search on a cluster of a head without engines and a worker node that goes (test_faults.py)."""
 
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all ports on loopback (see psr_ray.cluster)
 
 import ray
 from ray.cluster_utils import Cluster
@@ -15,13 +18,13 @@ from psr_ray.shards import finished_ids
 folder, model = Path(sys.argv[1]), sys.argv[2]
 settings = ("engine.max_rows_in_flight=8", "engine.rows_per_shard=4", "search.max_steps=3")
 config = load_config("configs/smoke.yaml", settings)
-here = {"node_ip_address": "127.0.0.2"}  # loopback too, and Ray leaves it as it is
+here = {"node_ip_address": "127.0.0.1"}
 quick = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000}  # a minute by default
 cluster = Cluster(
     initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **here}
 )
 worker = cluster.add_node(num_cpus=2, **here)
-ray.init(address=cluster.address, _node_ip_address="127.0.0.2")
+ray.init(address=cluster.address, _node_ip_address="127.0.0.1")
 
 # the driver is on the head: on a node that goes, the pipeline would start another (actors/pipeline.py)
 head = {"node:__internal_head__": 0.001}
