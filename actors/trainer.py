@@ -63,13 +63,15 @@ def run_training(job: TrainingJob) -> None:
 def fit(job: TrainingJob) -> None:
     """One group of workers, from the last checkpoint to the end."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from actors.torch_trainer import Trainer
 
     training = job.training
     resources: dict[str, float] = {"CPU": training.cpus_per_worker}
     if training.use_gpu:
         resources["GPU"] = 1
-    trainer = TorchTrainer(
+    trainer = Trainer(
         lambda settings: train(settings["job"]),
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),

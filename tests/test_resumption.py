@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -135,3 +137,31 @@ def test_a_training_that_ended_before_its_manifest_is_done_again_from_its_checkp
     with pytest.raises(PsrError, match=r"model_states.pt: damaged, or no checkpoint"):
         train(preferences, out, "sft", *settings)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.long
+def test_a_controller_killed_as_it_starts_leaves_no_actor_on_its_cluster(head):
+    script = """
+import os, ray
+from actors.torch_trainer import CleanerCallback
+
+class Controller:
+    def begin(self):
+        CleanerCallback().after_controller_start(None)
+
+ray.init(logging_level="ERROR")
+controller = ray.remote(num_cpus=0)(Controller).remote()
+ray.get(controller.begin.remote())
+print("begun", flush=True)
+os._exit(1)
+"""
+    environment = head.environment | {"RAY_ADDRESS": head.address}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "begun" in done.stdout, done.stderr
+    over = time.time() + 30
+    while head.processes("ray::Cleaner"):
+        assert time.time() < over
+        time.sleep(0.5)
