@@ -51,7 +51,10 @@ class EngineWorker:
         self.deaths = Deaths(folder)
         self.alone = threading.Lock()
         self.ending = threading.Lock()
-        again = ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+        again = False
+        if ray.is_initialized():
+            context = ray.get_runtime_context()
+            again = context.get_actor_id() is not None and context.was_current_actor_reconstructed
         try:
             if again or self.deaths.folder.exists():
                 num_finished = sum(len(finished_ids(self._place(task)[0])) for task in SCHEMAS)

@@ -75,7 +75,7 @@ def join() -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        said = " ".join(str(error).split())[:300]
+        said = str(error.__cause__ or error).strip().splitlines()[-1][:300]
         raise PsrError(
             f"RAY_ADDRESS {address}: no cluster could be joined ({said}); mend the address or, where "
             "the cluster asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN; without RAY_ADDRESS a "

@@ -174,7 +174,7 @@ def test_a_ray_job_goes_on_with_the_run_on_its_cluster_and_nothing_shows_its_sec
     for address, said in ((head.address, "oken"), ("127.0.0.1:9", "Connection refused")):
         done = psr(
             "run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
-            "--force", "evaluate-M2", RAY_AUTH_MODE="disabled", RAY_ADDRESS=address,
+            "--force", "evaluate-M2", **stranger | {"RAY_ADDRESS": address},
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert f"RAY_ADDRESS {address}: no cluster could be joined" in done.stderr
