@@ -129,7 +129,7 @@ def soak(minutes: float, every_s: float, seed: int) -> dict[str, Any]:
         work = Soak(Path(folder), seed)
         try:
             spent = 0.0
-            while not runs or time.time() + spent / 2 < over:
+            while len(runs) < 2 or time.time() + spent / 2 < over:
                 started = time.time()
                 runs.append(work.run(f"run-{len(runs)}", every_s, over))
                 spent = time.time() - started

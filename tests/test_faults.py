@@ -112,7 +112,8 @@ def poisoned(poison, how):
     return PoisonedWorker
 
 
-@pytest.mark.parametrize("how", ["hang", pytest.param("die", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["hang", "die"])
 def test_a_problem_that_kills_its_engine_twice_is_set_aside(ray_up, tmp_path, record, how):
     expected, do = stage(tmp_path, 24, "search", "engine.hang_s=8")
     poison = expected[7]
@@ -184,6 +185,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(ray_up, tmp_path):
         do()
 
 
+@pytest.mark.long
 def test_a_node_is_taken_away_in_mid_search_and_another_joins(tmp_path, record):
     expected, _ = stage(tmp_path, 32)
     done = subprocess.run(

@@ -46,15 +46,12 @@ def training_workers():
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("when", "said"),
     [
         ("as they start", "2 training workers could not be started"),
-        pytest.param(
-            "as they train",
-            "workers were killed 2 times without a checkpoint",
-            marks=pytest.mark.long,
-        ),
+        ("as they train", "workers were killed 2 times without a checkpoint"),
     ],
 )
 def test_a_training_whose_workers_only_die_is_one_line(

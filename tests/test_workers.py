@@ -15,8 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 SPLITS = [
-    ("num_workers=1", "tokens_per_pass=512", "zero_stage=0"),
-    ("num_workers=2", "tokens_per_pass=4096", "zero_stage=0"),
+    ("num_workers=2", "tokens_per_pass=512", "zero_stage=0"),
     ("num_workers=2", "tokens_per_pass=512", "zero_stage=1"),
     ("num_workers=2", "tokens_per_pass=512", "zero_stage=2"),
     ("num_workers=2", "tokens_per_pass=700", "zero_stage=3"),
