@@ -16,6 +16,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.heads import children
 from psr_ray import grading
 from psr_ray.answers import extract_boxed, is_equal, plain
 from psr_ray.config import SourceConfig
@@ -140,7 +141,7 @@ def test_a_malicious_answer_costs_at_most_its_time_limit(answer):
 def test_a_grading_process_that_is_killed_is_replaced(monkeypatch):
     monkeypatch.setattr(grading, "ANSWER_S", 10)
     assert is_equal("\\frac{1}{3}", "\\dfrac{2}{6}")
-    graders = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+    graders = children(os.getpid(), "spawn_main")
     for process in graders:
         process.kill()
     psutil.wait_procs(graders)
@@ -164,9 +165,8 @@ def test_a_right_answer_is_right_though_its_grading_process_is_killed_at_it():
         before = len(graded)
         while len(graded) < before + 20:
             time.sleep(0.01)
-        for process in psutil.Process().children():
-            if "spawn_main" in " ".join(process.cmdline()):
-                process.kill()
+        for process in children(os.getpid(), "spawn_main"):
+            process.kill()
     thread.join()
     assert all(graded)
 
