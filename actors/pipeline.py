@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from actors.stream import run_rows
-from actors.trainer import first_line, user_error
+from actors.trainer import user_error
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, first_line
 from psr_ray.files import Json
 from psr_ray.folders import FolderLock, contents, disk_checked
 from psr_ray.memory import PeakMemory
@@ -63,9 +63,11 @@ def run_pipeline(
                 names = ", ".join(step.stage.name for step in steps)
                 raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
             steps = [step for step in steps if wanted(step)]
-            if all(step.stage.is_complete for step in steps):
+            complete = [step for step in steps if step.stage.is_complete]
+            for step in complete:
+                step.stage.tidy()  # where a driver was killed before it could
+            if len(complete) == len(steps):
                 for step in steps:
-                    step.stage.tidy()  # where a driver was killed before it could
                     display.skipped(step)
             else:
                 with PeakMemory(run.path):
@@ -98,7 +100,6 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         iteration = -1
         for step in steps:
             if step.stage.is_complete:
-                step.stage.tidy()
                 display.skipped(step)
                 continue
             display.started(step)
@@ -175,18 +176,13 @@ def do_rows(
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
         )
-    lock = FolderLock(out)
-    with disk_checked(out):
-        lock.acquire()
-        try:
-            stage.open()
-            write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
-            with connected(config):
-                import ray
+    with disk_checked(out), FolderLock(out):
+        stage.open()
+        write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
+        with connected(config):
+            import ray
 
-                do = ray.remote(num_cpus=0)(run_rows)
-                progress = ProgressWriter(out, task, "rows")
-                result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
-        finally:
-            lock.release()
+            do = ray.remote(num_cpus=0)(run_rows)
+            progress = ProgressWriter(out, task, "rows")
+            result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
     return output_folder(out, task)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, first_line, last_line
 from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
@@ -53,7 +53,7 @@ def run_training(job: TrainingJob) -> None:
             logging.getLogger("psr_ray").warning(
                 "%s: a training worker died (%s); going on after step %d",
                 job.stage,
-                first_line(error),
+                last_line(error),
                 now,
             )
         else:
@@ -95,11 +95,6 @@ def was_killed(error: Any) -> bool:
     causes = getattr(error, "worker_failures", {}).values()
     found = [getattr(cause, "health_check_failure", cause) for cause in causes]
     return any(isinstance(cause, RayActorError) for cause in found)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def user_error(error: BaseException | None) -> PsrError | None:

@@ -59,23 +59,19 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> fl
     return 2 * size**3 / best
 
 
-def commit() -> str:
-    """The code's commit (without git: the variable GIT_COMMIT)."""
-    if "GIT_COMMIT" in os.environ:
-        return os.environ["GIT_COMMIT"]
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def facts(*packages: str) -> dict[str, Any]:
-    """Machine, threads, versions and commit of a result."""
+    """Machine, threads, versions and commit of a result (without git: the variable GIT_COMMIT)."""
+    commit = os.environ.get("GIT_COMMIT", "")
+    if not commit:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "cpu_cores": os.cpu_count(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "commit": commit(),
+        "commit": commit,
     }
 
 

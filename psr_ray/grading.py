@@ -39,7 +39,9 @@ def equal(gold: str, answer: str) -> bool:
         return False
     try:
         return _compare(gold, answer)
-    except (RuntimeError, ProcessExpired) as error:  # its process was killed from outside, perhaps
+    except ProcessExpired as error:  # killed from outside, perhaps: the pool has another
+        logging.getLogger("psr_ray").warning("grading goes on in another process: %s", error)
+    except RuntimeError as error:
         logging.getLogger("psr_ray").warning("grading is started again: %s", error)
         with _starting:
             _pool().stop()

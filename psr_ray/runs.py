@@ -88,7 +88,9 @@ class Stage:
         write_text(self.folder / KEY_FILE, self.key)
 
     def finish(self, wall_s: float, **facts: Any) -> None:
-        """Write the manifest: from now on the stage is complete."""
+        """Write the manifest: from now on the stage is complete. What killed processes were writing goes
+        before it."""
+        drop_unfinished(self.folder)
         manifest = {"stage": self.name, "key": self.key, "wall_s": wall_s, **facts}
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
@@ -100,9 +102,8 @@ class Stage:
             shutil.rmtree(self.folder)
 
     def tidy(self) -> None:
-        """Let go of what a complete stage no longer needs, and of what killed processes left."""
+        """Let go of what a complete stage no longer needs."""
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        drop_unfinished(self.folder)
 
 
 class RunDirectory:

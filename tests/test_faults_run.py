@@ -12,6 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
+from benchmarks.heads import children
 from benchmarks.whole import expected_and_found
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
@@ -33,7 +34,7 @@ class Command:
             )  # fmt: skip
 
     def family(self):
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return children(self.process.pid, "")
 
     def wait_for(self, stage):
         """Until work on a stage has left something; False where the stage was too quick."""
@@ -103,8 +104,7 @@ def test_the_driver_actor_is_killed_in_each_stage(tmp_path, record):
     started, num = time.time(), 0
     for stage in STAGES:
         if command.wait_for(stage):
-            drivers = [p for p in command.family() if "IterationDriver" in " ".join(p.cmdline())]
-            drivers[-1].kill()
+            children(command.process.pid, "IterationDriver")[-1].kill()
             num += 1
     assert command.process.wait(600) == 0, command.errors.read_text()
     expected, found = expected_and_found(command.run_dir)
