@@ -48,6 +48,7 @@ lint: install  ## ruff (format and lint), mypy; figures in the README and docs/ 
 	$(BIN)/python scripts/show_demo.py --check
 	$(BIN)/psr-ray results --config configs/evidence.yaml --check
 	$(BIN)/python -m benchmarks.page --check
+	$(BIN)/python scripts/make_grafana.py --check
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from actors.stream import run_rows
 from actors.trainer import user_error
+from psr_ray.capacity import check_capacity, demands_of, engine_demand
 from psr_ray.config import Config, SourceConfig
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError, first_line
@@ -19,10 +20,11 @@ from psr_ray.folders import FolderLock, contents, disk_checked
 from psr_ray.memory import PeakMemory
 from psr_ray.progress import ProgressWriter
 from psr_ray.rows import TASK_SCHEMA
-from psr_ray.runs import RunDirectory, Stage, content_key
+from psr_ray.runs import CONFIG_FILE, RunDirectory, Stage, content_key
 from psr_ray.shards import write_rows
 from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
+from psr_ray.storage import location
 from psr_ray.summary import write_summary
 from psr_ray.tasks import output_folder
 
@@ -86,7 +88,10 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
+        from psr_ray.nodes import check_nodes, node_kinds
 
+        check_capacity(demands_of(config), node_kinds())
+        check_nodes(config.run_dir / CONFIG_FILE)
         actor_class: Any = IterationDriver
         here = ray.get_runtime_context()
         # Ray Train's helpers ask for their cluster anew, and find several where several are on a machine
@@ -145,8 +150,8 @@ def python_path() -> dict[str, str]:
 
 
 def do_rows(
-    config: Config, task: Literal["search", "solve"], model: str, problems: Path | None, num: int,
-    out: Path,
+    config: Config, task: Literal["search", "solve"], model: str, problems: str | None, num: int,
+    out: str,
 ) -> Path:  # fmt: skip
     """Search or solve problems with any model; returns the folder of the shards.
 
@@ -159,30 +164,37 @@ def do_rows(
     check_model(model, config)
     source = config.data.heldout
     if problems is not None:
-        source = SourceConfig(kind="file", path=str(problems))
+        source = SourceConfig(kind="file", path=problems)
     source = source.model_copy(update={"num": num})
     failures = Failures()
     rows = problem_rows(source, "heldout", task, config.seed, failures)
-    out = out.absolute()
+    folder = location(out).absolute()
     ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
-    stage = Stage(task, out, content_key(task, settings | {"model": model, "ids": ids}, []))
-    if out.exists() and contents(out) and not stage.was_opened:
+    stage = Stage(task, folder, content_key(task, settings | {"model": model, "ids": ids}, []))
+    if folder.exists() and contents(folder) and not stage.was_opened:
         raise PsrError(
-            f"folder {out} holds other results (another model, config or set of problems); give "
+            f"folder {folder} holds other results (another model, config or set of problems); give "
             "another --out, or delete it"
         )
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
         )
-    with disk_checked(out), FolderLock(out):
+    with disk_checked(folder), FolderLock(folder):
         stage.open()
-        write_rows(out / "problems.parquet", rows, TASK_SCHEMA)
+        write_rows(folder / "problems.parquet", rows, TASK_SCHEMA)
         with connected(config):
             import ray
 
+            from psr_ray.nodes import check_nodes, node_kinds
+
+            check_capacity(
+                [engine_demand(config.engine, config.engine.num_engines[0])], node_kinds()
+            )
+            check_nodes(folder / "problems.parquet")
             do = ray.remote(num_cpus=0)(run_rows)
-            progress = ProgressWriter(out, task, "rows")
-            result_of(do.remote([out / "problems.parquet"], out, model, config, progress))
-    return output_folder(out, task)
+            progress = ProgressWriter(folder, task, "rows")
+            inputs = [folder / "problems.parquet"]
+            result_of(do.remote(inputs, folder, model, config, progress))
+    return output_folder(folder, task)

@@ -19,14 +19,19 @@ import psutil
 import pyarrow as pa
 import ray
 
+from actors.placement import COMMAND, ENGINES, mark_engine
 from psr_ray.config import Config
 from psr_ray.deaths import MAX_DEATHS, Deaths, EngineKilled
 from psr_ray.engine import VllmEngine
+from psr_ray.files import read_json, write_text
 from psr_ray.generation import EngineTask
 from psr_ray.guard import guard_children
+from psr_ray.live_metrics import RowMetrics
+from psr_ray.nodes import check_sees, check_versions, node_name
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import TASK_SCHEMA, Row
 from psr_ray.shards import Key, ShardWriter, finished_ids
+from psr_ray.storage import local_copy
 from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
 
 # Marks of the batches given out, in a stage's folder: one that is given out again was a dead worker's.
@@ -48,6 +53,7 @@ class EngineWorker:
         self.config = config
         self.folder = folder
         self.shards = ShardWriter(self._place, config.engine.rows_per_shard)
+        self.metrics = RowMetrics(folder)
         self.deaths = Deaths(folder)
         self.alone = threading.Lock()
         self.ending = threading.Lock()
@@ -66,11 +72,17 @@ class EngineWorker:
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     def _start_engine(self, model: str, first: str | None) -> None:
-        config = self.config
+        config, started = self.config, time.monotonic()
+        command = self.folder / ENGINES / COMMAND
+        check_sees(command, node_name())
+        check_versions(read_json(command) or {}, node_name())
+        model = local_copy(model)
+        first = None if first is None else local_copy(first)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
         self.guard = guard_children()  # kept open as long as this process lives
+        mark_engine(self.folder, time.monotonic() - started)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many
@@ -111,6 +123,7 @@ class EngineWorker:
                 self._end(str(error))
             result = failed_row(row, error)
         self.shards.add(row["task"], result)
+        self.metrics.add(row["task"], result)
         return num_tokens(result)
 
     def _watch(self) -> None:
@@ -143,8 +156,7 @@ class EngineWorker:
                 task: finished_ids(self._place(task)[0]) for task in {row["task"] for row in rows}
             }
             rows = [row for row in rows if row["id"] not in done[row["task"]]]
-        marker.parent.mkdir(exist_ok=True)
-        marker.touch()
+        write_text(marker, "")
         return rows
 
     def _place(self, task: str) -> tuple[Path, pa.Schema]:

@@ -5,8 +5,9 @@ Ray Data streams rows, grows and shrinks the pool, and retries what a dead node 
 
 from __future__ import annotations
 
+import json
 import math
-import shutil
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -15,14 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.placement import COMMAND, ENGINES, await_ended, await_room
 from actors.searcher import BATCHES, EngineWorker
+from psr_ray.capacity import engine_demand
 from psr_ray.config import Config
 from psr_ray.deaths import FOLDER as DEATHS
 from psr_ray.deaths import Deaths
 from psr_ray.errors import PsrError
-from psr_ray.files import read_table
+from psr_ray.files import read_table, write_text
+from psr_ray.nodes import versions_here
 from psr_ray.progress import ProgressWriter
 from psr_ray.shards import drop_doubles, drop_failed, failed, finished_ids
+from psr_ray.storage import remove
 from psr_ray.tasks import output_folder
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
@@ -59,8 +64,8 @@ def run_rows(
     progress.start(total, num_done)
     if num_done < total:
         stream_rows(paths, done, total - num_done, folder, model, config, progress, first, worker)
-    for marks in (BATCHES, DEATHS):
-        shutil.rmtree(folder / marks, ignore_errors=True)
+    for marks in (BATCHES, DEATHS, ENGINES):
+        remove(folder / marks)
     for task, num_expected in expected.items():
         found = drop_doubles(output_folder(folder, task))
         if found != num_expected:
@@ -132,6 +137,14 @@ def stream_rows(
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
+    write_text(folder / ENGINES / COMMAND, json.dumps(versions_here()))
+    await_room(
+        engine_demand(engine),
+        progress.stage,
+        config.resources_timeout_s,
+        progress.wait,
+        "STRICT_PACK",
+    )
     blocks = ray.data.from_blocks(list(unfinished(paths, done, per_batch)))
     pa.default_memory_pool().release_unused()  # Ray's object store has the rows now
     dataset = blocks.map_batches(
@@ -157,10 +170,17 @@ def stream_rows(
             for row in rows:
                 progress.advance(row["rows"], row["tokens"])
     except Exception as error:
-        refusal = deaths.refusal()
+        refusal = deaths.refusal() or said_by_user_error(error)
         if refusal is None or not isinstance(error, ray.exceptions.RayActorError):
             raise
         raise PsrError(
             f"no engine could be started for {model}: {refusal} (finished rows are kept; all that the "
             "engine said is in Ray's worker logs)"
         ) from error
+    await_ended(folder)
+
+
+def said_by_user_error(error: BaseException) -> str | None:
+    """What a ``PsrError`` in an actor's last words said, where it could not be written to the folder."""
+    found = re.findall(r"psr_ray\.errors\.PsrError: (.*)", str(error))
+    return found[-1] if found else None

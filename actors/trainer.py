@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError
 
+from actors.placement import await_room
+from psr_ray.capacity import training_demand
 from psr_ray.errors import PsrError, first_line, last_line
+from psr_ray.progress import ProgressWriter
+from psr_ray.storage import is_remote, store_of
 from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
@@ -24,8 +29,12 @@ def run_training(job: TrainingJob) -> None:
     """
     from ray.train import ControllerError, TrainingFailedError
 
+    progress = ProgressWriter(job.run_dir, job.stage, "steps")
+    demand = training_demand(job.training, job.kind)
     num_deaths = 0
     while True:
+        # before Ray Train, which waits without a word
+        await_room(demand, job.stage, job.config.resources_timeout_s, progress.wait, "PACK")
         kept = steps_kept(job.out)
         try:
             fit(job)
@@ -83,11 +92,21 @@ def fit(job: TrainingJob) -> None:
         run_config=RunConfig(
             name="ray_train",
             failure_config=FailureConfig(controller_failure_limit=MAX_FAILED_STARTS),
-            storage_path=str(job.out.absolute()),
+            **storage_settings(job.out),
             worker_runtime_env={"env_vars": environment(training)},
         ),
     )
     trainer.fit()
+
+
+def storage_settings(folder: Path) -> dict[str, Any]:
+    """Ray Train's settings for what it keeps of its own, in a training's folder."""
+    if not is_remote(folder):
+        return {"storage_path": str(folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    files, name = store_of(folder)
+    return {"storage_path": name, "storage_filesystem": PyFileSystem(FSSpecHandler(files))}
 
 
 def was_killed(error: Any) -> bool:

@@ -22,6 +22,18 @@ from typing import Any
 from actors.searcher import EngineWorker
 from psr_ray.rows import Row
 
+# A search without steps.
+EMPTY: Row = {"error": None, "correct": None, "steps": []} | dict.fromkeys(
+    (
+        "num_rollbacks",
+        "num_sampled_tokens",
+        "num_judge_tokens",
+        "num_prompt_tokens",
+        "num_cached_tokens",
+    ),
+    0,
+)
+
 
 def service_time(name: str, median: float, sigma: float) -> float:
     """Seconds of a problem's search."""
@@ -67,7 +79,7 @@ class SimulatedEngine:
                 while self.open and self.open[0][0] <= time.time():
                     end, _, start, row, future = heapq.heappop(self.open)
                     said = f"{start},{end},{os.getpid()}"
-                    future.set_result({"id": row["id"], "end": said, "error": None})
+                    future.set_result(EMPTY | {"id": row["id"], "end": said})
                 while self.waiting and len(self.open) < self.max_open:
                     row, seconds, future = self.waiting.popleft()
                     now = time.time()

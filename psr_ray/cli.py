@@ -1,4 +1,4 @@
-"""The command line: psr-ray run, search, train, evaluate, compare, results, report, plan, doctor."""
+"""The command line: psr-ray run, train, search, evaluate, compare, results, report, status, plan, …"""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.display import screen
 from psr_ray.errors import PsrError
+from psr_ray.storage import location
 
 app = typer.Typer(
     help="Process-based self-rewarding for language models, on Ray.",
@@ -28,10 +29,11 @@ app = typer.Typer(
 console = screen()
 problems = Console(stderr=True)
 
-ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of the run")]
+ConfigPath = Annotated[str, typer.Option("--config", "-c", help="YAML file of the run")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override a setting: --set search.top_p=0.9")
 ]
+RunFolder = Annotated[str, typer.Argument(help="folder of a run, or its URL")]
 Force = Annotated[
     str | None, typer.Option(help="redo this stage (such as search-2) and all that follow")
 ]
@@ -79,7 +81,7 @@ def stop(number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def read(config: Path, overrides: list[str] | None) -> Config:
+def read(config: str, overrides: list[str] | None) -> Config:
     return load_config(config, tuple(overrides or ()))
 
 
@@ -108,7 +110,7 @@ def run_stages(
         console.print(f"[yellow]alarm:[/yellow] {escape(line)}", soft_wrap=True)
     if kinds is None:
         with disk_checked(config.run_dir):
-            report = write_report(config.run_dir.absolute(), summary)
+            report = write_report(config.run_dir, summary)
         console.print(f"report: {report}", soft_wrap=True)
 
 
@@ -143,10 +145,10 @@ def search(
     config: ConfigPath,
     model: Annotated[str, typer.Option(help="model folder; default: the config's base")] = "",
     problems_file: Annotated[
-        Path | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
+        str | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="problems to search")] = 4,
-    out: Annotated[Path, typer.Option(help="folder of the searches")] = Path("runs/search"),
+    out: Annotated[str, typer.Option(help="folder of the searches")] = "runs/search",
     show: Annotated[int, typer.Option(min=0, help="search trees to print")] = 1,
     overrides: Overrides = None,
 ) -> None:
@@ -169,10 +171,10 @@ def evaluate(
     config: ConfigPath,
     model: Annotated[str, typer.Option(help="model folder; default: the config's base")] = "",
     problems_file: Annotated[
-        Path | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
+        str | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="problems to solve")] = 1000,
-    out: Annotated[Path, typer.Option(help="folder of the solutions")] = Path("runs/evaluate"),
+    out: Annotated[str, typer.Option(help="folder of the solutions")] = "runs/evaluate",
     overrides: Overrides = None,
 ) -> None:
     """Greedy accuracy of any model on any problems with known answers."""
@@ -232,29 +234,47 @@ def results(
 
 @app.command()
 @user_errors
-def report(run_dir: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+def report(run_dir: RunFolder) -> None:
     """Make a run's table and HTML report again from its files."""
     from psr_ray.display import model_table
     from psr_ray.report import write_report
-    from psr_ray.runs import RunDirectory
+    from psr_ray.runs import stored_run
     from psr_ray.summary import write_summary
 
-    config = load_config(run_dir / "config.yaml")
-    moved = config.model_copy(update={"runs_dir": str(run_dir.absolute().parent)})
-    summary = write_summary(
-        RunDirectory(moved.model_copy(update={"name": run_dir.absolute().name}))
-    )
+    run = stored_run(location(run_dir))
+    summary = write_summary(run)
     console.print(model_table(summary, console.width))
-    console.print(f"report: {write_report(run_dir.absolute(), summary)}", soft_wrap=True)
+    console.print(f"report: {write_report(run.path, summary)}", soft_wrap=True)
 
 
 @app.command()
 @user_errors
-def plan(config: ConfigPath, overrides: Overrides = None) -> None:
-    """The resolved config and what each stage will do; starts nothing."""
-    from psr_ray.plan import print_plan
+def status(
+    run: Annotated[
+        str, typer.Argument(help="a run's folder, URL or name, or the id of its Ray job")
+    ],
+    runs_dir: Annotated[str, typer.Option(help="where runs live")] = "runs",
+) -> None:
+    """What a run is doing, from wherever its storage is seen."""
+    from psr_ray.status import print_status, run_of
 
-    print_plan(read(config, overrides), console)
+    print_status(run_of(run, runs_dir), console)
+
+
+@app.command()
+@user_errors
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="kind of GPU: time, and whether it all fits (h100, a100, …)")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="price of a GPU-hour")] = None,
+) -> None:
+    """The resolved config, what each stage will do and cost; starts nothing."""
+    from psr_ray.planning.show import print_plan
+
+    print_plan(read(config, overrides), console, gpu=gpu, price=price)
 
 
 @app.command()

@@ -12,8 +12,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from psr_ray.files import Json
-from psr_ray.progress import read_progress
+from psr_ray.progress import interval_s, read_progress
 from psr_ray.stages import Step
+
+# Seconds between two lines that say what a run waits for.
+SAY_EVERY_S = 60.0
 
 
 def duration(seconds: float) -> str:
@@ -39,6 +42,8 @@ class RunDisplay:
         self._task: TaskID | None = None
         self._title = ""
         self._started = 0.0
+        self._read_at = 0.0
+        self._said_at = -SAY_EVERY_S
 
     def __enter__(self) -> RunDisplay:
         self.progress.start()
@@ -60,10 +65,16 @@ class RunDisplay:
         self._task = self.progress.add_task(step.title, total=None, detail="starting")
 
     def watch(self) -> None:
+        if time.monotonic() - self._read_at < interval_s(self.run_dir):
+            return
+        self._read_at = time.monotonic()
         state = read_progress(self.run_dir)
         if self._task is None or state is None or state.stage != self._title:
             return
         if state.started_at < self._started:  # left by an earlier process
+            return
+        if state.waiting is not None:
+            self._wait(state.waiting)
             return
         left = "" if state.left_s is None else f", {duration(state.left_s)} left"
         self.progress.update(
@@ -72,6 +83,14 @@ class RunDisplay:
             completed=state.done,
             detail=f"{state.done}/{state.total} {state.unit}, {state.tokens_per_s:,.0f} tokens/s{left}",
         )
+
+    def _wait(self, what: str) -> None:
+        """Say what is waited for: in the live line, and now and then as a line of a log."""
+        assert self._task is not None
+        self.progress.update(self._task, detail=what)
+        if time.monotonic() - self._said_at > SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            self.console.print(f"[dim]{self._title}: {escape(what)}[/dim]", soft_wrap=True)
 
     def finished(self, step: Step, manifest: Json) -> None:
         if self._task is not None:

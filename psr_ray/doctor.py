@@ -15,6 +15,7 @@ from psr_ray.cluster import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
 from psr_ray.files import read_json
+from psr_ray.storage import is_remote, location
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
 # Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
@@ -28,8 +29,13 @@ def check_model(model: str, config: Config) -> str:
 
     Raises ``PsrError`` with the folder and what is missing in it.
     """
-    folder = Path(model)
-    looks_local = folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1
+    folder = location(model)
+    looks_local = (
+        is_remote(folder)
+        or folder.exists()
+        or model.startswith((".", "/", "~"))
+        or model.count("/") != 1
+    )
     if not looks_local and not model.startswith("models/"):
         return f"{model}: taken as a Hub id"
     if not folder.is_dir():
@@ -78,6 +84,9 @@ def check_weights(folder: Path) -> None:
     names = set(map(str, weight_map.values()))
     for name in sorted(names):
         try:
+            if is_remote(folder):
+                (folder / name).stat()
+                continue
             with safe_open(folder / name, framework="numpy"):
                 pass
         except (OSError, SafetensorError) as error:
@@ -91,7 +100,7 @@ def check_source(name: str, source: SourceConfig) -> str:
     """That a source's file is there."""
     if source.kind == "arithmetic":
         return f"{name}: {source.num} from the embedded source"
-    if not Path(source.path or "").is_file():
+    if not location(source.path or "").is_file():
         raise PsrError(f"data.{name}.path {source.path}: no such file; mend it in the config")
     return f"{name}: {source.path}"
 
@@ -131,11 +140,13 @@ def is_installed(name: str) -> bool:
 
 def check_disk(config: Config) -> str:
     """Room for the run's models, each of the base's weight, and two checkpoints of a training."""
-    folder = Path(config.runs_dir).absolute()
+    folder = location(config.runs_dir).absolute()
+    if is_remote(folder):
+        return f"{folder}: a store, of which no limit is known"
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    base = Path(config.model.base)
+    base = location(config.model.base)
     weight = sum(f.stat().st_size for f in base.glob("*.safetensors")) if base.is_dir() else 0
     needed = weight * (config.num_iterations + 2) + 2 * CHECKPOINT_WEIGHT * weight + 2**28
     if free < needed:

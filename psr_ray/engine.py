@@ -66,6 +66,7 @@ class VllmEngine:
         os.environ.update(engine_environment(settings))
         self._max_open = settings.max_rows_in_flight
         self._max_num_seqs = settings.max_num_seqs
+        self._seed = seed if settings.seeded_sampling else None
         self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
         self._death: str | None = None
@@ -222,7 +223,7 @@ class VllmEngine:
                 self._engines[request.role].add_request(
                     name,
                     {"prompt_token_ids": list(request.prompt_ids)},
-                    sampling_params(request),
+                    sampling_params(request, self._seed),
                 )
             except (
                 self._refusals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psr_ray.errors import PsrError
+from psr_ray.storage import is_remote, store_of
 
 Json = dict[str, Any]
 
@@ -22,7 +24,14 @@ REDO = "delete it and run the same command: its rows are done again"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, beside ``path``; in the end the file is on the disk and takes its name."""
+    """A path of this machine to write to; in the end the file is on the disk and takes its name, or it
+    is in the store, where an object appears whole."""
+    if is_remote(path):
+        files, name = store_of(path)
+        with tempfile.TemporaryDirectory(prefix="psr-ray-") as folder:
+            yield Path(folder) / "file"
+            files.put_file(str(Path(folder) / "file"), name)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -49,8 +58,8 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file, or some columns of it. Raises ``PsrError`` where it cannot be read."""
-    with readable(path):
-        return pq.read_table(path, columns=columns)
+    with readable(path), path.open("rb") as file:
+        return pq.read_table(file, columns=columns)
 
 
 @contextmanager

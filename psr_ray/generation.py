@@ -26,6 +26,8 @@ class GenerationRequest:
     stop: str | None = None
     choice_ids: tuple[int, ...] = ()
     role: ModelRole = "policy"
+    draw: int = 0
+    """How often this prompt may have been sampled from before: another draw, other samples."""
 
 
 Finish = Literal["eos", "stop", "length"]

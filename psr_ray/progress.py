@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from psr_ray.files import read_json, write_text
+from psr_ray.storage import is_remote
 
 FILE_NAME = "progress.json"
 
@@ -25,6 +26,9 @@ class ProgressState:
     unit: str
     num_tokens: int
     started_at: float
+    waiting: str | None = None
+    """What it waits for, where it does."""
+    written_at: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -38,6 +42,11 @@ class ProgressState:
         return (time.time() - self.started_at) * (self.total - self.done) / self.done
 
 
+def interval_s(run_dir: Path) -> float:
+    """Seconds between two writes, or reads, of the state: each is a request where it is in a store."""
+    return 5.0 if is_remote(run_dir) else 0.3
+
+
 class ProgressWriter:
     """Writes the state of one stage; ``advance`` may be called often."""
 
@@ -47,7 +56,9 @@ class ProgressWriter:
         self.unit = unit
         self.done = self.total = self.num_tokens = 0
         self.started_at = time.time()
+        self.waiting: str | None = None
         self._written_at = 0.0
+        self._interval_s = interval_s(run_dir)
 
     def start(self, total: int, done: int = 0) -> None:
         """Begin counting; ``done`` rows were finished earlier."""
@@ -55,15 +66,28 @@ class ProgressWriter:
         self.started_at = time.time()
         self._write()
 
+    def wait(self, what: str | None) -> None:
+        """Say what is waited for, or that it is there (None)."""
+        if what != self.waiting:
+            self.waiting = what
+            self._write()
+
     def advance(self, rows: int, num_tokens: int = 0) -> None:
         self.done += rows
         self.num_tokens += num_tokens
-        if time.time() - self._written_at > 0.3 or self.done >= self.total:
+        if time.time() - self._written_at > self._interval_s or self.done >= self.total:
             self._write()
 
     def _write(self) -> None:
         state = ProgressState(
-            self.stage, self.done, self.total, self.unit, self.num_tokens, self.started_at
+            self.stage,
+            self.done,
+            self.total,
+            self.unit,
+            self.num_tokens,
+            self.started_at,
+            self.waiting,
+            time.time(),
         )
         write_text(self.path, json.dumps(asdict(state)))
         self._written_at = time.time()

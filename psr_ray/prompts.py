@@ -15,6 +15,7 @@ import jinja2
 
 from psr_ray.config import PromptConfig
 from psr_ray.errors import PsrError
+from psr_ray.storage import local_copy
 
 BUILT_IN = Path(__file__).parent / "templates"
 VERDICT_OPENING = "[["
@@ -186,7 +187,8 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        folder = local_copy(model, weights=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # of the tokenizers library: a bare one
         raise PsrError(
             f"model {model}: no tokenizer could be loaded ({' '.join(str(error).split())[:200]}); "

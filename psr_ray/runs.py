@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,15 @@ from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.files import Json, read_json, write_text
-from psr_ray.folders import FolderLock, contents, drop_unfinished
+from psr_ray.folders import FolderLock, contents, drop_unfinished, submission_id
+from psr_ray.storage import is_remote, location, remove
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
+# The resolved config, in the run's folder.
+CONFIG_FILE = "config.yaml"
+# Beside the runs: which Ray job works on which run, a file a job.
+JOBS = "_jobs"
 # A training's checkpoints, in its stage's folder until that is complete.
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
@@ -41,7 +45,7 @@ def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
 def fingerprint(model: str, num_windows: int = 0) -> str:
     """What a model is, wherever its folder lies: its config, the beginning of its weights and as many
     windows of 64 KiB, evenly spaced over each file; a Hub id as it stands."""
-    folder = Path(model)
+    folder = location(model)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
@@ -54,6 +58,11 @@ def fingerprint(model: str, num_windows: int = 0) -> str:
                 file.seek(window * size // num_windows)
                 digest.update(file.read(2**16))
     return digest.hexdigest()
+
+
+def note_job(run_dir: Path, job: str) -> None:
+    """Note, beside the runs, that a Ray job works on one."""
+    write_text(run_dir.parent / JOBS / f"{job}.json", json.dumps({"run": run_dir.name}))
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,8 @@ class Stage:
         """Prepare the folder: keep unfinished work of the same key, clear anything else."""
         if self.folder.exists() and contents(self.folder) and not self.was_opened:
             self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not is_remote(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
         write_text(self.folder / KEY_FILE, self.key)
 
@@ -98,12 +108,11 @@ class Stage:
         """Forget the stage's results; half removed, it is neither complete nor gone on with."""
         for name in (MANIFEST, KEY_FILE):
             (self.folder / name).unlink(missing_ok=True)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        remove(self.folder)
 
     def tidy(self) -> None:
         """Let go of what a complete stage no longer needs."""
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        remove(self.folder / CHECKPOINTS)
 
 
 class RunDirectory:
@@ -111,14 +120,14 @@ class RunDirectory:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.path = config.run_dir.absolute()
+        self.path = config.run_dir
         self.lock = FolderLock(self.path)
 
     def stage(self, name: str, settings: Any, inputs: Sequence[Stage] = ()) -> Stage:
         """The stage of that name for these settings and inputs; the shared run's, if it has it."""
         key = content_key(name, settings, [stage.key for stage in inputs])
         if self.config.shared_dir is not None:
-            shared = Stage(name, Path(self.config.shared_dir) / name, key)
+            shared = Stage(name, location(self.config.shared_dir) / name, key)
             if shared.is_complete:
                 return shared
         return Stage(name, self.path / name, key)
@@ -135,8 +144,11 @@ class RunDirectory:
         except PsrError:
             self.lock.release()
             raise
+        job = submission_id()
+        if job is not None:
+            note_job(self.path, job)
         write_text(
-            self.path / "config.yaml",
+            self.path / CONFIG_FILE,
             yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False),
         )
 
@@ -145,7 +157,7 @@ class RunDirectory:
         self.lock.release()
 
     def _check_config(self, accept_changes: bool) -> None:
-        stored = self.path / "config.yaml"
+        stored = self.path / CONFIG_FILE
         if not stored.is_file():
             others = contents(self.path)
             if others:
@@ -163,6 +175,15 @@ class RunDirectory:
                 f"run folder {self.path} holds a run with another config ({'; '.join(changes[:5])})"
                 "; give this run another name, or --update to redo what the changes touch"
             )
+
+
+def stored_run(folder: Path) -> RunDirectory:
+    """The run in a folder, wherever that lies by now. Raises ``PsrError`` where there is none."""
+    folder = folder.absolute()
+    config = load_config(folder / CONFIG_FILE)
+    return RunDirectory(
+        config.model_copy(update={"runs_dir": str(folder.parent), "name": folder.name})
+    )
 
 
 def differences(old: Json, new: Json, prefix: str = "") -> list[str]:

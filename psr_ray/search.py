@@ -145,6 +145,7 @@ def search_steps(
                 top_p=search.top_p,
                 max_tokens=max_tokens,
                 stop=stop,
+                draw=len(record.steps),
             )
         ]
         record.usage.num_sampled_tokens += sum(len(c.token_ids) for c in completions)

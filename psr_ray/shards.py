@@ -42,8 +42,8 @@ def shards(folder: Path) -> list[Path]:
 def read_rows(paths: Iterable[Path], remedy: str = REDO) -> Iterator[Row]:
     """All rows of some Parquet files, one at a time. ``PsrError`` names one that is damaged."""
     for path in paths:
-        with readable(path, remedy):
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+        with readable(path, remedy), path.open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
                 yield from batch.to_pylist()
 
 

@@ -15,6 +15,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from psr_ray.seed.arithmetic import SHARE_ALIKE, ift_problems, judged_pairs
 from psr_ray.seed.pairs import JudgedPair, JudgedSolution
 from psr_ray.seed.solutions import judged_solutions
 from psr_ray.shards import read_rows, write_rows
+from psr_ray.storage import location
 
 TEXT_KEYS = ("problem", "question", "text")
 
@@ -54,7 +56,7 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
         return
     if path.suffix not in (".jsonl", ".json"):
         raise PsrError(f"problem file {path}: give .jsonl (an object a line) or .parquet")
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as file, TextIOWrapper(file, "utf-8", "replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -129,7 +131,7 @@ def from_file(
     source: SourceConfig, to_row: Callable[[Row, Path, int], Row], failures: Failures
 ) -> Iterator[Row]:
     """Task rows of a file; bad records go to ``failures``, a second use of an id too."""
-    path = Path(source.path or "")
+    path = location(source.path or "")
     seen: set[str] = set()
     for line, record in read_records(path, failures):
         try:

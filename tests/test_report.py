@@ -7,7 +7,7 @@ from rich.console import Console
 from psr_ray.config.file import load_config
 from psr_ray.display import cells, duration, model_table
 from psr_ray.evaluation import judge_figures, solution_figures
-from psr_ray.plan import print_plan
+from psr_ray.planning.show import print_plan
 from psr_ray.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.report import headline, write_report
 from psr_ray.runs import RunDirectory

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
+from psr_ray.storage import is_url, location
 
 # What reading YAML raises: bad dates are ValueErrors, deep nesting ends in recursion.
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -20,7 +21,7 @@ def with_absolute_paths(config: Config) -> Config:
     """The config with its folders and files as absolute paths: workers have other folders."""
 
     def absolute(source: SourceConfig) -> SourceConfig:
-        if source.path is None or "://" in source.path:
+        if source.path is None or is_url(source.path):
             return source
         return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
@@ -35,7 +36,7 @@ def with_absolute_paths(config: Config) -> Config:
         updates["model"] = config.model.model_copy(update={"base": str(base.absolute())})
     for name in ("runs_dir", "shared_dir"):
         folder = getattr(config, name)
-        if folder is not None and "://" not in folder:
+        if folder is not None and not is_url(folder):
             updates[name] = str(Path(folder).absolute())
     return config.model_copy(update=updates)
 
@@ -89,7 +90,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises ``PsrError`` naming the file and the key for every mistake a user can make.
     """
-    values = read_yaml(Path(path))
+    values = read_yaml(location(path))
     for assignment in overrides:
         override(values, assignment)
     try:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.training import DPOConfig, SFTConfig
+from psr_ray.storage import location
 
 
 class ModelConfig(Frozen):
@@ -112,6 +113,9 @@ class EngineConfig(Frozen):
     """Seconds without a step of the engine after which it is taken for hung and its process ended; a
     problem that was at work in two such engines is set aside."""
 
+    seeded_sampling: bool = False
+    """Seed every request by its prompt: what a problem samples then depends on no other problem and on
+    no number of engines (up to rounding). vLLM samples such requests one by one: slower on GPU."""
     max_failed_share: Share = 0.5
     """Share of a stage's rows that may fail (a problem too long, say, or one that kills its engine)
     before the stage does."""
@@ -145,10 +149,13 @@ class Config(Frozen):
     name: str
     """Name of the run; its folder is `runs_dir`/`name`."""
     runs_dir: str = "runs"
-    """Where runs live; shared storage on a cluster."""
+    """Where runs live: a folder, which on a cluster every node mounts, or a URL (`s3://bucket/runs`)."""
     shared_dir: str | None = None
     """Folder of another run whose data, M1 and evaluation of M1 are this run's too, where their
     settings agree (`psr-ray compare`: the methods of a seed start from one M1); null: none."""
+    resources_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that a stage waits for its CPUs and GPUs (nodes that are still starting, other work on
+    the cluster) before the run ends and says what it asked for and what is there."""
     seed: int = 0
     """Seed of data, initial order and sampling."""
     num_iterations: Annotated[int, Field(ge=0)] = 3
@@ -182,7 +189,8 @@ class Config(Frozen):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.runs_dir) / self.name
+        """The run's folder, absolute or in a store."""
+        return location(self.runs_dir).absolute() / self.name
 
     def train_source(self, iteration: int) -> SourceConfig:
         """The problems of an iteration, counted from 1."""

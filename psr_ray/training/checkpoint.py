@@ -21,6 +21,7 @@ from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.files import read_json, write_text
 from psr_ray.runs import CHECKPOINTS
+from psr_ray.storage import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.distributed import Worker
 from psr_ray.training.terms import Term
 from psr_ray.training.worker import LATEST
@@ -90,17 +91,23 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint after step {latest['step']} is of another training "
                 f"({'; '.join(changes)}); set back what changed, or delete the folder to start over"
             )
-        self.engine.load_checkpoint(str(self.folder), tag=f"step-{latest['step']}")
+        folder = self.folder / f"step-{latest['step']}"
+        here = Path(local_copy(folder))
+        self.engine.load_checkpoint(str(here.parent), tag=here.name)
+        if is_remote(folder):  # several times the model's size
+            self.worker.wait()
+            shutil.rmtree(here, ignore_errors=True)
         return int(latest["step"])
 
     def save(self, step: int) -> None:
         """Keep the state after ``step`` steps, then let go of older ones."""
         tag = f"step-{step}"
-        self.engine.save_checkpoint(str(self.folder), tag=tag, save_latest=False)
+        with folder_to_write(self.folder) as folder:  # each worker's own, where it is uploaded
+            self.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         os.sync()  # its files are on the disk before they are named
         self.worker.wait()
         if self.worker.rank == 0:
             write_text(self.folder / LATEST, json.dumps({"step": step, **self.basis}))
             for old in self.folder.glob("step-*"):
                 if old.name != tag:
-                    shutil.rmtree(old)
+                    remove(old)

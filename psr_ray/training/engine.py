@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 import deepspeed
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
+from psr_ray.storage import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.attention import register_attention
 from psr_ray.training.packs import PackScorer
 from psr_ray.training.worker import MODEL_FOLDER, TrainingJob
@@ -55,7 +55,7 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
     keep = HfDeepSpeedConfig(settings) if training.zero_stage == 3 else None
     torch.manual_seed(job.config.seed)
     model = AutoModelForCausalLM.from_pretrained(
-        job.model,
+        local_copy(job.model),
         dtype=getattr(torch, job.config.model.dtype),
         trust_remote_code=job.config.model.trust_remote_code,
         use_safetensors=True,
@@ -94,7 +94,6 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
 def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
     """Write a plain Hugging Face folder; a LoRA update is merged into the weights first."""
     final = job.out / MODEL_FOLDER
-    unfinished = job.out / f".{MODEL_FOLDER}"
     with deepspeed.zero.GatheredParameters(
         list(model.parameters()), modifier_rank=0, enabled=job.training.zero_stage == 3
     ):
@@ -102,8 +101,11 @@ def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
             if job.training.lora is not None:
                 model = model.merge_and_unload()
             state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-            model.save_pretrained(unfinished, state_dict=state, safe_serialization=True)
-            tokenizer.save_pretrained(unfinished)
-            shutil.rmtree(final, ignore_errors=True)  # left by a run that died before its manifest
-            os.sync()
-            os.replace(unfinished, final)
+            remove(final)  # left by a run that died before its manifest
+            unfinished = final if is_remote(final) else job.out / f".{MODEL_FOLDER}"
+            with folder_to_write(unfinished) as folder:
+                model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+                tokenizer.save_pretrained(folder)
+            if not is_remote(final):
+                os.sync()
+                os.replace(unfinished, final)

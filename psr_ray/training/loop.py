@@ -134,6 +134,7 @@ def run_steps(
         figures["tokens_per_s"] = figures["num_tokens"] / (time.time() - started)
         writer.write(step + 1, figures)
         if (step + 1) % training.checkpoint_steps == 0 and step + 1 < num_steps:
+            writer.flush()  # a resumed training keeps the lines of the steps before its checkpoint
             checkpoints.save(step + 1)
     return figures
 

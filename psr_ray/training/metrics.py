@@ -1,12 +1,21 @@
-"""Figures of each optimizer step: metrics.jsonl, TensorBoard, and the run's progress."""
+"""Figures of each optimizer step: metrics.jsonl, TensorBoard, Ray's metrics, the run's progress."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+import time
 from pathlib import Path
 
 from psr_ray.files import write_text
+from psr_ray.live_metrics import StepMetrics
 from psr_ray.progress import ProgressWriter
+from psr_ray.storage import is_remote, upload
+
+NAME = "metrics.jsonl"
+# Seconds between two uploads to a store.
+UPLOAD_S = 10.0
 
 
 class MetricsWriter:
@@ -19,17 +28,23 @@ class MetricsWriter:
         self.active = rank == 0
         if not self.active:
             return
+        import ray
         from torch.utils.tensorboard import SummaryWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        before = path.read_text().splitlines(keepends=True)[:num_done] if num_done else []
-        write_text(
-            path, "".join(before)
-        )  # whole or not; steps after the checkpoint are taken again
+        self._folder = folder
+        # a store's objects cannot be added to: they are written here and uploaded now and then
+        self._here = Path(tempfile.mkdtemp(prefix="psr-ray-")) if is_remote(folder) else folder
+        self._here.mkdir(parents=True, exist_ok=True)
+        before = (
+            (folder / NAME).read_text().splitlines(keepends=True)[:num_done] if num_done else []
+        )
+        path = self._here / NAME
+        write_text(path, "".join(before))  # whole or not; steps after the checkpoint come again
         self._file = path.open("a")
-        board = str(folder / "tensorboard")
+        board = str(self._here / "tensorboard")
         self._board = SummaryWriter(log_dir=board, purge_step=num_done + 1 if num_done else None)
+        self._uploaded_at = time.monotonic()
+        self._live = StepMetrics(folder) if ray.is_initialized() else None
         self._progress = progress
         progress.start(num_steps, num_done)
 
@@ -42,8 +57,22 @@ class MetricsWriter:
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
         self._progress.advance(1, int(figures.get("num_tokens", 0)))
+        if self._live is not None:
+            self._live.write(step, figures)
+        if is_remote(self._folder) and time.monotonic() - self._uploaded_at > UPLOAD_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """See that what was written lies in the folder: before a checkpoint, say."""
+        if self.active and is_remote(self._folder):
+            self._board.flush()
+            upload(self._here, self._folder)
+            self._uploaded_at = time.monotonic()
 
     def close(self) -> None:
         if self.active:
             self._file.close()
             self._board.close()
+            self.flush()
+            if is_remote(self._folder):
+                shutil.rmtree(self._here, ignore_errors=True)

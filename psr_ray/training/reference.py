@@ -61,7 +61,8 @@ def read_reference(
         return None
     remedy = f"delete {path} to have it computed again"
     try:
-        rows = pq.read_table(path).to_pydict()
+        with path.open("rb") as file:
+            rows = pq.read_table(file).to_pydict()
     except (OSError, pa.ArrowInvalid) as error:
         raise PsrError(f"reference log-probabilities cannot be read: {error}; {remedy}") from error
     if set(rows.get("key", ())) != {key} or rows.get("id") != [pair.id for pair in pairs]:

@@ -1,0 +1,103 @@
+"""What a run asks of a cluster, and whether the cluster can ever give it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from psr_ray.config import Config, EngineConfig, TrainingConfig
+from psr_ray.errors import PsrError
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """``num`` processes at once, each of which takes ``bundle`` on one node."""
+
+    what: str
+    num: int
+    bundle: dict[str, float]
+    settings: str
+    """The settings that ask for it."""
+
+    def __str__(self) -> str:
+        return f"{self.num} {self.what}, each {resources_text(self.bundle)} on one node"
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes that a cluster has, or may start: at most ``count`` of them."""
+
+    name: str
+    resources: dict[str, float]
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.name} ({resources_text(self.resources)})"
+
+
+def resources_text(resources: Resources) -> str:
+    """CPUs, GPUs and what else is counted, without memory and Ray's own marks."""
+    shown = {
+        name: value
+        for name, value in resources.items()
+        if name not in ("memory", "object_store_memory") and ":" not in name and value
+    }
+    return ", ".join(f"{value:g} {name}" for name, value in sorted(shown.items())) or "nothing"
+
+
+def engine_demand(engine: EngineConfig, num: int = 1) -> Demand:
+    """Engines: an actor each, whose GPUs are of one node."""
+    bundle: dict[str, float] = {"CPU": engine.cpus_per_engine}
+    if engine.tensor_parallel_size:
+        bundle["GPU"] = engine.tensor_parallel_size
+    names = "engine.num_engines, engine.tensor_parallel_size, engine.cpus_per_engine"
+    return Demand("vLLM engine(s)", num, bundle, names)
+
+
+def training_demand(training: TrainingConfig, name: str) -> Demand:
+    """The workers of a training, all at once."""
+    bundle: dict[str, float] = {"CPU": training.cpus_per_worker}
+    if training.use_gpu:
+        bundle["GPU"] = 1
+    names = f"{name}.num_workers, {name}.cpus_per_worker"
+    return Demand("training worker(s)", training.num_workers, bundle, names)
+
+
+def demands_of(config: Config) -> list[Demand]:
+    """What must be there at once for each kind of stage to run at all."""
+    return [
+        engine_demand(config.engine, config.engine.num_engines[0]),
+        training_demand(config.sft, "sft"),
+        training_demand(config.dpo, "dpo"),
+    ]
+
+
+def places_on(resources: Resources, bundle: Resources) -> int:
+    """How many times a bundle fits on an empty node."""
+    wanted = {name: value for name, value in bundle.items() if value}
+    return int(min(resources.get(name, 0) // value for name, value in wanted.items()))
+
+
+def check_capacity(demands: Sequence[Demand], kinds: Sequence[NodeKind] | None) -> None:
+    """Raises ``PsrError`` where the nodes that are there or may come can never hold a demand.
+
+    Where it is not known what may come (None), each stage is refused as it asks for room."""
+    if kinds is None:
+        return
+    there = "; ".join(map(str, kinds)) or "no nodes"
+    for demand in demands:
+        places = sum(kind.count * places_on(kind.resources, demand.bundle) for kind in kinds)
+        if places >= demand.num:
+            continue
+        if not places and demand.bundle.get("GPU", 0) > 1:
+            raise PsrError(
+                f"the config asks for an engine of {resources_text(demand.bundle)}; no node of this "
+                f"cluster has as much (it can have: {there}), and an engine's GPUs are never spread "
+                "over nodes: lower engine.tensor_parallel_size, or add nodes with more GPUs"
+            )
+        raise PsrError(
+            f"the config asks for {demand}; this cluster can never have room for more than {places} "
+            f"(it can have: {there}): lower {demand.settings}, or add nodes"
+        )

@@ -1,0 +1,101 @@
+"""How long steps, prompts and judgements are: from the run so far, its files, or the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from psr_ray.config import Config
+from psr_ray.errors import PsrError
+from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.runs import RunDirectory
+from psr_ray.sources import Failures, ift_rows, pair_rows
+from psr_ray.stages import steps_of
+from psr_ray.storage import is_url, location
+
+# Rows that are looked at in a file.
+SAMPLE = 200
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Means, in tokens but for ``steps``; ``tokens_per_search`` once a search was measured."""
+
+    steps: float
+    step: float
+    judgement: float
+    problem_prompt: float
+    judge_prompt: float
+    origin: str
+    """Where they are from."""
+    tokens_per_search: float | None = None
+
+    @property
+    def solution(self) -> float:
+        return self.steps * self.step
+
+
+# arXiv 2503.03746: 8 steps lie between its GSM8K and MATH figures, 576 tokens are a 7B model's
+# solution of a MATH problem (Tables 7 and 8); prompts and judgements are not reported.
+PAPER = Lengths(8.0, 72.0, 300.0, 200.0, 900.0, "the paper's figures and our guesses")
+
+
+def lengths_of(config: Config) -> Lengths:
+    """The lengths to plan with: as measured on the run's newest complete evaluation, else in the rows of
+    its IFT and EFT sources by the model's tokenizer, else the paper's."""
+    lengths = rows_lengths(config)
+    complete = [
+        step
+        for step in steps_of(RunDirectory(config))
+        if step.kind == "evaluate" and step.model != "M0" and step.stage.is_complete
+    ]
+    for step in complete[-1:]:
+        facts: dict[str, Any] = step.stage.manifest or {}
+        if not facts.get("steps_per_solution"):
+            continue
+        lengths = replace(
+            lengths,
+            steps=facts["steps_per_solution"],
+            step=facts["tokens_per_step"],
+            tokens_per_search=(facts.get("test_time") or {}).get("search_tokens"),
+            origin=f"the evaluation of {step.model}",
+        )
+    return lengths
+
+
+def rows_lengths(config: Config) -> Lengths:
+    """Lengths in the first rows of the IFT and EFT sources; the paper's where they cannot be read."""
+    data, model = config.data, config.model
+    files = [source.path for source in (data.ift, data.eft) if source.path is not None]
+    here = is_url(model.base) or Path(model.base).is_dir()
+    if not here or not all(location(path).is_file() for path in files):
+        return PAPER
+    try:
+        tokenizer = load_tokenizer(model.base, trust_remote_code=model.trust_remote_code)
+        prompts = PromptBuilder(tokenizer, config.prompts)
+        failures = Failures()
+        few = {"num": SAMPLE}
+        solved = ift_rows(data.ift.model_copy(update=few), config.seed, failures)
+        judged = pair_rows(data.eft.model_copy(update=few), "eft", config.seed, failures)
+    except PsrError:
+        return PAPER
+    stop = config.prompts.step_stop
+
+    def mean(values: list[int]) -> float:
+        return sum(values) / max(len(values), 1)
+
+    steps = mean([row["solution"].strip().count(stop) + 1 for row in solved])
+    solution = mean([len(tokenizer.encode(row["solution"])) for row in solved])
+    judge_prompts = [
+        prompts.judge_ids(row["problem"], row["steps_so_far"], row["step_a"], row["step_b"])
+        for row in judged
+    ]
+    return Lengths(
+        steps=steps,
+        step=solution / steps,
+        judgement=mean([len(tokenizer.encode(row["judgement"])) for row in judged]),
+        problem_prompt=mean([len(prompts.solve_ids(row["problem"])) for row in solved]),
+        judge_prompt=mean([len(ids) for ids in judge_prompts]),
+        origin=f"{len(solved)} IFT and {len(judged)} EFT rows by the model's tokenizer",
+    )

@@ -1,0 +1,136 @@
+"""GPU memory of engines and training workers, and settings that do not fit (docs/planning.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psr_ray.config import Config, TrainingConfig
+from psr_ray.errors import PsrError
+from psr_ray.planning.model import ModelShape
+
+GIB = 2**30
+# Taken by CUDA's context, NCCL's buffers and fragmentation, on every GPU.
+RESERVE_GIB = 3.0
+# Bytes an activation takes per token and layer, in units of hidden size × width: what a decoder layer
+# with FlashAttention keeps for its backward pass (Korthikanti et al., arXiv 2205.05198, section 4.1,
+# with a gated MLP); with checkpointing only a layer's input is kept, and one layer's activations.
+ACTIVATION_UNITS = 17
+LORA_BYTES = 16  # weight, gradient, two moments and a 32-bit copy of a trained parameter
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """GiB on one worker's GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    host: float
+    """GiB of the node's own memory for each worker (offloaded optimizer states)."""
+
+    @property
+    def total(self) -> float:
+        parts = (self.weights, self.gradients, self.optimizer, self.activations, self.logits)
+        return sum(parts) + RESERVE_GIB
+
+
+def lora_parameters(shape: ModelShape, training: TrainingConfig) -> int:
+    """Parameters of a low-rank update of all linear layers."""
+    assert training.lora is not None
+    q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    sides = (
+        2 * (shape.hidden + q) + 2 * (shape.hidden + kv) + 3 * (shape.hidden + shape.intermediate)
+    )
+    return training.lora.rank * sides * shape.layers
+
+
+def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemory:
+    """Memory of a training worker: ZeRO 1 shards the optimizer, 2 also the gradients, 3 also the weights
+    (Rajbhandari et al., arXiv 1910.02054, section 3)."""
+    n, zero, width = training.num_workers, training.zero_stage, shape.width
+    trained = shape.parameters if training.lora is None else lora_parameters(shape, training)
+    weights = shape.weight_bytes / (n if zero >= 3 else 1)
+    gradients = trained * width / (n if zero >= 2 else 1)
+    # 16-bit weights: Adam's two moments and the 32-bit copy; 32-bit ones: the two moments
+    states = trained * (8 if width == 4 else 12) / (n if zero >= 1 else 1)
+    offloaded = training.offload_optimizer and zero > 0
+    tokens, unit = training.tokens_per_pass, shape.hidden * shape.width
+    layer = ACTIVATION_UNITS * unit + 3 * shape.intermediate * shape.width
+    kept = shape.layers * unit + layer if training.gradient_checkpointing else shape.layers * layer
+    gathered = 2 * shape.weight_bytes / shape.layers if zero >= 3 else 0  # this layer and the next
+    return TrainingMemory(
+        weights=(weights + gathered) / GIB,
+        gradients=gradients / GIB,
+        optimizer=0.0 if offloaded else states / GIB,
+        activations=tokens * kept / GIB,
+        # scored in chunks of 1,024 positions, in 32 bits, with their gradient
+        logits=2 * min(tokens, 1024) * shape.vocabulary * 4 / GIB,
+        host=states / GIB if offloaded else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """GiB on each GPU of an engine, and what its KV cache holds."""
+
+    weights: float
+    cache: float
+    num_tokens: int
+
+    def sequences(self, length: int) -> int:
+        """Sequences of a length that the cache holds at once, none of them sharing a prefix."""
+        return self.num_tokens // length
+
+
+def engine_memory(shape: ModelShape, config: Config, gpu_gib: float) -> EngineMemory:
+    """Memory of an engine: what ``gpu_memory_utilization`` leaves beside the weights is KV cache.
+
+    Weights and cache are divided over the engine's GPUs (KV heads at least once each)."""
+    engine, num_models = config.engine, 2 if config.method.first_judges else 1
+    gpus = max(engine.tensor_parallel_size, 1)
+    weights = shape.weight_bytes / gpus / GIB
+    cache = engine.kv_cache_gib
+    if cache is None:
+        activations = 1.0  # of one step of vLLM's, beside the weights
+        cache = gpu_gib * engine.gpu_memory_utilization / num_models - weights - activations
+    split = min(gpus, shape.kv_heads)
+    return EngineMemory(weights, cache, max(0, int(cache * GIB * split / shape.kv_bytes)))
+
+
+def check_fits(config: Config, shape: ModelShape, gpu_gib: float) -> None:
+    """Raises ``PsrError`` for the first part of a run that a GPU of ``gpu_gib`` GiB cannot hold.
+
+    It names the setting to change."""
+    engine = engine_memory(shape, config, gpu_gib)
+    if config.engine.tensor_parallel_size and engine.num_tokens < config.model.max_length:
+        raise PsrError(
+            f"an engine's GPU of {gpu_gib:g} GiB holds {engine.weights:.1f} GiB of weights and "
+            f"{max(engine.cache, 0):.1f} GiB of KV cache, {engine.num_tokens:,} tokens: fewer than "
+            f"model.max_length {config.model.max_length}; raise engine.tensor_parallel_size (now "
+            f"{config.engine.tensor_parallel_size}) or engine.gpu_memory_utilization"
+        )
+    for name, training in (("sft", config.sft), ("dpo", config.dpo)):
+        memory = training_memory(shape, training)
+        if training.use_gpu and memory.total > gpu_gib:
+            raise PsrError(
+                f"{name}: a worker needs {memory.total:.1f} GiB of a GPU's {gpu_gib:g} GiB (weights "
+                f"{memory.weights:.1f}, gradients {memory.gradients:.1f}, optimizer "
+                f"{memory.optimizer:.1f}, activations {memory.activations:.1f}, logits "
+                f"{memory.logits:.1f}, reserve {RESERVE_GIB:g}); "
+                f"{remedy(name, training, memory, gpu_gib)}"
+            )
+
+
+def remedy(name: str, training: TrainingConfig, memory: TrainingMemory, gpu_gib: float) -> str:
+    """The setting that helps most."""
+    if training.zero_stage < 3:
+        return f"set {name}.zero_stage to 3 (now {training.zero_stage})"
+    if not training.gradient_checkpointing and memory.activations > gpu_gib / 4:
+        return f"set {name}.gradient_checkpointing to true"
+    if memory.activations > gpu_gib / 2:
+        return f"lower {name}.tokens_per_pass (now {training.tokens_per_pass})"
+    if memory.optimizer > gpu_gib / 4 and not training.offload_optimizer:
+        return f"set {name}.offload_optimizer to true, or raise {name}.num_workers"
+    return f"raise {name}.num_workers (now {training.num_workers})"

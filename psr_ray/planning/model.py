@@ -1,0 +1,82 @@
+"""What counts of a model for planning: its parameters and the size of a token's KV cache."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from psr_ray.config import ModelConfig
+from psr_ray.storage import location
+
+# Models that the shipped configs name by Hub id, from their published config.json: planning needs no
+# network. (hidden size, layers, attention heads, KV heads, intermediate size, vocabulary, tied)
+KNOWN = {
+    "Qwen/Qwen2.5-Math-1.5B": (1536, 28, 12, 2, 8960, 151936, True),
+    "Qwen/Qwen2.5-Math-7B": (3584, 28, 28, 4, 18944, 152064, False),
+    "Qwen/Qwen2.5-Math-72B": (8192, 80, 64, 8, 29568, 152064, False),
+}
+NAMES = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "intermediate_size", "vocab_size", "tie_word_embeddings",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder's shape. ``width`` is the bytes of a number of the weights and of the KV cache."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+    width: int
+
+    @property
+    def parameters(self) -> int:
+        """Weights of attention, gated MLP and embeddings; norms and biases (below 0.1 %) left out."""
+        attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.kv_heads)
+        mlp = 3 * self.hidden * self.intermediate
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * (attention + mlp) + embeddings
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.parameters * self.width
+
+    @property
+    def kv_bytes(self) -> int:
+        """KV cache of one token: a key and a value for each KV head of each layer."""
+        return 2 * self.layers * self.kv_heads * self.head_size * self.width
+
+
+def model_shape(model: ModelConfig) -> ModelShape | None:
+    """The shape of a model folder (or of a Hub model in ``KNOWN``); None where it is not known."""
+    known = KNOWN.get(model.base)
+    values: dict[str, Any]
+    if known is not None:
+        values = dict(zip(NAMES, known, strict=True))
+    else:
+        path = location(model.base) / "config.json"
+        if not path.is_file():
+            return None
+        values = json.loads(path.read_text())
+    try:
+        hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
+        return ModelShape(
+            hidden=hidden,
+            layers=int(values["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(values.get("num_key_value_heads") or heads),
+            head_size=int(values.get("head_dim") or hidden // heads),
+            intermediate=int(values["intermediate_size"]),
+            vocabulary=int(values["vocab_size"]),
+            tied=bool(values.get("tie_word_embeddings")),
+            width=4 if model.dtype == "float32" else 2,
+        )
+    except KeyError:
+        return None

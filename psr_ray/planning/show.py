@@ -1,0 +1,132 @@
+"""`psr-ray plan`: the config, a row a stage, memory, GPU-hours, money; refuses what cannot fit."""
+
+from __future__ import annotations
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from psr_ray.config import Config
+from psr_ray.errors import PsrError
+from psr_ray.planning.cost import (
+    BANDWIDTH_SHARE,
+    GPUS,
+    PREFILL_SHARE,
+    TRAINING_SHARE,
+    Gpu,
+    generation_hours,
+    training_hours,
+)
+from psr_ray.planning.lengths import Lengths, lengths_of
+from psr_ray.planning.memory import check_fits, engine_memory, training_memory
+from psr_ray.planning.model import ModelShape, model_shape
+from psr_ray.planning.work import Work, work_of
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import Step, steps_of
+
+COLUMNS = ("stage", "state", "rows", "requests", "tokens", "at most", "GPU-hours", "note")
+
+
+def gpu_of(name: str) -> Gpu:
+    """A kind of GPU by its name. Raises ``PsrError`` for one that is not known."""
+    if name not in GPUS:
+        raise PsrError(f"--gpu {name}: known are {', '.join(GPUS)}")
+    return GPUS[name]
+
+
+def gpu_hours(
+    step: Step, work: Work, config: Config, shape: ModelShape, gpu: Gpu, lengths: Lengths
+) -> float:
+    """GPU-hours of a stage."""
+    if step.kind in ("sft", "train"):
+        training = config.sft if step.kind == "sft" else config.dpo
+        tokens = float(work.trained_tokens)
+        return training_hours(shape, training, gpu, tokens, reference=step.kind == "train")
+    if not work.tokens:
+        return 0.0
+    length = lengths.problem_prompt + lengths.solution / 2
+    return generation_hours(config, shape, gpu, work.prompt_tokens, work.tokens, length)
+
+
+def print_plan(
+    config: Config, console: Console, *, gpu: str | None = None, price: float | None = None
+) -> None:
+    """The resolved config, then a row a stage. With ``gpu``, memory is checked against that kind and
+    time is estimated; with ``price`` (of a GPU-hour), money.
+
+    Raises ``PsrError`` where an engine or a training worker does not fit on such a GPU.
+    """
+    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), highlight=False)
+    shape, lengths = model_shape(config.model), lengths_of(config)
+    kind = gpu_of(gpu) if gpu is not None else None
+    table = Table(title=f"{config.name}: what each stage will do")
+    for column in COLUMNS:
+        left = column in ("stage", "state", "note")
+        if column != "GPU-hours" or kind is not None:
+            table.add_column(column, justify="left" if left else "right")
+    total = 0.0
+    for step in steps_of(RunDirectory(config)):
+        work = work_of(step, config, lengths)
+        done = step.stage.is_complete
+        values = [work.rows, work.requests, work.tokens, work.most]
+        cells = [step.stage.name, "complete" if done else "to do"]
+        cells += [f"{value:,}" if value else "" for value in values]
+        if kind is not None and shape is not None:
+            hours = gpu_hours(step, work, config, shape, kind, lengths)
+            total += 0.0 if done else hours
+            cells.append(f"{hours:.2f}" if hours else "")
+        elif kind is not None:
+            cells.append("?")
+        table.add_row(*cells, work.note)
+    console.print(table)
+    console.print(
+        f"tokens: expected; lengths are from {lengths.origin}: {lengths.steps:.1f} steps of "
+        f"{lengths.step:.1f} tokens, judgements of {lengths.judgement:.0f}"
+        + (
+            ""
+            if lengths.tokens_per_search is None
+            else f", {lengths.tokens_per_search:.0f} a search"
+        )
+        + "; at most: all candidates differ and fill their limits (docs/planning.md)",
+        soft_wrap=True,
+    )
+    if shape is None:
+        console.print("memory: unknown, the model is neither a folder nor one this program knows")
+        return
+    print_memory(config, shape, console, kind)
+    if kind is None:
+        console.print("GPU-hours and what fits: add --gpu " + "|".join(GPUS), soft_wrap=True)
+        return
+    check_fits(config, shape, kind.memory_gib)
+    money = "" if price is None else f", {total * price:,.2f} at {price:g} a GPU-hour"
+    console.print(
+        f"left to do: about {total:,.1f} GPU-hours of {gpu}{money} (assumed: {TRAINING_SHARE:.0%} of "
+        f"the peak in training, {PREFILL_SHARE:.0%} in prompts, {BANDWIDTH_SHARE:.0%} of the bandwidth "
+        "in decoding; loading models and idle GPUs not counted)",
+        soft_wrap=True,
+    )
+
+
+def print_memory(config: Config, shape: ModelShape, console: Console, gpu: Gpu | None) -> None:
+    """What an engine and the training workers take."""
+    for name, training in (("sft", config.sft), ("dpo", config.dpo)):
+        memory = training_memory(shape, training)
+        host = f"; {memory.host:.2f} GiB of the node's memory" if memory.host else ""
+        console.print(
+            f"memory, {name}: {memory.total:.2f} GiB a worker ({shape.parameters / 1e6:,.1f}M "
+            f"parameters, ZeRO {training.zero_stage}, {training.num_workers} workers: weights "
+            f"{memory.weights:.2f}, gradients {memory.gradients:.2f}, optimizer {memory.optimizer:.2f}, "
+            f"activations {memory.activations:.2f}, logits {memory.logits:.2f}, and a reserve){host}",
+            soft_wrap=True,
+        )
+    least, most = config.engine.num_engines
+    if gpu is None and config.engine.kv_cache_gib is None:
+        console.print("memory, engine: KV cache is what gpu_memory_utilization leaves (add --gpu)")
+        return
+    engine = engine_memory(shape, config, gpu.memory_gib if gpu is not None else 0.0)
+    console.print(
+        f"memory, engine: {engine.weights:.2f} GiB weights + {engine.cache:.2f} GiB KV cache on each "
+        f"GPU, which holds {engine.num_tokens:,} tokens: {engine.sequences(config.model.max_length)} "
+        f"sequences of max_length, at least; {least} to {most} engines",
+        soft_wrap=True,
+    )

@@ -1,0 +1,137 @@
+"""What each stage does: rows, requests, tokens.
+
+``tokens`` is what is to be expected, ``most`` what the config allows (all candidates differ and fill
+their limits). How many candidates of a step differ is known only once a search was measured; until then
+all do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psr_ray.config import Config, MethodConfig, SourceConfig
+from psr_ray.planning.lengths import Lengths
+from psr_ray.stages import Step
+from psr_ray.training.examples import mixed_batches, num_steps
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage does. ``prompt_tokens`` are those that no earlier request of the stage shares;
+    ``trained_tokens`` go through a training's forward and backward pass."""
+
+    rows: int
+    requests: int = 0
+    tokens: int = 0
+    most: int = 0
+    prompt_tokens: int = 0
+    trained_tokens: int = 0
+    note: str = ""
+
+
+def judgement_tokens(config: Config, lengths: Lengths) -> tuple[float, int]:
+    """Tokens of one judgement of two steps: expected and at most."""
+    if config.judge.mode == "verdict":
+        return 1, 1
+    return min(lengths.judgement, config.judge.max_tokens), config.judge.max_tokens
+
+
+def search_work(config: Config, source: SourceConfig, rows: int, lengths: Lengths) -> Work:
+    """Searches of some problems by the config's method, without rollbacks."""
+    w, method = config.search.num_candidates, config.method
+    whole = method.unit == "solution"
+    each_step, most_step = (
+        (lengths.solution, config.evaluation.max_tokens)
+        if whole
+        else (min(lengths.step, config.search.max_step_tokens), config.search.max_step_tokens)
+    )
+    expected_steps = steps_of_source(source, lengths)
+    steps = rows * (1 if whole else min(expected_steps, config.search.max_steps))
+    judgements, (each, most) = 0, (0.0, 0)
+    if method.ranking == "pairwise":
+        judgements, (each, most) = w * (w - 1), judgement_tokens(config, lengths)
+    elif method.ranking == "points":
+        judgements, each, most = w, lengths.judgement, config.judge.max_points_tokens
+    tokens = steps * (w * each_step + judgements * each)
+    if lengths.tokens_per_search is not None and method == MethodConfig():
+        tokens = rows * lengths.tokens_per_search
+    # the text so far is in the prefix cache; the judge reads it again behind its own, once a step
+    prompt = rows * lengths.problem_prompt + (steps * lengths.judge_prompt if judgements else 0)
+    prompt += steps * judgements * 2 * lengths.step
+    return Work(
+        rows,
+        round(steps * (w + judgements)),
+        round(tokens),
+        round(steps * (w * most_step + judgements * most)),
+        round(prompt),
+        note=f"at most {round(steps)} preference pairs",
+    )
+
+
+def steps_of_source(source: SourceConfig, lengths: Lengths) -> float:
+    """Steps of a solution: the embedded problems know theirs."""
+    return sum(source.num_steps) / 2 if source.kind == "arithmetic" else lengths.steps
+
+
+def sft_work(config: Config, lengths: Lengths) -> Work:
+    """Steps are exact but for rows that do not fit: batches follow from the numbers of rows."""
+    data, sft = config.data, config.sft
+    eft = data.eft.num + (data.eft_solutions.num if data.eft_solutions is not None else 0)
+    plan = mixed_batches(
+        data.ift.num, eft, sft.ift_per_batch, sft.num_epochs, sft.batch_size, config.seed
+    )
+    used = [index for batch in plan for index in batch]
+    num_ift = sum(index < data.ift.num for index in used)
+    trained = num_ift * (lengths.problem_prompt + lengths.solution)
+    trained += (len(used) - num_ift) * (lengths.judge_prompt + lengths.judgement)
+    return Work(
+        data.ift.num + eft, trained_tokens=round(trained), note=f"{len(plan)} optimizer steps"
+    )
+
+
+def dpo_work(config: Config, source: SourceConfig, lengths: Lengths) -> Work:
+    """A search is one token tree: its prompt and chosen steps once, its rejected steps beside them."""
+    steps = steps_of_source(source, lengths)
+    pairs, dpo = round(source.num * steps), config.dpo
+    count = num_steps(pairs, dpo.num_epochs, dpo.batch_size)
+    tree = lengths.problem_prompt + 2 * steps * lengths.step
+    trained = dpo.num_epochs * source.num * tree
+    trained += count * dpo.solutions_per_batch * (lengths.problem_prompt + lengths.solution)
+    return Work(pairs, trained_tokens=round(trained), note=f"at most {count} optimizer steps")
+
+
+def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
+    """Greedy solutions and fixed pairs; searches, samples and probes for all models but M0."""
+    data, settings = config.data, config.evaluation
+    solved = data.heldout.num + (data.hard.num if data.hard is not None else 0)
+    judged = data.judge.num if data.judge is not None else 0
+    each, most = judgement_tokens(config, lengths)
+    rows, requests = solved + judged, solved + 2 * judged
+    tokens = solved * min(lengths.solution, settings.max_tokens) + 2 * judged * each
+    limit = solved * settings.max_tokens + 2 * judged * most
+    prompt = solved * lengths.problem_prompt + 2 * judged * lengths.judge_prompt
+    if model != "M0":
+        again = min(settings.num_search_problems, data.heldout.num)
+        paper = config.model_copy(update={"method": MethodConfig()})
+        searched = search_work(paper, data.heldout, again, lengths)
+        rows += 2 * again
+        requests += searched.requests + again * settings.num_samples
+        tokens += searched.tokens + again * settings.num_samples * lengths.solution
+        limit += searched.most + again * settings.num_samples * settings.max_tokens
+        prompt += searched.prompt_tokens
+    return Work(rows, requests, round(tokens), limit, round(prompt))
+
+
+def work_of(step: Step, config: Config, lengths: Lengths) -> Work:
+    """What a stage does."""
+    if step.kind == "data":
+        return Work(sum(source.num for source in config.data.sources().values()))
+    if step.kind == "sft":
+        return sft_work(config, lengths)
+    if step.kind == "evaluate":
+        return evaluation_work(config, step.model, lengths)
+    source = config.train_source(step.iteration)
+    if step.kind == "train":
+        return dpo_work(config, source, lengths)
+    searched = search_work(config, source, source.num, lengths)
+    return searched if step.kind == "search" else Work(source.num, note=searched.note)

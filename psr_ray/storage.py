@@ -1,0 +1,142 @@
+"""Where files lie: this machine's folders, or any object store that fsspec knows (s3://, gs://, …).
+
+A folder in a store is a ``UPath``: it has the methods of ``Path`` that this program uses, so both go by
+that name here. What cannot be done in a store is in this module: folders of models and checkpoints are
+written here first, then uploaded; they are read from a copy on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock
+from upath import UPath
+
+from psr_ray.errors import PsrError, last_line
+
+# Copies that nobody asked for since go when another is made.
+KEEP_COPIES_S = 6 * 3600.0
+CACHE = "PSR_RAY_CACHE"
+
+
+def is_url(text: str) -> bool:
+    """Whether a setting names a place in a store (or anything else that is no path)."""
+    return "://" in text
+
+
+def location(text: str | Path) -> Path:
+    """The file or folder of a path or URL; nothing is looked up. Raises ``PsrError`` for a URL whose
+    kind of store is not known, or whose package is missing."""
+    if isinstance(text, Path | UPath) or not is_url(text):
+        return text if isinstance(text, UPath) else Path(text)
+    try:
+        # nothing is remembered of what lies where: other processes write there, too
+        return cast(Path, UPath(text.rstrip("/"), use_listings_cache=False))
+    except (ImportError, ValueError) as error:
+        raise PsrError(
+            f"{text}: storage of this kind cannot be used ({last_line(error)}); s3:// works as "
+            "installed, gs:// needs `pip install gcsfs`, abfs:// adlfs"
+        ) from error
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a location is in a store."""
+    return isinstance(path, UPath) and not isinstance(path, Path)
+
+
+def store_of(path: Path) -> tuple[Any, str]:
+    """The fsspec file system of a location in a store, and its name there."""
+    there = cast(Any, path)
+    return there.fs, there.path
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and all in it, where there is one."""
+    if not is_remote(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        return
+    files, name = store_of(folder)
+    with contextlib.suppress(FileNotFoundError):
+        files.rm(name, recursive=True)
+
+
+def upload(folder: Path, to: Path) -> None:
+    """Copy all files of a folder of this machine into one in a store."""
+    files, name = store_of(to)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files.put_file(str(path), f"{name}/{path.relative_to(folder).as_posix()}")
+
+
+@contextlib.contextmanager
+def folder_to_write(folder: Path) -> Iterator[Path]:
+    """A folder to write to: the one itself, or one that is uploaded to it in the end."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="psr-ray-") as here:
+        yield Path(here)
+        upload(Path(here), folder)
+
+
+def cache_folder() -> Path:
+    """Where this machine's copies lie: ``PSR_RAY_CACHE``, or beside other temporary files."""
+    return Path(os.environ.get(CACHE) or Path(tempfile.gettempdir()) / f"psr-ray-{os.getuid()}")
+
+
+def local_copy(folder: str | Path, *, weights: bool = True) -> str:
+    """A model's or checkpoint's folder as a path of this machine; a Hub id as it stands.
+
+    What lies in a store is copied once a machine, for all processes on it; ``weights`` false leaves out
+    the large files (a model's safetensors). Copies go when they were not asked for in six hours and
+    another is made.
+    """
+    place = location(folder)
+    if not is_remote(place):
+        return str(folder)
+    files, name = store_of(place)
+    listing = {
+        path: entry
+        for path, entry in files.find(name, detail=True).items()
+        if weights or not path.endswith(".safetensors")
+    }
+    if not listing:
+        raise PsrError(f"{folder}: no such folder in the store, or nothing in it")
+    # another content has another name: stores give an ETag, or at least a size and a time
+    facts = [
+        (path, e["size"], str(e.get("ETag") or e.get("etag") or e.get("LastModified", "")))
+        for path, e in sorted(listing.items())
+    ]
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    cache = cache_folder()
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = cache / key
+    with FileLock(cache / f"{key}.lock"):
+        if not copy.is_dir():
+            drop_old_copies(cache)
+            unfinished = cache / f".{key}.{os.getpid()}"
+            for path in listing:
+                there = unfinished / path.removeprefix(name).lstrip("/")
+                there.parent.mkdir(parents=True, exist_ok=True)
+                files.get_file(path, str(there))
+            os.replace(unfinished, copy)
+        os.utime(copy)
+    return str(copy)
+
+
+def drop_old_copies(cache: Path) -> None:
+    """Remove copies that nobody asked for lately, and what killed processes were copying."""
+    for copy in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            if copy.is_dir() and time.time() - copy.stat().st_mtime > KEEP_COPIES_S:
+                shutil.rmtree(copy, ignore_errors=True)

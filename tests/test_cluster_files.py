@@ -1,0 +1,146 @@
+"""cluster.yaml, kuberay/, slurm/, skypilot/, runtime_env.yaml against what will read them."""
+
+import io
+import subprocess
+import zipfile
+
+import kubernetes_validate
+import pytest
+import yaml
+from conftest import ROOT
+
+from psr_ray.capacity import NodeKind, check_capacity, demands_of
+from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+
+MAX_UPLOAD = 5 * 2**20
+
+
+def cluster():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    validate_config(config)
+    return config
+
+
+def kinds():
+    types = cluster()["available_node_types"]
+    return [NodeKind(name, dict(t["resources"]), t["max_workers"]) for name, t in types.items()]
+
+
+def test_cluster_file_is_valid_for_ray_and_keeps_its_promises():
+    config = cluster()
+    types = config["available_node_types"]
+    assert types[config["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
+    workers = {name: t for name, t in types.items() if name != config["head_node_type"]}
+    assert {t["min_workers"] for t in workers.values()} == {0}
+    for name in ("gpu_7b", "gpu_72b"):
+        spot, demand = workers[f"{name}_spot"], workers[name]
+        assert spot["priority"] > demand["priority"]
+        assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert "InstanceMarketOptions" not in demand["node_config"]
+        assert spot["node_config"]["InstanceType"] == demand["node_config"]["InstanceType"]
+    [rule] = config["provider"]["security_group"]["IpPermissions"]
+    assert rule["FromPort"] == rule["ToPort"] == 22
+    assert rule["IpRanges"] != [{"CidrIp": "0.0.0.0/0"}]
+    starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    for start in starts:
+        assert "ray start" not in start or "RAY_AUTH_MODE=token" in start
+    assert any("--dashboard-host=127.0.0.1" in start for start in starts)
+    setup = " ".join(config["setup_commands"])
+    for lock in ("gpu.lock", "deepspeed.lock"):
+        assert f"--require-hashes -r /home/ray/psr-ray/requirements/{lock}" in setup
+        assert (ROOT / "requirements" / lock).is_file()
+    import ray
+
+    assert f":{ray.__version__}-" in config["docker"]["image"]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-math-7b", "qwen2.5-math-72b"])
+def test_cluster_has_room_for_the_configs_made_for_it(name):
+    check_capacity(demands_of(load_config(f"configs/{name}.yaml")), kinds())
+
+
+def test_what_a_cluster_can_never_hold_is_refused_with_what_it_has():
+    config = load_config(
+        "configs/qwen2.5-math-7b.yaml", ["engine.tensor_parallel_size=16", "sft.num_workers=8"]
+    )
+    with pytest.raises(PsrError, match=r"engine of 1 CPU, 16 GPU; no node .* never spread over"):
+        check_capacity(demands_of(config), kinds())
+    config = load_config("configs/qwen2.5-math-7b.yaml", ["dpo.num_workers=1000"])
+    with pytest.raises(PsrError, match=r"1000 training worker.*more than 128 .*dpo\.num_workers"):
+        check_capacity(demands_of(config), kinds())
+    with pytest.raises(PsrError, match="no nodes"):
+        check_capacity(demands_of(config), [])
+
+
+# Fields of KubeRay 1.6 (its API reference, ray.io/v1) that the file may use, with their kinds.
+RAY_JOB = {
+    "entrypoint": str, "submissionMode": {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"},
+    "backoffLimit": int, "shutdownAfterJobFinishes": bool, "ttlSecondsAfterFinished": int,
+    "rayClusterSpec": {
+        "rayVersion": str, "enableInTreeAutoscaling": bool,
+        "authOptions": {"mode": {"token", "disabled"}, "secretName": str},
+        "autoscalerOptions": {
+            "idleTimeoutSeconds": int, "upscalingMode": {"Default", "Aggressive", "Conservative"}
+        },
+        "headGroupSpec": {"rayStartParams": dict, "template": dict},
+        "workerGroupSpecs": [{
+            "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int,
+            "numOfHosts": int, "rayStartParams": dict, "template": dict,
+        }],
+    },
+}  # fmt: skip
+
+
+def conforms(value, kind, place="spec"):
+    if isinstance(kind, set):
+        assert value in kind, place
+    elif isinstance(kind, list):
+        for index, item in enumerate(value):
+            conforms(item, kind[0], f"{place}[{index}]")
+    elif isinstance(kind, dict):
+        assert value.keys() <= kind.keys(), place
+        for name, item in value.items():
+            conforms(item, kind[name], f"{place}.{name}")
+    else:
+        assert isinstance(value, kind), place
+
+
+def test_rayjob_has_the_fields_of_its_kind_and_pods_that_kubernetes_takes():
+    job = yaml.safe_load((ROOT / "kuberay" / "rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    conforms(job["spec"], RAY_JOB)
+    spec = job["spec"]["rayClusterSpec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for group in groups:
+        pod = {
+            "apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "group"},
+            "template": group["template"],
+        }  # fmt: skip
+        kubernetes_validate.validate(pod, "1.33", strict=True)
+        for value in group["rayStartParams"].values():
+            assert isinstance(value, str)  # Ray's parameters are strings there
+    assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+    assert {group["minReplicas"] for group in spec["workerGroupSpecs"]} == {0}
+    assert spec["authOptions"]["mode"] == "token"
+
+
+def test_batch_script_and_sky_file_can_be_read():
+    subprocess.run(["bash", "-n", "slurm/run.sbatch"], check=True)
+    task = yaml.safe_load((ROOT / "skypilot" / "run.yaml").read_text())
+    for part in ("setup", "run"):
+        subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)
+
+
+def test_upload_of_a_job_is_small_and_has_what_it_needs(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    excludes = yaml.safe_load((ROOT / "runtime_env.yaml").read_text())["excludes"]
+    package = tmp_path / "upload.zip"
+    create_package(str(ROOT), package, include_gitignore=True, excludes=excludes)
+    assert package.stat().st_size < MAX_UPLOAD
+    names = zipfile.ZipFile(io.BytesIO(package.read_bytes())).namelist()
+    assert {"jobs/run.py", "psr_ray/cli.py", "actors/driver.py", "configs/demo.yaml"} <= set(names)
+    assert not [name for name in names if name.startswith(("runs/", "models/", ".venv/", ".git/"))]

@@ -1,0 +1,44 @@
+"""Nodes that cannot take part in a run, and rooms that never come, are refused in one line."""
+
+import pytest
+
+from actors.placement import await_room
+from psr_ray.capacity import Demand
+from psr_ray.errors import PsrError
+from psr_ray.nodes import check_sees, check_versions, probe, versions_here
+from psr_ray.storage import location
+
+
+def test_a_node_with_other_versions_is_refused_with_both():
+    here = versions_here()
+    assert here["ray"] == "2.60.0"
+    assert "+" not in here["torch"]
+    check_versions(here, "node-1")
+    with pytest.raises(PsrError, match=r"node-1 has other versions .*\(vllm .* there, 0\.1 here\)"):
+        check_versions(here | {"vllm": "0.1"}, "node-1")
+    check_versions(here | {"vllm": None}, "node-1")  # a head without vLLM
+
+
+def test_a_node_that_does_not_see_the_run_is_refused(tmp_path):
+    marker = tmp_path / "config.yaml"
+    with pytest.raises(PsrError, match=r"node-1 does not see .*config\.yaml .*set runs_dir to"):
+        check_sees(marker, "node-1")
+    with pytest.raises(PsrError, match="does not see"):
+        check_sees(location("s3://psr-ray-not-there/x"), "node-1")
+    assert "does not see" in str(probe(marker, versions_here()))
+    marker.touch()
+    assert probe(marker, versions_here()) is None
+
+
+@pytest.mark.slow
+def test_room_that_does_not_come_in_time_is_said_and_given_up(ray_up):
+    said = []
+    demand = Demand("vLLM engine(s)", 1, {"CPU": 1, "GPU": 8}, "engine.tensor_parallel_size")
+    with pytest.raises(
+        PsrError, match=r"no room .* within 3 s .*8 GPU on one node.*engine\.tensor"
+    ):
+        await_room(demand, "search by M1", 3, said.append, "STRICT_PACK")
+    assert said[0].startswith("waiting for 1 vLLM engine(s), each 1 CPU, 8 GPU on one node")
+    said.clear()
+    await_room(Demand("worker(s)", 2, {"CPU": 1}, "x"), "train", 60, said.append, "PACK")
+    assert said == [None]

@@ -1,0 +1,129 @@
+"""`psr-ray plan`: the numbers of known models, what fits on a GPU, tokens against measured demo runs."""
+
+import io
+import json
+
+import pytest
+from conftest import ROOT
+from rich.console import Console
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from psr_ray.config import LoraConfig
+from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+from psr_ray.planning.cost import GPUS, generation_hours, training_hours
+from psr_ray.planning.lengths import PAPER, lengths_of, rows_lengths
+from psr_ray.planning.memory import check_fits, engine_memory, training_memory
+from psr_ray.planning.model import model_shape
+from psr_ray.planning.show import print_plan
+from psr_ray.planning.work import search_work
+
+SEVEN = "configs/qwen2.5-math-7b.yaml"
+
+
+def shape_of(config):
+    return model_shape(config.model)
+
+
+@pytest.mark.parametrize(
+    ("base", "published"),
+    [
+        ("Qwen/Qwen2.5-Math-1.5B", 1.54e9),
+        ("Qwen/Qwen2.5-Math-7B", 7.62e9),
+        ("Qwen/Qwen2.5-Math-72B", 72.7e9),
+    ],
+)  # fmt: skip
+def test_known_models_have_their_published_sizes(base, published):
+    shape = shape_of(load_config(SEVEN, [f"model.base={base}"]))
+    assert shape.parameters == pytest.approx(published, rel=0.005)
+
+
+def test_embedded_model_is_counted_as_torch_counts_it():
+    config = load_config("configs/demo.yaml")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config.model.base))
+    assert shape_of(config).parameters == pytest.approx(model.num_parameters(), rel=0.002)
+
+
+def test_zero_stages_and_offload_divide_what_they_divide():
+    config = load_config(SEVEN)
+    shape, dpo = shape_of(config), config.dpo
+
+    def memory(**changes):
+        return training_memory(shape, dpo.model_copy(update=changes))
+
+    whole = memory(zero_stage=0)
+    n = dpo.num_workers
+    assert whole.weights == pytest.approx(shape.parameters * 2 / 2**30)
+    assert whole.optimizer == pytest.approx(shape.parameters * 12 / 2**30)
+    assert memory(zero_stage=1).optimizer == pytest.approx(whole.optimizer / n)
+    assert memory(zero_stage=1).gradients == whole.gradients
+    assert memory(zero_stage=2).gradients == pytest.approx(whole.gradients / n)
+    assert memory(zero_stage=2).weights == whole.weights
+    assert memory(zero_stage=3).weights < whole.weights / n * 1.7  # and two layers, gathered
+    offloaded = memory(zero_stage=3, offload_optimizer=True)
+    assert offloaded.optimizer == 0
+    assert offloaded.host == pytest.approx(memory(zero_stage=3).optimizer)
+    assert memory(gradient_checkpointing=False).activations > 5 * memory().activations
+    assert memory(lora=LoraConfig()).optimizer < memory().optimizer / 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "said"),
+    [
+        ([], "h100", None),
+        (["model.base=Qwen/Qwen2.5-Math-72B"], "h100", r"raise engine\.tensor_parallel_size \(now 1\)"),
+        (["dpo.zero_stage=0"], "h100", r"dpo: a worker needs .* set dpo\.zero_stage to 3 \(now 0\)"),
+        (["sft.gradient_checkpointing=false"], "a100-40", r"set sft\.gradient_checkpointing to true"),
+        (["dpo.tokens_per_pass=200000"], "h100", r"lower dpo\.tokens_per_pass \(now 200000\)"),
+        (["dpo.num_workers=1"], "h100", r"set dpo\.offload_optimizer to true, or raise dpo\.num_w"),
+        (["engine.gpu_memory_utilization=0.18"], "a100", r"gpu_memory_utilization"),
+    ],
+)  # fmt: skip
+def test_what_cannot_fit_is_refused_with_the_setting_to_change(settings, gpu, said):
+    config = load_config(SEVEN, settings)
+    console = Console(width=200, file=io.StringIO())
+    if said is None:
+        print_plan(config, console, gpu=gpu, price=2.0)
+        assert "GPU-hours of h100, " in console.file.getvalue()
+        return
+    with pytest.raises(PsrError, match=said):
+        print_plan(config, console, gpu=gpu)
+    with pytest.raises(PsrError, match="known are"):
+        print_plan(config, console, gpu="abacus")
+
+
+def test_more_gpus_hold_more_cache_and_cost_no_more_hours():
+    config = load_config("configs/qwen2.5-math-72b.yaml")
+    shape, gpu = shape_of(config), GPUS["h100"]
+    four = engine_memory(shape, config, gpu.memory_gib)
+    assert 4 * four.weights == pytest.approx(shape.weight_bytes / 2**30)
+    check_fits(config, shape, gpu.memory_gib)
+    hours = generation_hours(config, shape, gpu, 1e6, 1e6, 500)
+    wider = config.engine.model_copy(update={"tensor_parallel_size": 8})
+    assert generation_hours(
+        config.model_copy(update={"engine": wider}), shape, gpu, 1e6, 1e6, 500
+    ) == pytest.approx(hours)
+    once = training_hours(shape, config.dpo, gpu, 1e6, reference=False)
+    assert training_hours(shape, config.dpo, gpu, 1e6, reference=True) == pytest.approx(1.25 * once)
+
+
+def test_tokens_are_within_15_percent_of_the_measured_demo():
+    config = load_config("configs/demo.yaml")
+    summary = json.loads((ROOT / "docs" / "demo" / "summary.json").read_text())
+    models = {entry["name"]: entry for entry in summary["models"]}
+    lengths = rows_lengths(config)
+    for name in ("M1", "M2", "M3", "M4"):  # greedy solutions, from the IFT rows alone
+        measured = models[name]["steps_per_solution"] * models[name]["tokens_per_step"]
+        assert lengths.solution == pytest.approx(measured, rel=0.15)
+    for k in (1, 2, 3):  # searches, once the model that searches was evaluated
+        known = models[f"M{k}"]["test_time"]["search_tokens"]
+        learned = models[f"M{k + 1}"]["learned_from"]
+        measured = learned["num_sampled_tokens"] + learned["num_judge_tokens"]
+        knowing = lengths.__class__(**vars(lengths) | {"tokens_per_search": known})
+        work = search_work(config, config.train_source(k), learned["num_searches"], knowing)
+        assert work.tokens == pytest.approx(measured, rel=0.15)
+        assert work.most > work.tokens
+
+
+def test_lengths_fall_back_to_the_papers_where_files_are_not_there():
+    assert lengths_of(load_config(SEVEN)) == PAPER
