@@ -41,13 +41,17 @@ class Store:
     @contextlib.contextmanager
     def used(self):
         """Inside, this process and those it starts use it."""
+        from s3fs import S3FileSystem
         from upath import UPath
 
         before = dict(os.environ)
         os.environ.update(self.environment)
+        # one that was made before keeps the credentials it was made with, or that there were none
+        S3FileSystem.clear_instance_cache()
         try:
             UPath(f"s3://{BUCKET}/x").fs.mkdir(BUCKET)
             yield
         finally:
             os.environ.clear()
             os.environ.update(before)
+            S3FileSystem.clear_instance_cache()
