@@ -34,6 +34,7 @@ from psr_ray.shards import read_rows, shards, write_rows, write_shard
 from psr_ray.sources import evaluation_files, write_data
 from psr_ray.stages import Step, model_path, steps_of
 from psr_ray.tasks import output_folder
+from psr_ray.telemetry.logs import StageLogger
 from psr_ray.training.worker import TrainingJob
 
 
@@ -51,10 +52,13 @@ class IterationDriver:
         step = self.steps[name]
         if not step.stage.is_complete:
             started = time.time()
+            log = StageLogger(step.stage.folder)
+            log.info("stage started")
             step.stage.open()
             facts = getattr(self, f"_{step.kind}")(step)
             step.stage.finish(time.time() - started, **facts)
             step.stage.tidy()
+            log.info("stage finished", extra={"seconds": round(time.time() - started, 1)})
         manifest = step.stage.manifest
         assert manifest is not None
         return manifest

@@ -7,7 +7,6 @@ process with it, for Ray Data to start another and give out its batches again.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import signal
 import threading
@@ -26,13 +25,15 @@ from psr_ray.engine import VllmEngine
 from psr_ray.files import read_json, write_text
 from psr_ray.generation import EngineTask
 from psr_ray.guard import guard_children
-from psr_ray.live_metrics import RowMetrics
 from psr_ray.nodes import check_sees, check_versions, node_name
 from psr_ray.prompts import PromptBuilder, load_tokenizer
 from psr_ray.rows import TASK_SCHEMA, Row
 from psr_ray.shards import Key, ShardWriter, finished_ids
 from psr_ray.storage import local_copy
 from psr_ray.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
+from psr_ray.telemetry.counters import RowMetrics
+from psr_ray.telemetry.logs import StageLogger
+from psr_ray.telemetry.traces import Tracer
 
 # Marks of the batches given out, in a stage's folder: one that is given out again was a dead worker's.
 BATCHES = "batches"
@@ -54,6 +55,8 @@ class EngineWorker:
         self.folder = folder
         self.shards = ShardWriter(self._place, config.engine.rows_per_shard)
         self.metrics = RowMetrics(folder)
+        self.log = StageLogger(folder)
+        self.tracer = Tracer(folder, config.telemetry.num_traces)
         self.deaths = Deaths(folder)
         self.alone = threading.Lock()
         self.ending = threading.Lock()
@@ -82,7 +85,9 @@ class EngineWorker:
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
         self.guard = guard_children()  # kept open as long as this process lives
-        mark_engine(self.folder, time.monotonic() - started)
+        loading_s = time.monotonic() - started
+        mark_engine(self.folder, loading_s)
+        self.log.info("engine ready", extra={"loading_s": round(loading_s, 1)})
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many
@@ -105,6 +110,7 @@ class EngineWorker:
                     with self.alone:  # so that no two suspects are at work in one death
                         tokens += self._finish(row, self._submit(row))
             self.shards.wait(map(key_of, left))
+            self.tracer.flush()
         except BaseException:
             self.shards.flush()
             raise
@@ -124,6 +130,11 @@ class EngineWorker:
             result = failed_row(row, error)
         self.shards.add(row["task"], result)
         self.metrics.add(row["task"], result)
+        facts = {"problem": row["id"], "task": row["task"], "tokens": num_tokens(result)}
+        if result.get("error") is None:
+            self.log.info("finished", extra=facts | {"end": result.get("end")})
+        else:
+            self.log.warning("failed: %s", result["error"], extra=facts)
         return num_tokens(result)
 
     def _watch(self) -> None:
@@ -139,7 +150,7 @@ class EngineWorker:
         named. Ray gives its batches to another worker."""
         with self.ending:  # never given back: the first thread to come ends all
             try:
-                logging.getLogger("psr_ray").error("%s: engine ended: %s", self.folder, reason)
+                self.log.error("engine ended: %s", reason)
                 self.deaths.record(reason, self.engine.suspects())
                 self.shards.flush()
             finally:
@@ -163,4 +174,4 @@ class EngineWorker:
         return output_folder(self.folder, task), SCHEMAS[task]
 
     def _task(self, row: Row) -> EngineTask[Row]:
-        return TASKS[row["task"]](row, self.prompts, self.config)
+        return self.tracer.traced(TASKS[row["task"]](row, self.prompts, self.config), row)

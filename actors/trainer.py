@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from psr_ray.capacity import training_demand
 from psr_ray.errors import PsrError, first_line, last_line
 from psr_ray.progress import ProgressWriter
 from psr_ray.storage import is_remote, store_of
+from psr_ray.telemetry.logs import StageLogger
 from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
@@ -59,11 +59,8 @@ def run_training(job: TrainingJob) -> None:
                     "them (out of memory?); the same command goes on from the last one; lower "
                     "tokens_per_pass, or checkpoint_steps where they are taken away"
                 ) from error
-            logging.getLogger("psr_ray").warning(
-                "%s: a training worker died (%s); going on after step %d",
-                job.stage,
-                last_line(error),
-                now,
+            StageLogger(job.out).warning(
+                "a training worker died (%s); going on after step %d", last_line(error), now
             )
         else:
             return

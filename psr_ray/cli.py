@@ -263,6 +263,21 @@ def status(
 
 @app.command()
 @user_errors
+def trace(
+    stage: Annotated[str, typer.Argument(help="folder of a stage, or its URL: RUN/search-1")],
+) -> None:
+    """The searches of a stage that were timed: each round of requests, what it took and cost."""
+    from psr_ray.telemetry.traces import trace_table, traces_of
+
+    traces = traces_of(location(stage))
+    if not traces:
+        raise PsrError(f"{stage}: no traces; they are in a stage with engines, as RUN/search-1")
+    for spans in traces:
+        console.print(trace_table(spans))
+
+
+@app.command()
+@user_errors
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,

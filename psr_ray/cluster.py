@@ -10,8 +10,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psr_ray.config import Config
+from psr_ray.config import Config, TelemetryConfig
 from psr_ray.errors import PsrError, last_line
+from psr_ray.telemetry.logs import ray_settings
 
 # Engines and training workers hold the cores; reading files and coordination need slots beside them.
 SPARE_SLOTS = 4
@@ -36,7 +37,7 @@ def local_gpus() -> int:
     return int(torch.cuda.device_count())
 
 
-def start_local(num_gpus: int) -> None:
+def start_local(num_gpus: int, telemetry: TelemetryConfig) -> None:
     """Start a Ray of this machine alone, with all its ports on loopback."""
     import ray
     from ray._private import ray_constants
@@ -55,8 +56,9 @@ def start_local(num_gpus: int) -> None:
             num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
             num_gpus=num_gpus,
             include_dashboard=False,
-            log_to_driver=False,
+            log_to_driver=telemetry.logs == "json",
             logging_level=logging.ERROR,
+            **ray_settings(telemetry),
         )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = constant
@@ -66,7 +68,7 @@ def start_local(num_gpus: int) -> None:
             os.environ[variable] = value
 
 
-def join() -> None:
+def join(telemetry: TelemetryConfig) -> None:
     """Join the cluster this process belongs to. Raises ``PsrError`` where it does not answer."""
     import ray
 
@@ -75,7 +77,7 @@ def join() -> None:
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for minutes, deaf to signals
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.WARNING, **ray_settings(telemetry))
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = last_line(error.__cause__ or error)
         raise PsrError(
@@ -102,7 +104,7 @@ def connected(config: Config) -> Iterator[None]:
         yield
         return
     if on_cluster:
-        join()
+        join(config.telemetry)
     else:
         wanted, there = wanted_gpus(config), local_gpus()
         if wanted > there:
@@ -111,7 +113,7 @@ def connected(config: Config) -> Iterator[None]:
                 "engine.tensor_parallel_size to 0 and sft.use_gpu, dpo.use_gpu to false to run on "
                 "CPU, or submit the job to a cluster (RAY_ADDRESS)"
             )
-        start_local(there)
+        start_local(there, config.telemetry)
     if end is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)  # Ray's own would abort
     try:

@@ -39,13 +39,16 @@ class Running:
     num_open: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Waiting:
-    """A request at the engine: whose it is and where its completions go."""
+    """A request at the engine: whose it is, where its completions go, and for one with a limit in
+    seconds what there is of them and since when."""
 
     running: Running
     position: int
     request: GenerationRequest
+    so_far: RequestOutput | None = None
+    since: float = 0.0
 
 
 class VllmEngine:
@@ -156,6 +159,7 @@ class VllmEngine:
             self._ready.set_exception(error)
             return
         self._waiting: dict[str, Waiting] = {}
+        self._limited: set[str] = set()
         self._num_requests = 0
         self._ready.set_result(None)
         self._open: dict[int, Running] = {}
@@ -175,7 +179,8 @@ class VllmEngine:
                 for engine in self._engines.values():
                     if engine.has_unfinished_requests():
                         for output in engine.step():
-                            self._finish(output)
+                            self._take(output)
+                        self._cut_off()
         except BaseException as error:
             self._suspects = self.suspects()
             self._death = f"the vLLM engine died: {type(error).__name__}: {error}"
@@ -243,6 +248,29 @@ class VllmEngine:
         self._resuming = None
         del self._open[id(running)]
         return running.future
+
+    def _take(self, output: RequestOutput) -> None:
+        """What the engine has of a request: all, or where it has a limit in seconds a part."""
+        if output.finished:
+            self._finish(output)
+        elif (waiting := self._waiting.get(output.request_id)) is not None:
+            if waiting.so_far is None:
+                waiting.since = time.monotonic()
+                self._limited.add(output.request_id)
+            waiting.so_far = output
+
+    def _cut_off(self) -> None:
+        """End the requests whose seconds are over; they keep what they have."""
+        for name in list(self._limited):
+            waiting = self._waiting.get(name)
+            if waiting is None:  # it came to its own end
+                self._limited.remove(name)
+                continue
+            assert waiting.so_far is not None
+            assert waiting.request.max_seconds is not None
+            if time.monotonic() - waiting.since > waiting.request.max_seconds:
+                self._engines[waiting.request.role].abort_request([name])
+                self._finish(waiting.so_far)
 
     def _finish(self, output: RequestOutput) -> None:
         waiting = self._waiting.pop(output.request_id, None)

@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 
 # Which model answers: the one that searches, or M1 as a judge for ever (`method.judge: first`).
 ModelRole = Literal["policy", "first"]
+# What a request is for, in traces.
+Purpose = Literal["sample", "judge"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,14 @@ class GenerationRequest:
     stop: str | None = None
     choice_ids: tuple[int, ...] = ()
     role: ModelRole = "policy"
+    purpose: Purpose = "sample"
     draw: int = 0
     """How often this prompt may have been sampled from before: another draw, other samples."""
+    max_seconds: float | None = None
+    """Seconds from its first token after which a completion is cut off (``num_samples`` 1)."""
 
 
-Finish = Literal["eos", "stop", "length"]
+Finish = Literal["eos", "stop", "length", "time"]
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ def judge_requests(
             max_tokens=settings.max_tokens if settings.mode == "explain" else 1,
             choice_ids=choices,
             role=role,
+            purpose="judge",
+            max_seconds=settings.max_seconds,
         )
         for c in comparisons
     ]
@@ -162,6 +164,8 @@ class PointsRanking:
                 top_p=1.0,
                 max_tokens=self.judge.max_points_tokens,
                 role=self.role,
+                purpose="judge",
+                max_seconds=self.judge.max_seconds,
             )
             for candidate in candidates
         ]

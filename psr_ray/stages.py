@@ -61,6 +61,7 @@ def method_settings(config: Config, name: str) -> Json:
         "tokens_per_pass",
         "zero_stage",
         "offload_optimizer",
+        "offload_parameters",
         "gradient_checkpointing",
         "checkpoint_steps",
     }

@@ -66,8 +66,8 @@ def request_seed(request: GenerationRequest, seed: int) -> int:
 
 
 def sampling_params(request: GenerationRequest, seed: int | None = None) -> SamplingParams:
-    """vLLM's parameters for a request; only the finished output is returned. With ``seed``, the run's,
-    the same samples are drawn for it in any engine."""
+    """vLLM's parameters for a request; only the finished output is returned, but for a request with a
+    limit in seconds. With ``seed``, the run's, the same samples are drawn for it in any engine."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -87,12 +87,16 @@ def sampling_params(request: GenerationRequest, seed: int | None = None) -> Samp
         stop=None if request.stop is None else [request.stop],
         include_stop_str_in_output=True,
         detokenize=request.stop is not None,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=(
+            RequestOutputKind.FINAL_ONLY
+            if request.max_seconds is None
+            else RequestOutputKind.CUMULATIVE
+        ),
     )
 
 
 def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Completion]:
-    """Our completions of one finished vLLM request."""
+    """Our completions of one vLLM request, finished or cut off by its limit in seconds."""
     cached = output.num_cached_tokens or 0
     completions = []
     for sample in output.outputs:
@@ -101,9 +105,9 @@ def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Co
             weights = [exp(sample.logprobs[0][i].logprob) for i in request.choice_ids]
             probabilities = tuple(weight / sum(weights) for weight in weights)
         stopped = sample.finish_reason == "stop"
-        finish: Finish = (
-            "length" if not stopped else "eos" if sample.stop_reason is None else "stop"
-        )
+        finish: Finish = "length" if output.finished else "time"
+        if stopped:
+            finish = "eos" if sample.stop_reason is None else "stop"
         completions.append(
             Completion(
                 token_ids=tuple(sample.token_ids),

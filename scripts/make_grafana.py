@@ -1,4 +1,4 @@
-"""Write grafana/psr-ray.json: a dashboard of what psr_ray.live_metrics counts.
+"""Write grafana/psr-ray.json: a dashboard of what psr_ray.telemetry.counters counts.
 
 python scripts/make_grafana.py        (--check: only say whether it is up to date)
 """
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from psr_ray.live_metrics import COUNTERS, GAUGES
+from psr_ray.telemetry.counters import COUNTERS, GAUGES
 
 PAGE = Path(__file__).parent.parent / "grafana" / "psr-ray.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}

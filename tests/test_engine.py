@@ -72,6 +72,10 @@ def counted():
 
 
 engine.run([counted() for _ in range(12)])
+late = ask("Judge:", max_tokens=400, temperature=1.0, max_seconds=0.05)
+[[late], [whole]] = engine.run([late, ask("37+45:", max_seconds=60)])
+out["late"] = [late.finish, 0 < len(late.token_ids) < 400]
+out["in_time"] = prompts.decode(whole.token_ids) == out["greedy"]
 out["most_open"] = most_open
 [after] = engine.run([ask("37+45:")])
 out["still_alive"] = prompts.decode(after[0].token_ids) == out["greedy"]
@@ -118,6 +122,8 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["most_open"] == 5  # the others wait until these end
     assert out["task_error"] == "KeyError"
     assert out["refused"] in ("ValueError", "VLLMValidationError")
+    assert out["late"] == ["time", True]
+    assert out["in_time"]
     assert out["still_alive"]
     assert [out["alive_before"], out["alive_after"]] == [True, False]
     assert out["death"] == ["the vLLM engine died: MemoryError: planted"] * 2

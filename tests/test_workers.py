@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 SPLITS = [
+    ("num_workers=1", "tokens_per_pass=96", "zero_stage=0"),  # a row a pass
     ("num_workers=2", "tokens_per_pass=512", "zero_stage=0"),
     ("num_workers=2", "tokens_per_pass=512", "zero_stage=1"),
     ("num_workers=2", "tokens_per_pass=512", "zero_stage=2"),
@@ -24,18 +25,21 @@ SPLITS = [
 
 def test_any_split_of_a_dpo_batch_gives_the_same_weights(ray_up, preferences, tmp_path):
     def settings(split):
-        return [f"dpo.{s}" for s in split] + ["dpo.solutions_per_batch=4", "dpo.schedule=constant"]
+        small = ["model.max_length=96"] if "tokens_per_pass=96" in split else []
+        rows = ["dpo.solutions_per_batch=4", "dpo.schedule=constant"]
+        return [f"dpo.{s}" for s in split] + rows + small
 
     whole = settings(("num_workers=1", "tokens_per_pass=8192", "zero_stage=0"))
     reference, steps = train(preferences, tmp_path / "whole", "dpo", *whole)
     start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
     assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
-    assert len(steps) == 3
+    assert [step["num_passes"] for step in steps] == [2, 2, 2]
     moved = difference(start, reference)
     assert moved > 1e-4
     for i, split in enumerate(SPLITS):
         model, other = train(preferences, tmp_path / str(i), "dpo", *settings(split))
         assert difference(reference, model) < 0.02 * moved, split
+        print(split, [step["num_passes"] for step in other])
         for name in ("dpo_loss", "nll", "sft_loss", "chosen_logp", "grad_norm"):
             expected = [step[name] for step in steps]
             assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), (
@@ -54,17 +58,23 @@ def test_two_workers_fine_tune_as_one_does(ray_up, preferences, tmp_path):
     assert difference(one, two) < 0.02 * difference(start, one)
 
 
-@pytest.mark.parametrize("zero", [0, 3])
-def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_path, zero):
-    model, steps = train(
-        preferences, tmp_path / "lora", "dpo", "dpo.lora={rank: 4}", f"dpo.zero_stage={zero}",
-        "dpo.lr=0.01",
-    )  # fmt: skip
+LORA = "dpo.lora={rank: 4}"
+FOUR_BITS = "dpo.lora={rank: 4, four_bit: true}"
+
+
+@pytest.mark.parametrize(("zero", "lora"), [(0, LORA), (3, LORA), (0, FOUR_BITS), (2, FOUR_BITS)])
+def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_path, zero, lora):
+    settings = (lora, f"dpo.zero_stage={zero}", "dpo.lr=0.01", "dpo.checkpoint_steps=2")
+    model, steps = train(preferences, tmp_path / "lora", "dpo", *settings)
     assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
     start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
     assert model.state_dict().keys() == start.state_dict().keys()
     assert difference(start, model) > 1e-4
     assert torch.equal(start.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    states = list((tmp_path / "lora" / "checkpoints").rglob("*model_states.pt"))
+    assert sum(p.stat().st_size for p in states) < 0.5 * 4 * start.num_parameters()
+    again, _ = train(preferences, tmp_path / "lora", "dpo", *settings)  # from its last checkpoint
+    assert difference(model, again) < 1e-6
 
 
 def test_no_pairs_is_one_line_that_says_where(ray_up, preferences, tmp_path):

@@ -11,6 +11,7 @@ from psr_ray.config.run import (
     ModelConfig,
     PromptConfig,
     SearchConfig,
+    TelemetryConfig,
 )
 from psr_ray.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
 
@@ -29,5 +30,6 @@ __all__ = [
     "SFTConfig",
     "SearchConfig",
     "SourceConfig",
+    "TelemetryConfig",
     "TrainingConfig",
 ]

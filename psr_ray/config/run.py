@@ -64,6 +64,9 @@ class JudgeConfig(Frozen):
     """Sampling temperature of the judge (paper: not stated; 0 makes verdicts repeatable)."""
     max_tokens: Positive = 1024
     """Most tokens of a judgement; one that ends before its verdict counts as unparsable."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Most seconds of a judgement, from its first token; one that is cut off there counts as unparsable,
+    too. Null: no limit (with one, verdicts depend on how busy the engine is)."""
     max_points_tokens: Positive = 1024
     """The same for the judgement of a whole solution (`method.ranking: points`)."""
 
@@ -143,6 +146,16 @@ class EvaluationConfig(Frozen):
     of rankings, self-reward against true reward. 0: not measured."""
 
 
+class TelemetryConfig(Frozen):
+    """What can be seen of a run from outside, beside its folder (docs/cluster.md, "Seeing it run")."""
+
+    logs: Literal["text", "json"] = "text"
+    """`text`: warnings. `json`: each finished problem, stage and optimizer step, too, as a line of JSON
+    with run, iteration, stage and problem id; in Ray's log files and the output of a job."""
+    num_traces: Annotated[int, Field(ge=0)] = 1
+    """Searches whose rounds of requests each engine times and keeps, a stage (`psr-ray trace`)."""
+
+
 class Config(Frozen):
     """One run: M0, fine-tuning to M1, iterations to M(n+1), evaluation of each, report."""
 
@@ -170,6 +183,7 @@ class Config(Frozen):
     sft: SFTConfig = SFTConfig(lr=1e-6, num_epochs=3)
     dpo: DPOConfig = DPOConfig(lr=5e-7)
     evaluation: EvaluationConfig = EvaluationConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @model_validator(mode="after")
     def fits_together(self) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from psr_ray.config.base import Frozen, NonNegative, Positive, Probability
 
@@ -16,6 +16,10 @@ class LoraConfig(Frozen):
     """Scale: the update is multiplied by alpha / rank."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers that get an update."""
+    four_bit: bool = False
+    """Hold the weights below the update in 4 bits (NF4, QLoRA, arXiv 2305.14314): a quarter of the
+    memory, slower. The update is merged into the weights as they were, not as they were rounded. Needs
+    `pip install bitsandbytes` and a ZeRO stage below 3."""
 
 
 class TrainingConfig(Frozen):
@@ -52,13 +56,27 @@ class TrainingConfig(Frozen):
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage: 0 keeps all on each worker, 3 shards weights, gradients, optimizer."""
     offload_optimizer: bool = False
-    """Keep optimizer states in CPU memory (ZeRO 1-3): less GPU memory, slower."""
+    """Keep optimizer states in CPU memory (ZeRO 1-3): less GPU memory, slower. DeepSpeed compiles its
+    own Adam for it, once a node, which needs a C++ compiler."""
+    offload_parameters: bool = False
+    """Keep the sharded weights in CPU memory, too (ZeRO 3)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     checkpoint_steps: Positive = 100
     """Optimizer steps between checkpoints: what a killed training loses at most."""
     lora: LoraConfig | None = None
     """Train a low-rank update and merge it on export; null trains all weights."""
+
+    @model_validator(mode="after")
+    def goes_with_its_zero_stage(self) -> TrainingConfig:
+        for name, wanted, fits in (
+            ("offload_optimizer", self.offload_optimizer, self.zero_stage >= 1),
+            ("offload_parameters", self.offload_parameters, self.zero_stage == 3),
+            ("lora.four_bit", self.lora is not None and self.lora.four_bit, self.zero_stage < 3),
+        ):
+            if wanted and not fits:
+                raise ValueError(f"`{name}` does not go with `zero_stage` {self.zero_stage}")
+        return self
 
 
 class SFTConfig(TrainingConfig):

@@ -15,7 +15,9 @@ RESERVE_GIB = 3.0
 # with FlashAttention keeps for its backward pass (Korthikanti et al., arXiv 2205.05198, section 4.1,
 # with a gated MLP); with checkpointing only a layer's input is kept, and one layer's activations.
 ACTIVATION_UNITS = 17
-LORA_BYTES = 16  # weight, gradient, two moments and a 32-bit copy of a trained parameter
+# Bytes of a weight in 4 bits: NF4 with doubly rounded scales (arXiv 2305.14314, section 3: 0.127 bits a
+# weight beside the four).
+FOUR_BIT = 4.127 / 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TrainingMemory:
     activations: float
     logits: float
     host: float
-    """GiB of the node's own memory for each worker (offloaded optimizer states)."""
+    """GiB of the node's own memory for each worker (offloaded optimizer states and weights)."""
 
     @property
     def total(self) -> float:
@@ -52,10 +54,15 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
     n, zero, width = training.num_workers, training.zero_stage, shape.width
     trained = shape.parameters if training.lora is None else lora_parameters(shape, training)
     weights = shape.weight_bytes / (n if zero >= 3 else 1)
+    if training.lora is not None and training.lora.four_bit:
+        weights = shape.weight_bytes / shape.width * FOUR_BIT
     gradients = trained * width / (n if zero >= 2 else 1)
     # 16-bit weights: Adam's two moments and the 32-bit copy; 32-bit ones: the two moments
     states = trained * (8 if width == 4 else 12) / (n if zero >= 1 else 1)
-    offloaded = training.offload_optimizer and zero > 0
+    on_host = states / GIB if training.offload_optimizer else 0.0
+    if training.offload_parameters:
+        on_host += weights / GIB
+        weights = 0.0
     tokens, unit = training.tokens_per_pass, shape.hidden * shape.width
     layer = ACTIVATION_UNITS * unit + 3 * shape.intermediate * shape.width
     kept = shape.layers * unit + layer if training.gradient_checkpointing else shape.layers * layer
@@ -63,11 +70,11 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
     return TrainingMemory(
         weights=(weights + gathered) / GIB,
         gradients=gradients / GIB,
-        optimizer=0.0 if offloaded else states / GIB,
+        optimizer=0.0 if training.offload_optimizer else states / GIB,
         activations=tokens * kept / GIB,
         # scored in chunks of 1,024 positions, in 32 bits, with their gradient
         logits=2 * min(tokens, 1024) * shape.vocabulary * 4 / GIB,
-        host=states / GIB if offloaded else 0.0,
+        host=on_host,
     )
 
 
@@ -131,6 +138,12 @@ def remedy(name: str, training: TrainingConfig, memory: TrainingMemory, gpu_gib:
         return f"set {name}.gradient_checkpointing to true"
     if memory.activations > gpu_gib / 2:
         return f"lower {name}.tokens_per_pass (now {training.tokens_per_pass})"
+    if (
+        training.zero_stage == 3
+        and memory.weights > gpu_gib / 2
+        and not training.offload_parameters
+    ):
+        return f"set {name}.offload_parameters to true, or raise {name}.num_workers"
     if memory.optimizer > gpu_gib / 4 and not training.offload_optimizer:
         return f"set {name}.offload_optimizer to true, or raise {name}.num_workers"
     return f"raise {name}.num_workers (now {training.num_workers})"

@@ -64,6 +64,7 @@ class Checkpoints:
         """Checkpoints of a training on these ``terms``, in the folder ``out``."""
         self.folder = out / CHECKPOINTS
         self.engine, self.worker = engine, worker
+        self.only_update = training.lora is not None  # the weights below it are the model's
         engine.checkpoint_engine = TensorsOnly()
         plans = [[[row.id for row in term.rows], term.plan] for term in terms]
         # what a checkpoint's shards and steps depend on
@@ -93,7 +94,9 @@ class Checkpoints:
             )
         folder = self.folder / f"step-{latest['step']}"
         here = Path(local_copy(folder))
-        self.engine.load_checkpoint(str(here.parent), tag=here.name)
+        self.engine.load_checkpoint(
+            str(here.parent), tag=here.name, load_module_strict=not self.only_update
+        )
         if is_remote(folder):  # several times the model's size
             self.worker.wait()
             shutil.rmtree(here, ignore_errors=True)
@@ -103,7 +106,9 @@ class Checkpoints:
         """Keep the state after ``step`` steps, then let go of older ones."""
         tag = f"step-{step}"
         with folder_to_write(self.folder) as folder:  # each worker's own, where it is uploaded
-            self.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+            self.engine.save_checkpoint(
+                str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=self.only_update
+            )
         os.sync()  # its files are on the disk before they are named
         self.worker.wait()
         if self.worker.rank == 0:

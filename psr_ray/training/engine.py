@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
 import deepspeed
 import torch
-from transformers import AutoModelForCausalLM
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
+from psr_ray.errors import PsrError
 from psr_ray.storage import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.attention import register_attention
 from psr_ray.training.packs import PackScorer
@@ -21,8 +29,10 @@ def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
     """DeepSpeed's settings for ours. The loop itself says where a step ends: the number of forward
     passes differs from step to step."""
     zero: dict[str, Any] = {"stage": training.zero_stage}
-    if training.offload_optimizer and training.zero_stage:
+    if training.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
+    if training.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -43,6 +53,33 @@ def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
     }
 
 
+def load_model(job: TrainingJob, *, four_bit: bool = False) -> Any:
+    """The model to train. Raises ``PsrError`` where 4 bits are asked for without bitsandbytes."""
+    dtype = getattr(torch, job.config.model.dtype)
+    quantization = None
+    if four_bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise PsrError(
+                f"{job.kind}.lora.four_bit needs `pip install bitsandbytes` on every node"
+            )
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    device = {"": torch.cuda.current_device()} if four_bit and job.training.use_gpu else None
+    return AutoModelForCausalLM.from_pretrained(
+        local_copy(job.model),
+        dtype=dtype,
+        trust_remote_code=job.config.model.trust_remote_code,
+        use_safetensors=True,
+        attn_implementation=register_attention(),
+        quantization_config=quantization,
+        device_map=device,
+    )
+
+
 def build_engine(job: TrainingJob) -> tuple[Any, Any]:
     """DeepSpeed's engine, which scores packs with the policy, and the policy itself."""
     training = job.training
@@ -54,13 +91,7 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
     # With ZeRO-3 this must exist while the model is loaded: it then loads shard by shard.
     keep = HfDeepSpeedConfig(settings) if training.zero_stage == 3 else None
     torch.manual_seed(job.config.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        local_copy(job.model),
-        dtype=getattr(torch, job.config.model.dtype),
-        trust_remote_code=job.config.model.trust_remote_code,
-        use_safetensors=True,
-        attn_implementation=register_attention(),
-    )
+    model = load_model(job, four_bit=training.lora is not None and training.lora.four_bit)
     if training.gradient_checkpointing:
         # ZeRO-3 gathers weights by hooks that only the reentrant kind runs again
         reentrant = training.zero_stage == 3
@@ -68,8 +99,6 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
         if reentrant and training.lora is not None:
             model.enable_input_require_grads()
     if training.lora is not None:
-        from peft import LoraConfig, get_peft_model
-
         targets = training.lora.target_modules
         model = get_peft_model(
             model,
@@ -98,7 +127,12 @@ def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
         list(model.parameters()), modifier_rank=0, enabled=job.training.zero_stage == 3
     ):
         if rank == 0:
-            if job.training.lora is not None:
+            lora = job.training.lora
+            if lora is not None and lora.four_bit:
+                update = model
+                model = get_peft_model(load_model(job), update.peft_config["default"])
+                set_peft_model_state_dict(model, get_peft_model_state_dict(update))
+            if lora is not None:
                 model = model.merge_and_unload()
             state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
             remove(final)  # left by a run that died before its manifest

@@ -111,8 +111,8 @@ def run_steps(
         rate = learning_rate(training, step, num_steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        sums: Sums = {}
         passes = step_passes(terms, step, worker, training.tokens_per_pass)
+        sums: Sums = {"num_passes": float(len(passes))}
         for number, (term, part, size) in enumerate(passes, start=1):
             engine.set_gradient_accumulation_boundary(number == len(passes))
             loss, parts = run_pass(engine, term, part, size, worker)

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from psr_ray.files import write_text
-from psr_ray.live_metrics import StepMetrics
 from psr_ray.progress import ProgressWriter
 from psr_ray.storage import is_remote, upload
+from psr_ray.telemetry.counters import StepMetrics
+from psr_ray.telemetry.logs import StageLogger
 
 NAME = "metrics.jsonl"
 # Seconds between two uploads to a store.
@@ -45,6 +46,7 @@ class MetricsWriter:
         self._board = SummaryWriter(log_dir=board, purge_step=num_done + 1 if num_done else None)
         self._uploaded_at = time.monotonic()
         self._live = StepMetrics(folder) if ray.is_initialized() else None
+        self._log = StageLogger(folder)
         self._progress = progress
         progress.start(num_steps, num_done)
 
@@ -56,6 +58,7 @@ class MetricsWriter:
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+        self._log.info("step", extra={"step": step, **figures})
         self._progress.advance(1, int(figures.get("num_tokens", 0)))
         if self._live is not None:
             self._live.write(step, figures)

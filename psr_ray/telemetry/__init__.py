@@ -1,0 +1,1 @@
+"""Seeing a run from outside: Ray's counters, structured logs, traces of searches."""
