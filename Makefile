@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=12
+
 .PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint install lock clean
 
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
 
-test: install  ## all tests but the long ones of make faults; those with faults one by one, at the end
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not (faults or soak)"
-	$(BIN)/python -m pytest -m "(faults or soak) and not long"
+test: install  ## all tests but the long ones of make faults; those with faults at the end
+	$(BIN)/python -m pytest $(TWO) -m "not (faults or soak)"
+	$(BIN)/python -m pytest $(TWO) -m "(faults or soak) and not long"
 
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"

@@ -16,12 +16,10 @@ from psr_ray.shards import read_rows, shards
 pytestmark = pytest.mark.slow
 
 CONFIG = "configs/smollm2-135m.yaml"
-PROBLEMS = [
-    {"problem": "Natalia sold 48 clips in April and half as many in May. How many in all?",
-     "answer": "72"},
-    {"problem": "A robe takes 2 bolts of blue fiber and half that much white. How many bolts?",
-     "answer": "3"},
-]  # fmt: skip
+PROBLEM = {
+    "problem": "Natalia sold 48 clips in April and half as many in May. How many in all?",
+    "answer": "72",
+}
 CONVERT = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -48,20 +46,22 @@ def chat_model(tmp_path_factory):
 
 
 def searched(chat_model, folder, *settings):
-    """Rows of a search of the problems, by the command line."""
+    """Row of a search of the problem, by the command line."""
     problems = folder / "problems.jsonl"
-    problems.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    problems.write_text(json.dumps(PROBLEM) + "\n")
     out = folder / "out"
     command = [str(Path(sys.executable).with_name("psr-ray")), "search", "--config", CONFIG]
-    command += ["--model", str(chat_model), "--problems", str(problems), "--num", "2"]
+    command += ["--model", str(chat_model), "--problems", str(problems), "--num", "1"]
     command += ["--out", str(out), "--show", "0", "--set", "telemetry.logs=json"]
-    command += ["--set", "search.max_steps=2", "--set", "search.max_step_tokens=60"]
+    command += ["--set", "search.max_steps=1", "--set", "search.max_step_tokens=60"]
     command += [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return list(read_rows(shards(out / "search"))), done, out
+    [row] = read_rows(shards(out / "search"))
+    assert row["error"] is None
+    return row, done, out
 
 
 def test_prompts_are_turns_of_its_own_template(chat_model):
@@ -79,20 +79,16 @@ def test_prompts_are_turns_of_its_own_template(chat_model):
 
 
 def test_it_searches_by_the_probabilities_of_verdicts(chat_model, tmp_path):
-    rows, done, out = searched(chat_model, tmp_path)
-    assert len(rows) == 2
-    steps = [step for row in rows for step in row["steps"]]
-    wins = [v["first_wins"] for step in steps for v in step["verdicts"]]
+    row, done, out = searched(chat_model, tmp_path)
+    wins = [v["first_wins"] for step in row["steps"] for v in step["verdicts"]]
     assert wins
     assert all(0 < win < 1 for win in wins)
-    assert all(row["error"] is None for row in rows)
-    # its log: a line a problem, and a trace of the first
+    # its log has a line a problem, and it left a trace
     lines = [
         json.loads(line[line.index("{") :]) for line in done.stderr.splitlines() if "{" in line
     ]
-    ended = {line["problem"]: line for line in lines if line.get("message") == "finished"}
-    assert ended.keys() == {row["id"] for row in rows}
-    assert {line["stage"] for line in ended.values()} == {"out"}
+    [ended] = [line for line in lines if line.get("message") == "finished"]
+    assert (ended["problem"], ended["stage"]) == (row["id"], "out")
     command = [str(Path(sys.executable).with_name("psr-ray")), "trace", str(out)]
     shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert shown.returncode == 0, shown.stderr
@@ -102,12 +98,11 @@ def test_it_searches_by_the_probabilities_of_verdicts(chat_model, tmp_path):
 
 def test_it_reasons_within_its_tokens_and_seconds(chat_model, tmp_path):
     settings = ("judge.mode=explain", "judge.max_tokens=200", "judge.max_seconds=2")
-    rows, _, _ = searched(chat_model, tmp_path, *settings)
-    verdicts = [v for row in rows for step in row["steps"] for v in step["verdicts"]]
+    row, _, _ = searched(chat_model, tmp_path, *settings)
+    verdicts = [v for step in row["steps"] for v in step["verdicts"]]
     assert verdicts
     tokenizer = load_tokenizer(str(chat_model))
     lengths = [len(tokenizer.encode(v["text"])) for v in verdicts]
-    assert max(lengths) <= 202
-    assert min(lengths) > 5
+    assert 0 < min(lengths) <= max(lengths) <= 202
     read = {v["first_wins"] for v in verdicts}
     assert read <= {0.0, 1.0, None}  # this model seldom ends with a verdict: that is counted

@@ -9,12 +9,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 
 
-@pytest.mark.parametrize(
-    "stages", [pytest.param((0, 1, 2), marks=[pytest.mark.faults, pytest.mark.long]), (3,)]
-)
+@pytest.mark.parametrize("stages", [(0, 1), (2, 3)])
 def test_four_workers_on_two_nodes_take_the_steps_of_one(tmp_path, stages):
     command = [sys.executable, str(ROOT / "tests" / "four_workers.py"), str(tmp_path)]
     done = subprocess.run(

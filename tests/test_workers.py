@@ -15,17 +15,16 @@ pytestmark = pytest.mark.slow
 
 
 SPLITS = [
-    ("num_workers=1", "tokens_per_pass=96", "zero_stage=0"),  # a row a pass
+    ("num_workers=1", "tokens_per_pass=160", "zero_stage=0"),  # many passes
     ("num_workers=2", "tokens_per_pass=512", "zero_stage=0"),
-    ("num_workers=2", "tokens_per_pass=512", "zero_stage=1"),
-    ("num_workers=2", "tokens_per_pass=512", "zero_stage=2"),
+    # stages 1 and 2: test_training_nodes.py
     ("num_workers=2", "tokens_per_pass=700", "zero_stage=3"),
 ]
 
 
 def test_any_split_of_a_dpo_batch_gives_the_same_weights(ray_up, preferences, tmp_path):
     def settings(split):
-        small = ["model.max_length=96"] if "tokens_per_pass=96" in split else []
+        small = ["model.max_length=160"] if "tokens_per_pass=160" in split else []
         rows = ["dpo.solutions_per_batch=4", "dpo.schedule=constant"]
         return [f"dpo.{s}" for s in split] + rows + small
 
@@ -62,7 +61,7 @@ LORA = "dpo.lora={rank: 4}"
 FOUR_BITS = "dpo.lora={rank: 4, four_bit: true}"
 
 
-@pytest.mark.parametrize(("zero", "lora"), [(0, LORA), (3, LORA), (0, FOUR_BITS), (2, FOUR_BITS)])
+@pytest.mark.parametrize(("zero", "lora"), [(0, LORA), (3, LORA), (2, FOUR_BITS)])
 def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_path, zero, lora):
     settings = (lora, f"dpo.zero_stage={zero}", "dpo.lr=0.01", "dpo.checkpoint_steps=2")
     model, steps = train(preferences, tmp_path / "lora", "dpo", *settings)

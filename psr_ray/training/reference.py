@@ -30,9 +30,9 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2}
 NAMES = ("chosen_logp", "rejected_logp")
 
 
-def reference_key(model: str, dtype: str, pairs: Sequence[PreferenceExample]) -> str:
-    """Content key: the model's fingerprint, its number type, and the ids of every pair."""
-    digest = hashlib.sha256(f"{model}/{dtype}".encode())
+def reference_key(model: str, weights: str, pairs: Sequence[PreferenceExample]) -> str:
+    """Content key: the model's fingerprint, how its weights are held (their number type), and the ids of every pair."""
+    digest = hashlib.sha256(f"{model}/{weights}".encode())
     for pair in pairs:
         digest.update(repr((pair.id, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
     return digest.hexdigest()

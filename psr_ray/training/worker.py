@@ -221,7 +221,9 @@ def reference_of(
     )
 
     assert job.preferences is not None
-    key = reference_key(fingerprint(job.model, num_windows=256), job.config.model.dtype, pairs)
+    lora = job.training.lora
+    weights = job.config.model.dtype if lora is None or not lora.four_bit else "nf4"
+    key = reference_key(fingerprint(job.model, num_windows=256), weights, pairs)
     folder = job.preferences / FOLDER
     stored = read_reference(folder, key, pairs) if worker.rank == 0 else None
     table: torch.Tensor | None = worker.from_first(stored)
