@@ -10,14 +10,14 @@ from threading import Event
 from rich.console import Console
 
 from actors.pipeline import run_pipeline
-from psr_ray.cluster import connected
+from psr_ray.cluster.connect import connected
 from psr_ray.compare.config import CompareConfig, PlannedRun, planned_runs
 from psr_ray.compare.record import stored_record, write_record
-from psr_ray.display import finished_line
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
-from psr_ray.files import Json
+from psr_ray.report.display import finished_line
 from psr_ray.stages import Step
+from psr_ray.storage.files import Json
 
 
 @dataclass

@@ -16,9 +16,10 @@ import ray
 from actors.stream import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
-from psr_ray.evaluation import model_figures, search_figures
-from psr_ray.files import Json
-from psr_ray.preferences import (
+from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.data.sources import evaluation_files, write_data
+from psr_ray.inference.tasks import output_folder
+from psr_ray.method.preferences import (
     PAIRS,
     PREFERENCE_SCHEMA,
     SOLUTION_SCHEMA,
@@ -26,14 +27,13 @@ from psr_ray.preferences import (
     preferences_of,
     solution_of,
 )
-from psr_ray.probes import PROBES, probes_of
-from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA
+from psr_ray.method.probes import PROBES, probes_of
+from psr_ray.report.evaluation import model_figures, search_figures
+from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import RunDirectory
-from psr_ray.shards import read_rows, shards, write_rows, write_shard
-from psr_ray.sources import evaluation_files, write_data
 from psr_ray.stages import Step, model_path, steps_of
-from psr_ray.tasks import output_folder
+from psr_ray.storage.files import Json
+from psr_ray.storage.shards import read_rows, shards, write_rows, write_shard
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.training.worker import TrainingJob
 

@@ -11,22 +11,22 @@ from typing import Any, Literal, Protocol
 
 from actors.stream import run_rows
 from actors.trainer import user_error
-from psr_ray.capacity import check_capacity, demands_of, engine_demand
+from psr_ray.cluster.capacity import check_capacity, demands_of, engine_demand
 from psr_ray.config import Config, SourceConfig
+from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.data.sources import Failures, problem_rows
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError, first_line
-from psr_ray.files import Json
-from psr_ray.folders import FolderLock, contents, disk_checked
-from psr_ray.memory import PeakMemory
-from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA
+from psr_ray.inference.tasks import output_folder
+from psr_ray.report.memory import PeakMemory
+from psr_ray.report.progress import ProgressWriter
+from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory, Stage, content_key
-from psr_ray.shards import write_rows
-from psr_ray.sources import Failures, problem_rows
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
-from psr_ray.storage import location
-from psr_ray.summary import write_summary
-from psr_ray.tasks import output_folder
+from psr_ray.storage.files import Json
+from psr_ray.storage.folders import FolderLock, contents, disk_checked
+from psr_ray.storage.locations import location
+from psr_ray.storage.shards import write_rows
 
 # Deaths in one stage, of its driver actor or an actor it needs, that are made good from the files.
 MAX_DEATHS = 2
@@ -81,14 +81,14 @@ def run_pipeline(
 
 def do_steps(config: Config, steps: list[Step], display: Display) -> None:
     """Start Ray and have each iteration's driver do its stages."""
-    from psr_ray.cluster import connected
+    from psr_ray.cluster.connect import connected
 
     with connected(config):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
-        from psr_ray.nodes import check_nodes, node_kinds
+        from psr_ray.cluster.nodes import check_nodes, node_kinds
 
         check_capacity(demands_of(config), node_kinds())
         check_nodes(config.run_dir / CONFIG_FILE)
@@ -157,7 +157,7 @@ def do_rows(
 
     Without a problems file the config's held-out source is used. Running it again goes on.
     """
-    from psr_ray.cluster import connected
+    from psr_ray.cluster.connect import connected
 
     config = config.in_iteration(1)
     model = model or config.model.base
@@ -187,7 +187,7 @@ def do_rows(
         with connected(config):
             import ray
 
-            from psr_ray.nodes import check_nodes, node_kinds
+            from psr_ray.cluster.nodes import check_nodes, node_kinds
 
             check_capacity(
                 [engine_demand(config.engine, config.engine.num_engines[0])], node_kinds()

@@ -19,10 +19,10 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from psr_ray.capacity import Demand, resources_text
+from psr_ray.cluster.capacity import Demand, resources_text
+from psr_ray.cluster.nodes import autoscaling_state
 from psr_ray.errors import PsrError
-from psr_ray.files import Json, read_json, write_text
-from psr_ray.nodes import autoscaling_state
+from psr_ray.storage.files import Json, read_json, write_text
 
 # Marks of the engines that were started, in a stage's folder.
 ENGINES = "engines"

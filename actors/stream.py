@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 
 from actors.placement import COMMAND, ENGINES, await_ended, await_room
 from actors.searcher import BATCHES, EngineWorker
-from psr_ray.capacity import engine_demand
+from psr_ray.cluster.capacity import engine_demand
+from psr_ray.cluster.nodes import versions_here
 from psr_ray.config import Config
-from psr_ray.deaths import FOLDER as DEATHS
-from psr_ray.deaths import Deaths
 from psr_ray.errors import PsrError
-from psr_ray.files import read_table, write_text
-from psr_ray.nodes import versions_here
-from psr_ray.progress import ProgressWriter
-from psr_ray.shards import drop_doubles, drop_failed, failed, finished_ids
-from psr_ray.storage import remove
-from psr_ray.tasks import output_folder
+from psr_ray.inference.deaths import FOLDER as DEATHS
+from psr_ray.inference.deaths import Deaths
+from psr_ray.inference.tasks import output_folder
+from psr_ray.report.progress import ProgressWriter
+from psr_ray.storage.files import read_table, write_text
+from psr_ray.storage.locations import remove
+from psr_ray.storage.shards import drop_doubles, drop_failed, failed, finished_ids
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
 # search holds back no others, but its finished rows count here until it ends.

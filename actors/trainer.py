@@ -8,10 +8,10 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.placement import await_room
-from psr_ray.capacity import training_demand
+from psr_ray.cluster.capacity import training_demand
 from psr_ray.errors import PsrError, first_line, last_line
-from psr_ray.progress import ProgressWriter
-from psr_ray.storage import is_remote, store_of
+from psr_ray.report.progress import ProgressWriter
+from psr_ray.storage.locations import is_remote, store_of
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
 

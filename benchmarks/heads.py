@@ -39,7 +39,7 @@ class Head:
         self.dashboard = f"http://127.0.0.1:{ports[1]}"
         self.metrics = f"http://127.0.0.1:{ports[4]}/metrics"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        # all its ports on loopback, as on macOS (see psr_ray.cluster.start_local)
+        # all its ports on loopback, as on macOS (see psr_ray.cluster.connect.start_local)
         local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
         self.environment = dict(os.environ) | token | local
         self.folder.mkdir(parents=True)

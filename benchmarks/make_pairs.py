@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from psr_ray.config.file import load_config
-from psr_ray.preferences import PREFERENCE_SCHEMA, preferences_of
-from psr_ray.shards import read_rows, shards, write_rows
+from psr_ray.method.preferences import PREFERENCE_SCHEMA, preferences_of
+from psr_ray.storage.shards import read_rows, shards, write_rows
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "pairs.yaml"

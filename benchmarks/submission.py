@@ -2,9 +2,9 @@
 
     python -m benchmarks.submission
 
-A run that is whole is submitted again with `--force search-1`: its data, M1 and evaluations stand, so that
-the first thing to do is the search. What an engine took to load its model (vLLM's start with it) is
-subtracted; what is left is the job's start, the driver, waiting for room, Ray Data, and the search itself.
+A run that is whole is submitted again with `--force search-1`: its data, M1 and evaluations stand, so
+that the first thing to do is the search. What an engine took to load its model (vLLM's start with it)
+is subtracted; what is left is the job's start, the driver, room, Ray Data, and the search itself.
 """
 
 from __future__ import annotations

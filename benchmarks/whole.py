@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from psr_ray.shards import read_rows, shards
+from psr_ray.storage.shards import read_rows, shards
 
 MEASURED = ("heldout", "judge", "heldout-search", "heldout-sample")
 Item = tuple[str, str, str | int]

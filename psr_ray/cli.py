@@ -16,9 +16,9 @@ from rich.markup import escape
 
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
-from psr_ray.display import screen
 from psr_ray.errors import PsrError
-from psr_ray.storage import location
+from psr_ray.report.display import screen
+from psr_ray.storage.locations import location
 
 app = typer.Typer(
     help="Process-based self-rewarding for language models, on Ray.",
@@ -90,10 +90,10 @@ def run_stages(
 ) -> None:
     """Do the run's stages, or those of some kinds up to the last of them; then table and report."""
     from actors.pipeline import run_pipeline
-    from psr_ray.display import RunDisplay, alarm_lines, model_table
     from psr_ray.doctor import check_inputs
-    from psr_ray.folders import disk_checked
-    from psr_ray.report import write_report
+    from psr_ray.report.display import RunDisplay, alarm_lines, model_table
+    from psr_ray.report.html import write_report
+    from psr_ray.storage.folders import disk_checked
 
     check_inputs(config)
     with RunDisplay(config.run_dir, console) as display:
@@ -154,8 +154,8 @@ def search(
 ) -> None:
     """Step search with any model on any problems; prints the trees."""
     from actors.pipeline import do_rows
-    from psr_ray.shards import read_rows, shards
-    from psr_ray.transcript import search_tree
+    from psr_ray.report.transcript import search_tree
+    from psr_ray.storage.shards import read_rows, shards
 
     folder = do_rows(read(config, overrides), "search", model, problems_file, num, out)
     for shown, row in enumerate(read_rows(shards(folder))):
@@ -179,9 +179,9 @@ def evaluate(
 ) -> None:
     """Greedy accuracy of any model on any problems with known answers."""
     from actors.pipeline import do_rows
-    from psr_ray.display import share
-    from psr_ray.evaluation import solution_figures
-    from psr_ray.shards import read_rows, shards
+    from psr_ray.report.display import share
+    from psr_ray.report.evaluation import solution_figures
+    from psr_ray.storage.shards import read_rows, shards
 
     folder = do_rows(read(config, overrides), "solve", model, problems_file, num, out)
     figures = solution_figures(list(read_rows(shards(folder))))
@@ -236,10 +236,10 @@ def results(
 @user_errors
 def report(run_dir: RunFolder) -> None:
     """Make a run's table and HTML report again from its files."""
-    from psr_ray.display import model_table
-    from psr_ray.report import write_report
+    from psr_ray.report.display import model_table
+    from psr_ray.report.html import write_report
+    from psr_ray.report.summary import write_summary
     from psr_ray.runs import stored_run
-    from psr_ray.summary import write_summary
 
     run = stored_run(location(run_dir))
     summary = write_summary(run)
@@ -256,7 +256,7 @@ def status(
     runs_dir: Annotated[str, typer.Option(help="where runs live")] = "runs",
 ) -> None:
     """What a run is doing, from wherever its storage is seen."""
-    from psr_ray.status import print_status, run_of
+    from psr_ray.report.status import print_status, run_of
 
     print_status(run_of(run, runs_dir), console)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from psr_ray.cluster import local_gpus, wanted_gpus
+from psr_ray.cluster.connect import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
-from psr_ray.files import read_json
-from psr_ray.storage import is_remote, location
+from psr_ray.storage.files import read_json
+from psr_ray.storage.locations import is_remote, location
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
 # Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
@@ -51,7 +51,7 @@ def check_model(model: str, config: Config) -> str:
             "`save_pretrained(..., safe_serialization=True)`"
         )
     check_weights(folder)
-    from psr_ray.prompts import PromptBuilder, load_tokenizer
+    from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
     if tokenizer.eos_token_id is None:
@@ -173,7 +173,7 @@ def check_gpus(config: Config) -> str:
 
 def check_ray(config: Config) -> str:
     """That Ray starts (or answers) and runs a task."""
-    from psr_ray.cluster import connected
+    from psr_ray.cluster.connect import connected
 
     with connected(config):
         import ray

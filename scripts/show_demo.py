@@ -16,8 +16,8 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 
-from psr_ray.display import duration, model_table
-from psr_ray.report import headline
+from psr_ray.report.display import duration, model_table
+from psr_ray.report.html import headline
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "docs" / "demo"

@@ -27,7 +27,7 @@ class Quiet:
 @pytest.fixture(scope="session")
 def ray_up():
     """A local Ray for as long as the tests run."""
-    from psr_ray.cluster import connected
+    from psr_ray.cluster.connect import connected
     from psr_ray.config.file import load_config
 
     with connected(load_config(ROOT / "configs" / "smoke.yaml")):

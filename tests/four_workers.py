@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all ports on loopback (see psr_ray.cluster)
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # ports on loopback (psr_ray.cluster.connect)
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 
 import ray

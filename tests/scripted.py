@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from psr_ray.config import PromptConfig
-from psr_ray.generation import Completion, EngineTask, GenerationRequest
-from psr_ray.prompts import PromptBuilder
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.method.prompts import PromptBuilder
 
 EOS = 0
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_ray.answers import extract_boxed, is_equal
-from psr_ray.arithmetic import (
+from psr_ray.data.answers import extract_boxed, is_equal
+from psr_ray.data.arithmetic import (
     Plan,
     check_disjoint,
     draw_plan,
@@ -15,8 +15,8 @@ from psr_ray.arithmetic import (
     step_is_right,
     step_lines,
 )
+from psr_ray.data.seed.arithmetic import forgets_carry, ift_problems, judged_pairs, work_out
 from psr_ray.errors import PsrError
-from psr_ray.seed.arithmetic import forgets_carry, ift_problems, judged_pairs, work_out
 
 SPLITS = ["ift", "eft", "train", "dev", "judge", "heldout"]
 

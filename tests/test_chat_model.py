@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 from psr_ray.config.file import load_config
-from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.shards import read_rows, shards
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.storage.shards import read_rows, shards
 
 pytestmark = pytest.mark.slow
 

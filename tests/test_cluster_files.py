@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from psr_ray.capacity import NodeKind, check_capacity, demands_of
+from psr_ray.cluster.capacity import NodeKind, check_capacity, demands_of
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 

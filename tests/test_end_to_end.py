@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, SECRET
 
-from psr_ray.shards import read_rows, shards
+from psr_ray.storage.shards import read_rows, shards
 
 pytestmark = pytest.mark.slow
 PSR = Path(sys.executable).with_name("psr-ray")

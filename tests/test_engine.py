@@ -15,9 +15,9 @@ SCRIPT = """
 import json
 import sys
 from psr_ray.config.file import load_config
-from psr_ray.engine import VllmEngine
-from psr_ray.generation import GenerationRequest
-from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.inference.engine import VllmEngine
+from psr_ray.method.generation import GenerationRequest
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 
 config = load_config("configs/smoke.yaml", ("engine.max_rows_in_flight=5",))
 tokenizer = load_tokenizer(config.model.base)

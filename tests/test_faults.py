@@ -22,12 +22,12 @@ from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from benchmarks.heads import children
 from psr_ray.config.file import load_config
+from psr_ray.data.rows import TASK_SCHEMA, problem_row
+from psr_ray.data.seed.arithmetic import ift_problems
 from psr_ray.errors import PsrError
-from psr_ray.folders import disk_checked
-from psr_ray.progress import ProgressWriter
-from psr_ray.rows import TASK_SCHEMA, problem_row
-from psr_ray.seed.arithmetic import ift_problems
-from psr_ray.shards import finished_ids, read_rows, shards, write_rows
+from psr_ray.report.progress import ProgressWriter
+from psr_ray.storage.folders import disk_checked
+from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -158,7 +158,7 @@ def test_what_a_worker_raises_reaches_the_command_as_it_is(ray_up, tmp_path, err
 def test_an_engines_own_process_ends_with_its_worker(tmp_path):
     """(On GPU vLLM's EngineCore, here any child: a killed process ends none itself.)"""
     script = (
-        "import subprocess, time; from psr_ray.guard import guard_children;"
+        "import subprocess, time; from psr_ray.inference.guard import guard_children;"
         "child = subprocess.Popen(['sleep', '1000']); pipe = guard_children();"
         "print(child.pid, flush=True); time.sleep(1000)"
     )

@@ -17,19 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.heads import children
-from psr_ray import grading
-from psr_ray.answers import extract_boxed, is_equal, plain
 from psr_ray.config import SourceConfig
 from psr_ray.config.file import load_config
+from psr_ray.data import grading
+from psr_ray.data.answers import extract_boxed, is_equal, plain
+from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.data.sources import Failures, problem_rows
 from psr_ray.errors import PsrError
-from psr_ray.files import read_json
-from psr_ray.judge import parse_points, parse_verdict
-from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import TASK_SCHEMA
+from psr_ray.method.judge import parse_points, parse_verdict
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.method.steps import split_steps, trim_to_step
 from psr_ray.runs import Stage
-from psr_ray.shards import read_rows, write_rows
-from psr_ray.sources import Failures, problem_rows
-from psr_ray.steps import split_steps, trim_to_step
+from psr_ray.storage.files import read_json
+from psr_ray.storage.shards import read_rows, write_rows
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 # Seconds of one input; grading's own limit is tested apart.

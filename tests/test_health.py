@@ -2,11 +2,11 @@
 
 import pytest
 
-from psr_ray import evaluation
-from psr_ray.evaluation import majority, pass_at, sample_figures
-from psr_ray.health import alarms_of
-from psr_ray.probes import kendall_tau, probes_in
-from psr_ray.search_figures import figures_of
+from psr_ray.method.probes import kendall_tau, probes_in
+from psr_ray.report import evaluation
+from psr_ray.report.evaluation import majority, pass_at, sample_figures
+from psr_ray.report.health import alarms_of
+from psr_ray.report.search_figures import figures_of
 
 GOOD = {
     "accuracy": 0.6,

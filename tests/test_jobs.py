@@ -14,7 +14,7 @@ from test_end_to_end import psr
 
 from benchmarks.heads import Head
 from benchmarks.whole import expected_and_found
-from psr_ray.storage import location, upload
+from psr_ray.storage.locations import location, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 END_S = 20  # within which everything ends

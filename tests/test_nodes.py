@@ -3,10 +3,10 @@
 import pytest
 
 from actors.placement import await_room
-from psr_ray.capacity import Demand
+from psr_ray.cluster.capacity import Demand
+from psr_ray.cluster.nodes import check_sees, check_versions, probe, versions_here
 from psr_ray.errors import PsrError
-from psr_ray.nodes import check_sees, check_versions, probe, versions_here
-from psr_ray.storage import location
+from psr_ray.storage.locations import location
 
 
 def test_a_node_with_other_versions_is_refused_with_both():

@@ -5,15 +5,15 @@ from conftest import ROOT
 from rich.console import Console
 
 from psr_ray.config.file import load_config
-from psr_ray.display import cells, duration, model_table
-from psr_ray.evaluation import judge_figures, solution_figures
+from psr_ray.data.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.planning.show import print_plan
-from psr_ray.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
-from psr_ray.report import headline, write_report
+from psr_ray.report.display import cells, duration, model_table
+from psr_ray.report.evaluation import judge_figures, solution_figures
+from psr_ray.report.html import headline, write_report
+from psr_ray.report.summary import write_summary
 from psr_ray.runs import RunDirectory
-from psr_ray.shards import write_shard
 from psr_ray.stages import steps_of
-from psr_ray.summary import write_summary
+from psr_ray.storage.shards import write_shard
 
 
 def solution(i, correct, **other):

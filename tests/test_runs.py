@@ -8,13 +8,13 @@ import pytest
 from conftest import ROOT
 
 from psr_ray.config.file import load_config
+from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.data.sources import write_data
 from psr_ray.errors import PsrError
-from psr_ray.folders import FolderLock
-from psr_ray.rows import TASK_SCHEMA
 from psr_ray.runs import RunDirectory, fingerprint
-from psr_ray.shards import finished_ids, read_rows, write_shard
-from psr_ray.sources import write_data
 from psr_ray.stages import force, steps_of
+from psr_ray.storage.folders import FolderLock
+from psr_ray.storage.shards import finished_ids, read_rows, write_shard
 
 
 def demo(tmp_path, *overrides):

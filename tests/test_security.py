@@ -12,8 +12,8 @@ from hostile import Payload
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.judge import parse_verdict
-from psr_ray.prompts import BUILT_IN, PromptBuilder, load_tokenizer
+from psr_ray.method.judge import parse_verdict
+from psr_ray.method.prompts import BUILT_IN, PromptBuilder, load_tokenizer
 
 CONFIG = load_config(ROOT / "configs" / "smoke.yaml")
 

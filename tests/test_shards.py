@@ -9,10 +9,17 @@ from conftest import ROOT
 from actors.searcher import BATCHES
 from benchmarks.simulated import SimulatedWorker
 from psr_ray.config.file import load_config
+from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.errors import PsrError
-from psr_ray.files import write_text
-from psr_ray.rows import TASK_SCHEMA
-from psr_ray.shards import ShardWriter, drop_doubles, finished_ids, read_rows, shards, write_shard
+from psr_ray.storage.files import write_text
+from psr_ray.storage.shards import (
+    ShardWriter,
+    drop_doubles,
+    finished_ids,
+    read_rows,
+    shards,
+    write_shard,
+)
 
 SCHEMA = pa.schema([("id", pa.string())])
 

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 from stores import BUCKET, Store
 
-from psr_ray import lease
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.files import read_json, read_table, write_table, write_text
-from psr_ray.folders import HOLDER, FolderLock, contents, write_problem
 from psr_ray.runs import RunDirectory, Stage
-from psr_ray.storage import is_remote, local_copy, location, remove, upload
+from psr_ray.storage import lease
+from psr_ray.storage.files import read_json, read_table, write_table, write_text
+from psr_ray.storage.folders import HOLDER, FolderLock, contents, write_problem
+from psr_ray.storage.locations import is_remote, local_copy, location, remove, upload
 
 MODEL = Path("models/tiny-m0")
 
@@ -80,8 +80,8 @@ def test_second_holder_is_refused_and_told_who_has_it(folder, monkeypatch):
 
 def test_dead_process_of_this_machine_holds_nothing(folder):
     script = (
-        "import os, signal, sys; from psr_ray.folders import FolderLock; "
-        "from psr_ray.storage import location; FolderLock(location(sys.argv[1])).acquire(); "
+        "import os, signal, sys; from psr_ray.storage.folders import FolderLock; "
+        "from psr_ray.storage.locations import location; FolderLock(location(sys.argv[1])).acquire(); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)

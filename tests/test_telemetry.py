@@ -12,7 +12,7 @@ import ray
 from rich.console import Console
 
 from psr_ray.config import TelemetryConfig
-from psr_ray.generation import Completion, GenerationRequest
+from psr_ray.method.generation import Completion, GenerationRequest
 from psr_ray.telemetry.logs import StageLogger, ray_settings
 from psr_ray.telemetry.traces import FOLDER, Tracer, trace_table, traces_of
 

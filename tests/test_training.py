@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from psr_ray.config import DPOConfig, JudgeConfig, PromptConfig, SFTConfig
 from psr_ray.config.file import load_config
+from psr_ray.data.rows import pair_row, problem_row
+from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
-from psr_ray.preferences import PREFERENCE_SCHEMA
-from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import pair_row, problem_row
-from psr_ray.seed.arithmetic import generate_problems, judged_pairs
-from psr_ray.shards import write_shard
+from psr_ray.method.preferences import PREFERENCE_SCHEMA
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.storage.shards import write_shard
 from psr_ray.training.examples import (
     batches,
     eft_example,

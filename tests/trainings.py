@@ -6,11 +6,11 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
 from psr_ray.config.file import load_config
-from psr_ray.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
-from psr_ray.prompts import PromptBuilder, load_tokenizer
-from psr_ray.rows import TASK_SCHEMA, pair_row, problem_row
-from psr_ray.seed.arithmetic import ift_problems, judged_pairs
-from psr_ray.shards import write_rows, write_shard
+from psr_ray.data.rows import TASK_SCHEMA, pair_row, problem_row
+from psr_ray.data.seed.arithmetic import ift_problems, judged_pairs
+from psr_ray.method.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.storage.shards import write_rows, write_shard
 
 
 def write_preferences(folder):

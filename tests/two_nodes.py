@@ -5,15 +5,15 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all ports on loopback (see psr_ray.cluster)
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # ports on loopback (psr_ray.cluster.connect)
 
 import ray
 from ray.cluster_utils import Cluster
 
 from actors.stream import run_rows
 from psr_ray.config.file import load_config
-from psr_ray.progress import ProgressWriter
-from psr_ray.shards import finished_ids
+from psr_ray.report.progress import ProgressWriter
+from psr_ray.storage.shards import finished_ids
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
 settings = ("engine.max_rows_in_flight=8", "engine.rows_per_shard=4", "search.max_steps=3")

@@ -8,7 +8,7 @@ from typing import Any
 
 from psr_ray.compare.config import CompareConfig
 from psr_ray.compare.statistics import aggregate
-from psr_ray.files import Json, read_json, write_text
+from psr_ray.storage.files import Json, read_json, write_text
 
 
 def stored_records(comparison: CompareConfig) -> list[Json]:

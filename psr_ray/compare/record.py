@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 from psr_ray.compare.config import PlannedRun
-from psr_ray.evaluation import correct_characters
-from psr_ray.files import Json, read_json, write_text
+from psr_ray.inference.tasks import output_folder
+from psr_ray.report.evaluation import correct_characters
 from psr_ray.runs import RunDirectory
-from psr_ray.shards import finished_ids
 from psr_ray.stages import Step, steps_of
-from psr_ray.tasks import output_folder
+from psr_ray.storage.files import Json, read_json, write_text
+from psr_ray.storage.shards import finished_ids
 
 TEST_SETS = {"heldout": "solve", "hard": "hard"}
 

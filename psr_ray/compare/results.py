@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jinja2
 
-from psr_ray.figures import new_figure, to_svg
-from psr_ray.files import Json, write_text
+from psr_ray.report.figures import new_figure, to_svg
+from psr_ray.storage.files import Json, write_text
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 

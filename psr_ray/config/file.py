@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
-from psr_ray.storage import is_url, location
+from psr_ray.storage.locations import is_url, location
 
 # What reading YAML raises: bad dates are ValueErrors, deep nesting ends in recursion.
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)

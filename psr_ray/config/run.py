@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.training import DPOConfig, SFTConfig
-from psr_ray.storage import location
+from psr_ray.storage.locations import location
 
 
 class ModelConfig(Frozen):

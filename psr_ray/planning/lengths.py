@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.config import Config
+from psr_ray.data.sources import Failures, ift_rows, pair_rows
 from psr_ray.errors import PsrError
-from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
-from psr_ray.sources import Failures, ift_rows, pair_rows
 from psr_ray.stages import steps_of
-from psr_ray.storage import is_url, location
+from psr_ray.storage.locations import is_url, location
 
 # Rows that are looked at in a file.
 SAMPLE = 200

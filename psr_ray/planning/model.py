@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psr_ray.config import ModelConfig
-from psr_ray.storage import location
+from psr_ray.storage.locations import location
 
 # Models that the shipped configs name by Hub id, from their published config.json: planning needs no
 # network. (hidden size, layers, attention heads, KV heads, intermediate size, vocabulary, tied)

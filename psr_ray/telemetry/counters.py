@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psr_ray.rows import Row
-from psr_ray.search_figures import SearchFigures
+from psr_ray.data.rows import Row
+from psr_ray.report.search_figures import SearchFigures
 
 TAGS = ("run", "stage", "iteration")
 COUNTERS = {

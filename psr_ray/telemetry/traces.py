@@ -28,9 +28,9 @@ from opentelemetry.sdk.trace.export import (
 )
 from rich.table import Table
 
-from psr_ray.files import write_text
-from psr_ray.generation import Completion, EngineTask, GenerationRequest
-from psr_ray.rows import Row
+from psr_ray.data.rows import Row
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.storage.files import write_text
 from psr_ray.telemetry.counters import tags_of
 
 FOLDER = "traces"

@@ -19,9 +19,9 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
-from psr_ray.files import read_json, write_text
 from psr_ray.runs import CHECKPOINTS
-from psr_ray.storage import folder_to_write, is_remote, local_copy, remove
+from psr_ray.storage.files import read_json, write_text
+from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.distributed import Worker
 from psr_ray.training.terms import Term
 from psr_ray.training.worker import LATEST

@@ -19,7 +19,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
-from psr_ray.storage import folder_to_write, is_remote, local_copy, remove
+from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.attention import register_attention
 from psr_ray.training.packs import PackScorer
 from psr_ray.training.worker import MODEL_FOLDER, TrainingJob

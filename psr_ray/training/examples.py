@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from psr_ray.config import JudgeConfig
+from psr_ray.data.rows import Row, pair_of
 from psr_ray.errors import PsrError
-from psr_ray.prompts import VERDICT_OPENING, PromptBuilder
-from psr_ray.rows import Row, pair_of
+from psr_ray.method.prompts import VERDICT_OPENING, PromptBuilder
 
 
 @dataclass(frozen=True)

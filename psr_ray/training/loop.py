@@ -19,7 +19,7 @@ import torch
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
-from psr_ray.files import write_text
+from psr_ray.storage.files import write_text
 from psr_ray.training.checkpoint import Checkpoints
 from psr_ray.training.distributed import Worker
 from psr_ray.training.metrics import MetricsWriter

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from psr_ray.errors import PsrError
-from psr_ray.files import write_table
+from psr_ray.storage.files import write_table
 from psr_ray.training.distributed import Worker
 from psr_ray.training.examples import PreferenceExample
 from psr_ray.training.packs import pack_trees
@@ -31,7 +31,7 @@ NAMES = ("chosen_logp", "rejected_logp")
 
 
 def reference_key(model: str, weights: str, pairs: Sequence[PreferenceExample]) -> str:
-    """Content key: the model's fingerprint, how its weights are held (float32, nf4), every pair's ids."""
+    """Content key: the model's fingerprint, how its weights are held (float32, nf4), all pairs' ids."""
     digest = hashlib.sha256(f"{model}/{weights}".encode())
     for pair in pairs:
         digest.update(repr((pair.id, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psr_ray.config import Config, DPOConfig, TrainingConfig
 from psr_ray.errors import PsrError
-from psr_ray.files import read_json, write_text
-from psr_ray.preferences import PAIRS, SOLUTIONS
-from psr_ray.progress import ProgressWriter
-from psr_ray.prompts import PromptBuilder, load_tokenizer
+from psr_ray.method.preferences import PAIRS, SOLUTIONS
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import CHECKPOINTS, fingerprint
-from psr_ray.shards import read_rows, shards
+from psr_ray.storage.files import read_json, write_text
+from psr_ray.storage.shards import read_rows, shards
 from psr_ray.training.examples import (
     PreferenceExample,
     SFTExample,

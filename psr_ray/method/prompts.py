@@ -1,0 +1,196 @@
+"""Prompts as token ids: templates rendered with jinja2, wrapped in the chat template if set.
+
+What an engine samples is appended to these ids and never tokenised again (only a judge's prompt
+holds decoded steps).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from psr_ray.config import PromptConfig
+from psr_ray.errors import PsrError
+from psr_ray.storage.locations import local_copy
+
+BUILT_IN = Path(__file__).parent.parent / "templates"
+VERDICT_OPENING = "[["
+# What only a judge may write, wherever it stands.
+VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
+HOLE = "\0"
+# Tokens and marks that are no plain text: <think>, </answer>, [INST].
+MARKUP = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
+LINE_START = r"(?:\A|(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
+
+
+def template_folder(name: str) -> Path:
+    """The folder of a built-in set of templates, or the user's own."""
+    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
+    for needed in ("solve.jinja", "judge.jinja", "verdict.jinja", "points.jinja"):
+        if not (folder / needed).is_file():
+            raise PsrError(
+                f"prompts.templates: {name!r} is neither a built-in set "
+                f"({', '.join(sorted(p.name for p in BUILT_IN.iterdir()))}) nor a folder "
+                f"with {needed}"
+            )
+    return folder
+
+
+def any_of(texts: Set[str]) -> str:
+    """A pattern of any of some texts; of nothing where there are none."""
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
+
+
+def apart(found: re.Match[str]) -> str:
+    """A match with a space after its first character that is not blank."""
+    text = found[0]
+    place = len(text) - len(text.lstrip()) + 1
+    return f"{text[:place]} {text[place:]}"
+
+
+class PromptBuilder:
+    """Builds the kinds of prompt for one tokenizer (any Hugging Face tokenizer)."""
+
+    def __init__(self, tokenizer: Any, settings: PromptConfig) -> None:
+        self.tokenizer = tokenizer
+        self.chat = settings.chat_template
+        self.stop = settings.step_stop
+        if self.chat and not tokenizer.chat_template:
+            raise PsrError(
+                f"model {tokenizer.name_or_path}: its tokenizer has no chat template; "
+                "set prompts.chat_template to false for a base model"
+            )
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        markup = {t.content for t in added if t.special or MARKUP.fullmatch(t.content)}
+        control = markup | set(tokenizer.all_special_tokens)
+        self.control = re.compile(any_of(control))
+        self.folder = template_folder(settings.templates)
+        self.templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(self.folder),
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,
+        )
+        self.marks = self._marks()
+
+    def solve_ids(self, problem: str) -> tuple[int, ...]:
+        """The prompt after which the model writes its first step."""
+        return self._ids(self._render("solve", problem=self.as_data(problem)))
+
+    def judge_ids(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> tuple[int, ...]:
+        """The prompt after which the judge explains and gives its verdict.
+
+        What all comparisons of a step share stands first: their prefixes share a KV cache.
+        """
+        return self._ids(self._judge_text("judge", problem, steps_so_far, step_a, step_b))
+
+    def verdict_ids(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> tuple[int, ...]:
+        """The prompt that ends with ``[[``: the next token is the verdict's letter."""
+        text = self._judge_text("verdict", problem, steps_so_far, step_a, step_b)
+        if not self.chat:
+            return self._ids(text + VERDICT_OPENING)
+        return self._ids(text) + tuple(
+            self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
+        )
+
+    def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
+        """The prompt after which the judge explains and gives a solution its points."""
+        texts = [self.as_data(text, judged=True) for text in (problem, "\n".join(steps))]
+        return self._ids(self._render("points", problem=texts[0], solution=texts[1]))
+
+    def verdict_choices(self) -> tuple[int, int]:
+        """The ids of the letters A and B as they follow ``[[``."""
+        opening = self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
+        ids = []
+        for letter in "AB":
+            whole = self.tokenizer.encode(VERDICT_OPENING + letter, add_special_tokens=False)
+            if len(whole) != len(opening) + 1 or whole[: len(opening)] != opening:
+                raise PsrError(
+                    f"model {self.tokenizer.name_or_path}: '[[{letter}' is not '[[' and one "
+                    "token in its vocabulary; use judge.mode: explain"
+                )
+            ids.append(whole[-1])
+        return ids[0], ids[1]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ids without special tokens, unchanged otherwise."""
+        text: str = self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _judge_text(
+        self, name: str, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> str:
+        return self._render(
+            name,
+            problem=self.as_data(problem, judged=True),
+            steps_so_far=[self.as_data(step, judged=True) for step in steps_so_far],
+            step_a=self.as_data(step_a, judged=True),
+            step_b=self.as_data(step_b, judged=True),
+        )
+
+    def as_data(self, text: str, *, judged: bool = False) -> str:
+        """A problem's or a model's text as it may stand in a prompt: without the tokenizer's control
+        tokens and, where it is to be judged, without a judge's verdicts and a template's section marks.
+        A space after their first character makes them plain text; all other text is as it was."""
+        for pattern in (self.control, self.marks) if judged else (self.control,):
+            text = pattern.sub(apart, text)
+        return text
+
+    def _marks(self) -> re.Pattern[str]:
+        """Verdicts, and what the templates of judging begin their lines with: a mark of letters at the
+        start of a line, any other (and brackets behind a text) wherever it stands."""
+        steps = {"steps_so_far": [HOLE], "step_a": HOLE, "step_b": HOLE, "solution": HOLE}
+        starts, ends = set(), set()
+        for name in ("judge", "verdict", "points"):
+            text = self._render(name, problem=HOLE, **steps)
+            for line in text.splitlines():
+                start, *rest = map(str.strip, line.split(HOLE))
+                starts.add(start)
+                ends |= {mark for part in rest for mark in MARKUP.findall(part)}
+        letters = {start for start in starts if start[:1].isalnum()}
+        anywhere = "|".join([*VERDICTS, any_of((starts | ends) - letters - {""})])
+        return re.compile(rf"{anywhere}|{LINE_START}\s*(?:{any_of(letters)})")
+
+    def _render(self, name: str, **values: Any) -> str:
+        """A template filled in. Raises ``PsrError`` that names it and says what is wrong with it."""
+        try:
+            return self.templates.get_template(f"{name}.jinja").render(**values)
+        except jinja2.TemplateError as error:
+            raise PsrError(
+                f"prompts.templates: {self.folder / name}.jinja: {error}; it may use the names that the "
+                "built-in ones use"
+            ) from error
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        if not self.chat:
+            return tuple(self.tokenizer.encode(text))
+        ids = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return tuple(ids)
+
+
+def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder; ``PsrError`` with the folder where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        folder = local_copy(model, weights=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of the tokenizers library: a bare one
+        raise PsrError(
+            f"model {model}: no tokenizer could be loaded ({' '.join(str(error).split())[:200]}); "
+            "give a folder in Hugging Face format"
+        ) from error

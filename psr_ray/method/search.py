@@ -1,0 +1,194 @@
+"""The step search of one problem as a coroutine (arXiv 2503.03746, section 3). No I/O, no engine.
+
+It yields requests and is sent their completions; whoever drives it may run thousands at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from psr_ray.config import Config
+from psr_ray.data.problems import Problem
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.method.judge import Comparison, Verdict, is_tie
+from psr_ray.method.prompts import PromptBuilder
+from psr_ray.method.ranking import Ranking, State, Usage
+from psr_ray.method.steps import Candidate, trim_to_step
+
+Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
+
+
+@dataclass
+class SearchedStep:
+    """Everything that happened at one step: candidates, verdicts or judgements, scores, outcome.
+
+    ``kept`` turns false when a later rollback drops the step and its pair.
+    """
+
+    number: int
+    prefix_ids: tuple[int, ...]
+    steps_so_far: list[str]
+    candidates: list[Candidate]
+    verdicts: dict[Comparison, Verdict]
+    judgements: list[str]
+    scores: list[float]
+    outcome: Outcome
+    chosen: int | None = None
+    rejected: int | None = None
+    kept: bool = True
+    num_truncated: int = 0
+
+
+@dataclass
+class Search:
+    """One search, kept whole. ``steps`` is in order of time and holds rolled-back steps too."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    unit: Literal["step", "solution"] = "step"
+    steps: list[SearchedStep] = field(default_factory=list)
+    end: str = ""
+    num_rollbacks: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def kept_steps(self) -> list[SearchedStep]:
+        """The steps of the final solution, first to last."""
+        return [step for step in self.steps if step.kept]
+
+    def chosen(self) -> list[Candidate]:
+        """The candidates of the final solution, first to last."""
+        return [s.candidates[s.chosen] for s in self.kept_steps() if s.chosen is not None]
+
+
+class ProblemTooLong(Exception):
+    """The prompt leaves no room for a step."""
+
+
+def merge(
+    completions: Sequence[Completion], prompts: PromptBuilder, stop: str | None
+) -> tuple[list[Candidate], list[str]]:
+    """Distinct candidates, most sampled first, and the texts that were cut off (no candidates).
+
+    A candidate ends at ``stop``; without one, where the model ended."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    ended: dict[tuple[int, ...], bool] = {}
+    cut_off: list[str] = []
+    for completion in completions:
+        ids = completion.token_ids
+        if stop is not None:
+            ids = trim_to_step(ids, stop, prompts.decode)
+        if completion.finish == "length" and len(ids) == len(completion.token_ids):
+            cut_off.append(prompts.decode(ids))
+            continue
+        counts[ids] += 1
+        ended[ids] = completion.finish == "eos" and len(ids) == len(completion.token_ids)
+    candidates = [
+        Candidate(ids, prompts.decode(ids).strip(), count, ended[ids])
+        for ids, count in counts.most_common()
+    ]
+    return candidates, cut_off
+
+
+def pick(
+    step_scores: Sequence[float], candidates: Sequence[Candidate], rule: str
+) -> tuple[int, int]:
+    """Indices of chosen (best) and rejected (worst); ``rule`` settles partial ties."""
+
+    def weight(index: int) -> int:
+        return candidates[index].count if rule == "most_sampled" else 0
+
+    order = range(len(candidates))
+    chosen = max(order, key=lambda i: (step_scores[i], weight(i), -i))
+    rejected = min(order, key=lambda i: (step_scores[i], -weight(i), i))
+    return chosen, rejected
+
+
+def search_steps(
+    problem: Problem, prompts: PromptBuilder, ranking: Ranking, config: Config
+) -> EngineTask[Search]:
+    """Search one problem step by step; returns the whole search.
+
+    With ``method.unit: solution`` the one step is a whole solution, and a tie ends the search: there
+    is no step to go back to.
+
+    ``end`` is ``finished`` (the chosen step ended the solution), ``max_steps``,
+    ``max_rollbacks``, ``max_length``, ``step_too_long`` (no candidate ended in its tokens) or
+    ``tie`` (of whole solutions).
+    Raises ``ProblemTooLong`` where the prompt alone leaves no room for a step.
+    """
+    search, whole = config.search, config.method.unit == "solution"
+    max_length = config.model.max_length
+    max_tokens = config.evaluation.max_tokens if whole else search.max_step_tokens
+    stop = None if whole else prompts.stop
+    record = Search(problem, prompts.solve_ids(problem.text), config.method.unit)
+    if len(record.prompt_ids) + max_tokens > max_length:
+        raise ProblemTooLong(
+            f"prompt of {len(record.prompt_ids)} tokens + {max_tokens} for a "
+            f"{config.method.unit} > max_length {max_length}"
+        )
+    for _ in range(search.max_steps + search.max_rollbacks):
+        path = record.kept_steps()
+        if len(path) == search.max_steps:
+            break
+        prefix = record.prompt_ids + tuple(i for c in record.chosen() for i in c.token_ids)
+        if len(prefix) + max_tokens > max_length:
+            record.end = "max_length"
+            return record
+        [completions] = yield [
+            GenerationRequest(
+                prompt_ids=prefix,
+                num_samples=search.num_candidates,
+                temperature=search.temperature,
+                top_p=search.top_p,
+                max_tokens=max_tokens,
+                stop=stop,
+                draw=len(record.steps),
+            )
+        ]
+        record.usage.num_sampled_tokens += sum(len(c.token_ids) for c in completions)
+        record.usage.add_prompt(prefix, completions)
+        candidates, cut_off = merge(completions, prompts, stop)
+        if not candidates:
+            record.end = "step_too_long"
+            return record
+        so_far = [c.text for c in record.chosen()]
+        state = State(problem, prefix, so_far, len(record.steps), record.usage)
+        ranked = yield from ranking.rank(state, candidates)
+        step = SearchedStep(
+            number=len(path) + 1,
+            prefix_ids=prefix,
+            steps_so_far=so_far,
+            candidates=candidates,
+            verdicts=ranked.verdicts,
+            judgements=ranked.judgements,
+            scores=ranked.scores,
+            outcome="appended",
+            num_truncated=len(cut_off),
+        )
+        record.steps.append(step)
+        identical = len(candidates) == 1
+        if is_tie(ranked.scores) and not (identical and search.when_all_identical == "accept"):
+            step.outcome, step.kept = "rolled_back", False
+            if whole:
+                record.end = "tie"
+                return record
+            if path:
+                path[-1].kept = False
+            record.num_rollbacks += 1
+            if record.num_rollbacks > search.max_rollbacks:
+                record.end = "max_rollbacks"
+                return record
+            continue
+        step.chosen, worst = pick(ranked.scores, candidates, search.tie_break)
+        if identical:
+            step.outcome = "appended_without_pair"
+        else:
+            step.rejected = worst
+        if candidates[step.chosen].ended:
+            record.end = "finished"
+            return record
+    record.end = "max_steps"
+    return record

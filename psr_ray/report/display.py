@@ -1,0 +1,244 @@
+"""What a person sees: a line a stage with a bar, rows, tokens/s, time left; the table at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from psr_ray.report.progress import interval_s, read_progress
+from psr_ray.stages import Step
+from psr_ray.storage.files import Json
+
+# Seconds between two lines that say what a run waits for.
+SAY_EVERY_S = 60.0
+
+
+def duration(seconds: float) -> str:
+    """``42 s`` or ``3 min 05 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class RunDisplay:
+    """A live line for the stage under way; finished stages stay as one line each."""
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self.run_dir = run_dir
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._title = ""
+        self._started = 0.0
+        self._read_at = 0.0
+        self._said_at = -SAY_EVERY_S
+
+    def __enter__(self) -> RunDisplay:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def skipped(self, step: Step) -> None:
+        self.console.print(f"[dim]✓ {step.title} (complete)[/dim]")
+
+    def started(self, step: Step) -> None:
+        self._title, self._started = step.title, time.time()
+        self._task = self.progress.add_task(step.title, total=None, detail="starting")
+
+    def watch(self) -> None:
+        if time.monotonic() - self._read_at < interval_s(self.run_dir):
+            return
+        self._read_at = time.monotonic()
+        state = read_progress(self.run_dir)
+        if self._task is None or state is None or state.stage != self._title:
+            return
+        if state.started_at < self._started:  # left by an earlier process
+            return
+        if state.waiting is not None:
+            self._wait(state.waiting)
+            return
+        left = "" if state.left_s is None else f", {duration(state.left_s)} left"
+        self.progress.update(
+            self._task,
+            total=state.total,
+            completed=state.done,
+            detail=f"{state.done}/{state.total} {state.unit}, {state.tokens_per_s:,.0f} tokens/s{left}",
+        )
+
+    def _wait(self, what: str) -> None:
+        """Say what is waited for: in the live line, and now and then as a line of a log."""
+        assert self._task is not None
+        self.progress.update(self._task, detail=what)
+        if time.monotonic() - self._said_at > SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            self.console.print(f"[dim]{self._title}: {escape(what)}[/dim]", soft_wrap=True)
+
+    def finished(self, step: Step, manifest: Json) -> None:
+        if self._task is not None:
+            self.progress.remove_task(self._task)
+            self._task = None
+        self.console.print(f"[green]✓[/green] {finished_line(step, manifest)}")
+
+
+def finished_line(step: Step, manifest: Json) -> str:
+    """What a finished stage says of itself, with rich's markup."""
+    facts = ", ".join(
+        f"{name} {manifest[key]:{form}}"
+        for key, name, form in (
+            ("num_pairs", "pairs", "d"),
+            ("accuracy", "accuracy", ".1%"),
+            ("judge_accuracy_on_policy", "judge", ".1%"),
+            ("num_steps", "steps", "d"),
+            ("num_failed", "failed rows", "d"),
+        )
+        if manifest.get(key) is not None and not (key == "num_failed" and not manifest[key])
+    )
+    if manifest.get("num_dropped"):
+        some = ", ".join(map(escape, manifest["dropped"][:3]))
+        facts += f", rows that do not fit {manifest['num_dropped']} ({some}…)"
+    wall = duration(manifest["wall_s"])
+    return f"{step.title} [dim]{wall}{'; ' + facts if facts else ''}[/dim]"
+
+
+def share(value: float | None, error: float | None = None) -> str:
+    """A share in percent, with its standard error where there is one; a dash where not measured."""
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+COLUMNS = (
+    "model",
+    "accuracy",
+    "judge: fixed",
+    "judge: own",
+    "flips",
+    "ties",
+    "unparsable",
+    "pairs",
+    "steps",
+    "tokens/step",
+    "time",
+)
+LEGEND = (
+    "accuracy: greedy, held-out problems, ± one standard error. judge: verdicts right on the fixed "
+    "pairs, and on comparisons of two fresh steps of the model's own of which exactly one is right. "
+    "flips: pairs whose two orders name the same position. ties: judged steps whose scores are all "
+    "equal. unparsable: verdicts. pairs: step preferences the model was trained on. steps: per "
+    "solution. time: all stages that made or measured the model. A dash: not measured."
+)
+
+
+HEALTH_COLUMNS = (
+    "model",
+    "hard set",
+    "self-reward",
+    "true reward",
+    "τ to M(k-1)",
+    "τ to M1",
+    "says A",
+    "longer wins",
+    "pass@8",
+    "answers of 8",
+    "chosen Δlogp",
+    "rejected Δlogp",
+)
+HEALTH_LEGEND = (
+    "hard set: greedy accuracy on harder held-out problems. self-reward: how often the model prefers "
+    "its own greedy step to M1's candidates; true reward: how often it is better in truth (M1: one "
+    "half). τ: Kendall's tau-b of its rankings of M1's candidates to those of another model. says A: "
+    "share of verdicts. longer wins: share of judged pairs of different lengths that the longer step "
+    "wins. answers of 8: different answers among eight samples. Δlogp: change of the steps' "
+    "log-probability at the end of training, in nats. A dash: not measured."
+)
+
+
+def health_cells(entry: Json) -> list[str]:
+    """A model's row of the health table."""
+    probes, training = entry.get("probes") or {}, entry.get("training") or {}
+    hard = entry.get("hard") or {}
+
+    def signed(value: float | None, places: int = 2) -> str:
+        return "–" if value is None else f"{value:+.{places}f}"
+
+    return [
+        entry["name"],
+        share(hard.get("accuracy"), hard.get("accuracy_se")),
+        share(probes.get("self_reward")),
+        share(probes.get("true_reward")),
+        signed(probes.get("tau_before")),
+        signed(probes.get("tau_first")),
+        share(entry.get("first_share")),
+        share(entry.get("longer_win_share")),
+        share(entry.get("pass_at_8")),
+        number(entry.get("distinct_answers")),
+        signed(training.get("chosen_logp_change")),
+        signed(training.get("rejected_logp_change")),
+    ]
+
+
+def alarm_lines(summary: Json) -> list[str]:
+    """The run's alarms, a line each."""
+    return [f"{a['model']}: {a['kind']}: {a['message']}" for a in summary["alarms"]]
+
+
+def cells(entry: Json) -> list[str]:
+    """A model's row of the table."""
+    return [
+        entry["name"],
+        share(entry["accuracy"], entry["accuracy_se"]),
+        share(entry["judge_accuracy_fixed"]),
+        share(entry["judge_accuracy_on_policy"]),
+        share(entry["order_flip_share"]),
+        share(entry["tie_share"]),
+        share(entry["unparsable_share"]),
+        str(entry["num_pairs"]),
+        number(entry["steps_per_solution"]),
+        number(entry["tokens_per_step"]),
+        duration(entry["wall_s"]),
+    ]
+
+
+WIDE = 116
+
+
+def model_table(summary: Json, width: int = WIDE) -> Table:
+    """The table of a run, a row a model; a column a model where the screen is narrower."""
+    table = Table(title=f"run {summary['name']}", caption=LEGEND, caption_justify="left")
+    rows = [list(COLUMNS), *(cells(entry) for entry in summary["models"])]
+    if width < WIDE:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    for index, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def screen() -> Console:
+    """The terminal; what is no terminal is as wide as the table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=126)

@@ -1,0 +1,147 @@
+"""Alarms: figures that have crossed a bound, in plain words. Self-reward goes wrong silently.
+
+The bounds are set wide: an alarm means "look before you go on", silence does not mean all is well.
+docs/design.md has the reasons; tests fire each alarm on a run broken on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypedDict
+
+from psr_ray.storage.files import Json
+
+Kind = Literal[
+    "judge collapse",
+    "length bias",
+    "step merging",
+    "likelihood displacement",
+    "format drift",
+    "reward without progress",
+    "diversity loss",
+]
+
+
+class Alarm(TypedDict):
+    """One bound crossed by one model."""
+
+    kind: Kind
+    model: str
+    message: str
+
+
+# Fewer observations than this say nothing.
+LEAST = 30
+# Share of verdicts for A: an honest judge stays near one half (ties that say A raise it).
+FIRST_SHARE = (0.1, 0.9)
+# Share of pairs whose two orders name the same position. A coin gives 0.5.
+FLIPS = 0.6
+UNPARSABLE = 0.1
+# Share of right verdicts where exactly one step is right. A coin gives 0.5.
+JUDGE_ACCURACY = 0.6
+# Win share of the longer candidate, and how far it may pass the share that the truth gives it.
+LONGER_WINS, LONGER_BEYOND_TRUTH = 0.7, 0.2
+# Steps per solution and tokens per step against M1 (arXiv 2503.03746, Tables 7 and 8, show both).
+FEWER_STEPS, LONGER_STEPS = 0.8, 1.2
+# Change of the chosen steps' log-probability in training, in nats: a step e times less likely.
+CHOSEN_LOGP = -1.0
+# Rise of the share of solutions without a boxed answer, or cut off, against M1.
+DRIFT = 0.1
+# Rise of the self-reward against M(k-1) while greedy accuracy falls by two standard errors.
+REWARD_RISE = 0.03
+# Fall of pass@8 against M1.
+PASS_FALL = 0.1
+
+
+def alarms_of(models: list[Json]) -> list[Alarm]:
+    """The alarms of a run, model by model; M0 raises none."""
+    found: list[Alarm] = []
+    trained = [entry for entry in models if entry["name"] != "M0"]
+    for index, entry in enumerate(trained):
+        before = trained[index - 1] if index else None
+        alarms = [*judge_alarms(entry), *drift_alarms(entry, trained[0], before)]
+        found += [
+            {"kind": kind, "model": entry["name"], "message": message} for kind, message in alarms
+        ]
+    return found
+
+
+Alarms = Iterator[tuple[Kind, str]]
+
+
+def judge_alarms(entry: Json) -> Alarms:
+    """What the judge does on the model's own steps."""
+    share, flips = entry.get("first_share"), entry.get("order_flip_share")
+    if share is not None and not FIRST_SHARE[0] <= share <= FIRST_SHARE[1]:
+        letter = "A" if share > 0.5 else "B"
+        yield (
+            "judge collapse",
+            f"the judge says {letter} in {max(share, 1 - share):.0%} of verdicts",
+        )
+    elif flips is not None and flips > FLIPS:
+        yield "judge collapse", f"{flips:.0%} of pairs change their winner with their order"
+    unparsable = entry.get("unparsable_share")
+    if unparsable is not None and unparsable > UNPARSABLE:
+        yield "judge collapse", f"{unparsable:.0%} of verdicts cannot be parsed"
+    accuracy, num = entry.get("judge_accuracy_on_policy"), entry.get("num_gradable_verdicts") or 0
+    if accuracy is not None and num >= LEAST and accuracy < JUDGE_ACCURACY:
+        yield "judge collapse", f"only {accuracy:.0%} of gradable verdicts on own steps are right"
+    longer, by_truth = entry.get("longer_win_share"), entry.get("longer_true_share")
+    pairs = sum(counts["pairs"] for counts in (entry.get("longer_wins") or {}).values())
+    if longer is not None and pairs >= LEAST and longer > LONGER_WINS:
+        if by_truth is None:
+            yield "length bias", f"the longer of two steps wins {longer:.0%} of {pairs} pairs"
+        elif longer - by_truth > LONGER_BEYOND_TRUTH:
+            yield (
+                "length bias",
+                f"the longer of two steps wins {longer:.0%} of {pairs} pairs; "
+                f"by the truth it would win {by_truth:.0%}",
+            )
+
+
+def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
+    """What training did to the solver."""
+    change = (entry.get("training") or {}).get("chosen_logp_change")
+    if change is not None and change < CHOSEN_LOGP:
+        yield (
+            "likelihood displacement",
+            f"training made the chosen steps less likely ({change:+.1f} nats a step at its end)",
+        )
+    if before is None:
+        return
+    steps, tokens = (
+        ratio(entry, first, "steps_per_solution"),
+        ratio(entry, first, "tokens_per_step"),
+    )
+    if steps is not None and tokens is not None and steps < FEWER_STEPS and tokens > LONGER_STEPS:
+        yield (
+            "step merging",
+            f"{1 - steps:.0%} fewer steps a solution than M1, {tokens - 1:.0%} more tokens a step",
+        )
+    for key, what in (("unboxed_share", "have no boxed answer"), ("cut_off_share", "are cut off")):
+        now, then = entry.get(key), first.get(key)
+        if now is not None and then is not None and now > then + DRIFT:
+            yield "format drift", f"{now:.0%} of solutions {what} (M1: {then:.0%})"
+    rise = difference((entry.get("probes") or {}), (before.get("probes") or {}), "self_reward", 0.5)
+    fall = difference(entry, before, "accuracy")
+    if rise is not None and fall is not None and rise > REWARD_RISE:
+        error = ((entry["accuracy_se"] or 0) ** 2 + (before["accuracy_se"] or 0) ** 2) ** 0.5
+        if fall < -2 * error:
+            yield (
+                "reward without progress",
+                f"the model prefers its own steps more than before ({100 * rise:+.0f} points), but "
+                f"its accuracy fell ({100 * fall:+.1f} points)",
+            )
+    fall = difference(entry, first, "pass_at_8")
+    if fall is not None and fall < -PASS_FALL:
+        yield "diversity loss", f"pass@8 fell by {-100 * fall:.0f} points against M1"
+
+
+def ratio(entry: Json, other: Json, key: str) -> float | None:
+    now, then = entry.get(key), other.get(key)
+    return now / then if now is not None and then else None
+
+
+def difference(entry: Json, other: Json, key: str, default: float | None = None) -> float | None:
+    now, then = entry.get(key), other.get(key, default)
+    return now - then if now is not None and then is not None else None

@@ -1,0 +1,75 @@
+"""What a run is doing, from its folder alone: readable wherever the storage is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from psr_ray.errors import PsrError
+from psr_ray.report.display import duration, finished_line
+from psr_ray.report.progress import interval_s, read_progress
+from psr_ray.runs import CONFIG_FILE, JOBS, stored_run
+from psr_ray.stages import steps_of
+from psr_ray.storage.files import read_json
+from psr_ray.storage.folders import HOLDER
+from psr_ray.storage.locations import location
+
+# Seconds without a new state after which a holder is no longer said to work.
+SILENT_S = 120.0
+
+
+def run_of(name: str, runs_dir: str) -> Path:
+    """A run's folder by its path, its URL, its name, or the id of a job that works on it.
+
+    Raises ``PsrError`` where there is none of that name.
+    """
+    runs = location(runs_dir)
+    noted = read_json(runs / JOBS / f"{name}.json") if "/" not in name else None
+    places = [location(name), runs / name] + ([runs / str(noted["run"])] if noted else [])
+    for folder in places:
+        if (folder / CONFIG_FILE).is_file():
+            return folder.absolute()
+    raise PsrError(
+        f"{name}: no folder of a run, no run in {runs}, and no job that worked on one there; give the "
+        "run's folder or URL, or --runs-dir"
+    )
+
+
+def print_status(folder: Path, console: Console) -> None:
+    """A row a stage; the one under way with its progress; who works on the run."""
+    run = stored_run(folder)
+    progress = read_progress(folder)
+    holder = read_json(folder / HOLDER)
+    table = Table(title=f"run {run.config.name}", caption=f"{folder}", caption_justify="left")
+    table.add_column("stage")
+    table.add_column("state")
+    under_way = False
+    for step in steps_of(run):
+        state = "to do"
+        if step.stage.is_complete:
+            state = finished_line(step, step.stage.manifest or {}).removeprefix(step.title).strip()
+        elif step.stage.was_opened and not under_way:
+            under_way, state = True, "begun"
+            if progress is not None and progress.stage == step.title:
+                state = f"{progress.done} of {progress.total} {progress.unit}"
+                if progress.waiting is not None:
+                    state += f"; {escape(progress.waiting)}"
+                elif progress.left_s is not None and holder is not None:
+                    state += f", about {duration(progress.left_s)} left"
+        table.add_row(step.stage.name, state)
+    console.print(table)
+    if holder is None:
+        console.print("nobody works on it; the same command or job goes on with it")
+        return
+    job = f", job {holder['job']}" if holder.get("job") else ""
+    quiet = time.time() - progress.written_at if progress is not None else 0.0
+    silent = f"; nothing new for {duration(quiet)}" if quiet > SILENT_S + interval_s(folder) else ""
+    console.print(
+        f"process {holder.get('pid')} on {holder.get('host')} works on it{job}, since "
+        f"{holder.get('since')}{silent}",
+        soft_wrap=True,
+    )

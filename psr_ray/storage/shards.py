@@ -1,0 +1,153 @@
+"""Parquet shards: rows that are written once, whole or not at all.
+
+What an engine finishes is pooled over its batches (``ShardWriter``), so that little is lost with it.
+What is done is known by the ids in the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from psr_ray.data.rows import Row
+from psr_ray.storage.files import REDO, read_table, readable, write_table
+
+Key = tuple[str, str]  # a row's task and id
+
+
+def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    """Write a Parquet file that is either whole or absent."""
+    write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def write_shard(folder: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
+    """Write rows as one shard, named after their ids: the same rows never stand in two shards."""
+    name = hashlib.sha256("\n".join(sorted(row["id"] for row in rows)).encode()).hexdigest()[:16]
+    path = folder / f"part-{name}.parquet"
+    write_rows(path, rows, schema)
+    return path
+
+
+def shards(folder: Path) -> list[Path]:
+    """The finished shards of a folder, in a fixed order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_rows(paths: Iterable[Path], remedy: str = REDO) -> Iterator[Row]:
+    """All rows of some Parquet files, one at a time. ``PsrError`` names one that is damaged."""
+    for path in paths:
+        with readable(path, remedy), path.open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+
+
+def finished_ids(folder: Path) -> set[str]:
+    """Ids of the rows that finished shards hold."""
+    return {
+        value for path in shards(folder) for value in read_table(path, ["id"])["id"].to_pylist()
+    }
+
+
+def drop_doubles(folder: Path) -> int:
+    """Take rows out of shards that stand in an earlier shard too; returns the number of rows left.
+
+    A worker that was cut off from the cluster may have gone on with a batch that was given to another.
+    """
+    seen: set[str] = set()
+    for path in shards(folder):
+        ids = read_table(path, ["id"])["id"].to_pylist()
+        wanted = [index for index, value in enumerate(ids) if value not in seen]
+        if len(wanted) < len(ids):
+            write_table(path, read_table(path).take(wanted))
+        seen.update(ids)
+    return len(seen)
+
+
+def failed(folder: Path) -> dict[str, str]:
+    """The reasons of the rows that failed, by their ids."""
+    columns = (read_table(path, ["id", "error"]).to_pylist() for path in shards(folder))
+    return {row["id"]: row["error"] for rows in columns for row in rows if row["error"] is not None}
+
+
+def drop_failed(folder: Path) -> None:
+    """Take the rows that failed out of their shards: they are then tried again."""
+    for path in shards(folder):
+        table = read_table(path)
+        whole = table.filter(pc.is_null(table["error"]))
+        if not len(whole):
+            path.unlink()
+        elif len(whole) < len(table):
+            write_table(path, whole)
+
+
+class ShardWriter:
+    """What one worker's threads finish, written in shards of ``rows_per_shard`` rows.
+
+    Fewer stand in a shard only when nothing else is under way. ``place`` gives a task's folder and
+    schema.
+    """
+
+    def __init__(self, place: Callable[[str], tuple[Path, pa.Schema]], rows_per_shard: int) -> None:
+        self.place = place
+        self.rows_per_shard = rows_per_shard
+        self.changed = threading.Condition()
+        self.num_open = 0
+        self.pools: dict[str, list[Row]] = {}
+        self.written: set[Key] = set()
+        self.error: BaseException | None = None
+
+    def expect(self, num: int) -> None:
+        """As many more rows are under way."""
+        with self.changed:
+            self.num_open += num
+
+    def add(self, task: str, row: Row) -> None:
+        """A finished row; the thread that brings a full shard's last one writes it."""
+        with self.changed:
+            self.num_open -= 1
+            self.pools.setdefault(task, []).append(row)
+            full = [
+                name
+                for name, rows in self.pools.items()
+                if len(rows) >= self.rows_per_shard or not self.num_open
+            ]
+            taken = {name: self.pools.pop(name) for name in full}
+        self._write(taken)
+
+    def flush(self) -> None:
+        """Write what is finished, as the worker is about to end."""
+        with self.changed:
+            taken, self.pools = self.pools, {}
+        self._write(taken)
+
+    def wait(self, keys: Iterable[Key]) -> None:
+        """Until all these rows, given to ``add`` before, are in shards.
+
+        Raises what writing them raised, in whichever thread that was.
+        """
+        wanted = set(keys)
+        with self.changed:
+            self.changed.wait_for(lambda: self.error is not None or wanted <= self.written)
+            if self.error is not None:
+                raise self.error
+            self.written -= wanted
+
+    def _write(self, taken: dict[str, list[Row]]) -> None:
+        for task, rows in taken.items():
+            folder, schema = self.place(task)
+            try:
+                write_shard(folder, rows, schema)
+            except BaseException as error:
+                with self.changed:
+                    self.error = error
+                    self.changed.notify_all()
+                raise
+            with self.changed:
+                self.written.update((task, row["id"]) for row in rows)
+                self.changed.notify_all()
