@@ -16,7 +16,7 @@ import jinja2
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 RESULTS = {
-    "performance": ("train", "gpu_train", "search", "gpu_search", "scale"),
+    "performance": ("train", "gpu_train", "search", "gpu_search", "scale", "submission"),
     "reliability": ("faults", "soak", "fuzz"),
 }
 
