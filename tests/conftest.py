@@ -81,3 +81,10 @@ def head(tmp_path):
     head = Head(tmp_path / "head.log", HF_TOKEN=SECRET, WANDB_API_KEY=SECRET)
     yield head
     head.end()
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first: two workers then end at about the same time."""
+    items.sort(
+        key=lambda item: [item.get_closest_marker(name) is None for name in ("soak", "slow")]
+    )
