@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,30 @@ COMMAND = "command.json"
 SAY_AFTER_S = 2.0
 # Seconds an engine's processes have to end after its pool.
 END_S = 60.0
+# Seconds between two looks for nodes that have come.
+LOOK_S = 5.0
+
+
+@contextmanager
+def looking_for_nodes() -> Iterator[None]:
+    """Inside, nodes that join are seen by Ray Data within ``LOOK_S``: by itself it looks every 20 s
+    (Ray 2.60, ``_AutoscalingCoordinatorActor.TICK_INTERVAL_S``)."""
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+
+    coordinator, over = get_or_create_autoscaling_coordinator(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            # its answer, or that it died and comes back, is of no interest here
+            coordinator.get_reserved_resources.remote("psr-ray", recompute=True)
+
+    thread = threading.Thread(target=look, name="look-for-nodes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def await_room(

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.placement import COMMAND, ENGINES, await_ended, await_room
+from actors.placement import COMMAND, ENGINES, await_ended, await_room, looking_for_nodes
 from actors.searcher import BATCHES, EngineWorker
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.cluster.nodes import versions_here
@@ -165,10 +165,11 @@ def stream_rows(
     deaths = Deaths(folder)
     deaths.begin()
     try:
-        for counts in dataset.iter_batches(batch_format="pyarrow", prefetch_batches=0):
-            rows: list[dict[str, Any]] = counts.to_pylist()
-            for row in rows:
-                progress.advance(row["rows"], row["tokens"])
+        with looking_for_nodes():
+            for counts in dataset.iter_batches(batch_format="pyarrow", prefetch_batches=0):
+                rows: list[dict[str, Any]] = counts.to_pylist()
+                for row in rows:
+                    progress.advance(row["rows"], row["tokens"])
     except Exception as error:
         refusal = deaths.refusal() or said_by_user_error(error)
         if refusal is None or not isinstance(error, ray.exceptions.RayActorError):
