@@ -96,6 +96,8 @@ def test_it_searches_by_the_probabilities_of_verdicts(chat_model, tmp_path):
     assert "sample" in shown.stdout
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_it_reasons_within_its_tokens_and_seconds(chat_model, tmp_path):
     settings = ("judge.mode=explain", "judge.max_tokens=200", "judge.max_seconds=2")
     row, _, _ = searched(chat_model, tmp_path, *settings)

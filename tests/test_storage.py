@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,6 +49,27 @@ def test_files_are_written_whole_and_read_back(folder):
     assert contents(folder) == []
     assert is_remote(folder)
     assert not is_remote(location("runs"))
+
+
+def test_json_that_is_replaced_meanwhile_is_read_whole(folder):
+    over = threading.Event()
+
+    def replace():
+        number = 0
+        while not over.is_set():
+            number += 1
+            write_text(folder / "progress.json", json.dumps({"number": number, "x": "x" * number}))
+
+    write_text(folder / "progress.json", "{}")
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(60):
+            found = read_json(folder / "progress.json")
+            assert len(found.get("x", "")) == found.get("number", 0)
+    finally:
+        over.set()
+        writer.join()
 
 
 def test_stage_is_opened_finished_and_removed(folder):

@@ -77,7 +77,13 @@ def readable(path: Path, remedy: str = REDO) -> Iterator[None]:
 def read_json(path: Path, remedy: str = "delete it, its stage is then redone") -> Json | None:
     """The object in a JSON file; None where there is no file. Raises ``PsrError`` with the remedy."""
     try:
-        values: Json = json.loads(path.read_text(encoding="utf-8"))
+        if is_remote(path):
+            # by one request: an open file would be refused where another process replaces it meanwhile
+            files, name = store_of(path)
+            content: bytes = files.cat_file(name)
+        else:
+            content = path.read_bytes()
+        values: Json = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
