@@ -7,7 +7,6 @@ once, for the pool or Ray Train to take.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
@@ -119,7 +118,6 @@ def mark_engine(stage: Path, loading_s: float) -> None:
     family = [me, *me.children(recursive=True)]
     mark = {
         "node": ray.get_runtime_context().get_node_id() if ray.is_initialized() else None,
-        "host": os.uname().nodename,
         "processes": [[process.pid, process.create_time()] for process in family],
         "loading_s": loading_s,
         "ready_at": time.time(),

@@ -37,14 +37,20 @@ class NodeKind:
         return f"{self.count} × {self.name} ({resources_text(self.resources)})"
 
 
-def resources_text(resources: Resources) -> str:
-    """CPUs, GPUs and what else is counted, without memory and Ray's own marks."""
-    shown = {
+def countable(resources: Resources) -> dict[str, float]:
+    """CPUs, GPUs and custom resources alone, without memory (it differs from node to node) and Ray's own
+    marks."""
+    return {
         name: value
         for name, value in resources.items()
-        if name not in ("memory", "object_store_memory") and ":" not in name and value
+        if name not in ("memory", "object_store_memory") and ":" not in name
     }
-    return ", ".join(f"{value:g} {name}" for name, value in sorted(shown.items())) or "nothing"
+
+
+def resources_text(resources: Resources) -> str:
+    """What of a node or a bundle is countable and not zero."""
+    shown = sorted(countable(resources).items())
+    return ", ".join(f"{value:g} {name}" for name, value in shown if value) or "nothing"
 
 
 def engine_demand(engine: EngineConfig, num: int = 1) -> Demand:

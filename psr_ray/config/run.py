@@ -147,7 +147,7 @@ class EvaluationConfig(Frozen):
 
 
 class TelemetryConfig(Frozen):
-    """What can be seen of a run from outside, beside its folder (docs/cluster.md, "Seeing it run")."""
+    """What can be seen of a run from outside, beside its folder (docs/cluster.md, "Watch it")."""
 
     logs: Literal["text", "json"] = "text"
     """`text`: warnings. `json`: each finished problem, stage and optimizer step, too, as a line of JSON
