@@ -68,6 +68,8 @@ def test_a_judge_that_always_says_a(ray_up, tmp_path):
     assert "says A" in found["M1", "judge collapse"]
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_a_judge_that_likes_long_steps(ray_up, tmp_path):
     rng = random.Random(0)
 

@@ -32,11 +32,11 @@ def finished(tmp_path_factory):
             "runs_dir": str(folder / "runs"),
             "num_iterations": 2,
             "data.eft_solutions": {"num": 64},
-            "data.heldout": {"num": 12, "seed": 0},
-            "data.hard": {"num": 6, "num_steps": [6, 7], "highest_value": 199, "seed": 0},
+            "data.heldout": {"num": 8, "seed": 0},
+            "data.hard": {"num": 4, "num_steps": [6, 7], "highest_value": 199, "seed": 0},
             "judge.max_points_tokens": 200,
             "sft.num_workers": 1,
-            "sft.num_epochs": 3,
+            "sft.num_epochs": 1,
             "dpo.num_workers": 1,
         },
         "methods": {
@@ -63,12 +63,12 @@ def test_every_run_leaves_a_record_and_shares_what_agrees(finished):
     assert (frozen.config.run_dir / "search-2").exists()  # M2 searched, M1 judged, in one engine
     record = json.loads(frozen.record.read_text())
     assert [entry["name"] for entry in record["models"]] == ["M0", "M1", "M2", "M3"]
-    assert len(record["correct"]["M3"]["heldout"]) == 12
-    assert len(record["correct"]["M3"]["hard"]) == 6
+    assert len(record["correct"]["M3"]["heldout"]) == 8
+    assert len(record["correct"]["M3"]["hard"]) == 4
     last = record["models"][-1]
     assert last["probes"]["num_probes"] > 0
     assert last["pass_at_8"] is not None
-    assert last["test_time"]["num_problems"] == 6
+    assert last["test_time"]["num_problems"] == 4
 
 
 def test_a_second_time_it_has_nothing_to_do_even_without_the_runs(finished):
