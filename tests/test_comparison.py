@@ -68,7 +68,7 @@ def test_every_run_leaves_a_record_and_shares_what_agrees(finished):
     last = record["models"][-1]
     assert last["probes"]["num_probes"] > 0
     assert last["pass_at_8"] is not None
-    assert last["test_time"]["num_problems"] == 4
+    assert last["test_time"]["num_problems"] == 6
 
 
 def test_a_second_time_it_has_nothing_to_do_even_without_the_runs(finished):
