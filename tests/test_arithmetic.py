@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_ray.data.answers import extract_boxed, is_equal
+from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.data.arithmetic import (
     Plan,
     check_disjoint,

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.heads import children
+from psr_ray.answers import extract_boxed, is_equal, isolated
+from psr_ray.answers.normal import normal
 from psr_ray.config import SourceConfig
 from psr_ray.config.file import load_config
-from psr_ray.data import grading
-from psr_ray.data.answers import extract_boxed, is_equal, plain
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.sources import Failures, problem_rows
 from psr_ray.errors import PsrError
@@ -104,8 +104,8 @@ def test_answers(gold, text):
     count("answers")
     answer = extract_boxed(text)
     assert answer is None or answer in text
-    assert plain(plain(gold)) == plain(gold)
-    if answer is None or plain(answer) == plain(gold):
+    assert normal(gold) == normal(gold.strip())
+    if answer is None or answer.strip() == gold.strip():
         assert is_equal(gold, answer) is (answer is not None)
 
 
@@ -139,7 +139,7 @@ def test_a_malicious_answer_costs_at_most_its_time_limit(answer):
 
 
 def test_a_grading_process_that_is_killed_is_replaced(monkeypatch):
-    monkeypatch.setattr(grading, "ANSWER_S", 10)
+    monkeypatch.setattr(isolated, "ANSWER_S", 10)
     assert is_equal("\\frac{1}{3}", "\\dfrac{2}{6}")
     graders = children(os.getpid(), "spawn_main")
     for process in graders:
@@ -156,7 +156,7 @@ def test_a_right_answer_is_right_though_its_grading_process_is_killed_at_it():
         while len(graded) < 5000:
             number = len(graded) + 2
             graded.append(
-                grading.equal(f"\\frac{{1}}{{{number}}}", f"\\dfrac{{2}}{{{2 * number}}}")
+                isolated.equal(f"\\frac{{1}}{{{number}}}", f"\\dfrac{{2}}{{{2 * number}}}")
             )
 
     thread = threading.Thread(target=grade)

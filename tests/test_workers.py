@@ -76,6 +76,24 @@ def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_pa
     assert difference(model, again) < 1e-6
 
 
+@pytest.mark.faults
+@pytest.mark.long
+def test_states_in_the_nodes_memory_give_the_same_weights(ray_up, preferences, tmp_path):
+    """Where a process that was compiling the optimizer had been killed."""
+    from psr_ray.training.offload import build_folder
+
+    build_folder().mkdir(parents=True, exist_ok=True)
+    (build_folder() / "lock").touch()
+    offload = ("dpo.offload_optimizer=true", "dpo.offload_parameters=true")
+    settings = ("dpo.zero_stage=3", "dpo.schedule=constant")
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    reference, steps = train(preferences, tmp_path / "reference", "dpo", *settings)
+    model, other = train(preferences, tmp_path / "offload", "dpo", *settings, *offload)
+    assert other[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert len(other) == len(steps)
+    assert difference(reference, model) < 0.02 * difference(start, reference)
+
+
 def test_no_pairs_is_one_line_that_says_where(ray_up, preferences, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PsrError, match="no step preferences in"):

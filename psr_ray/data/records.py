@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from psr_ray.data.answers import extract_boxed, is_equal
+from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.data.rows import Row
 from psr_ray.data.seed.pairs import JudgedPair
 from psr_ray.method.judge import Comparison, Verdict

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from psr_ray.data.answers import extract_boxed, is_equal
+from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.data.arithmetic import Plan, step_is_right
 from psr_ray.data.problems import Problem
 

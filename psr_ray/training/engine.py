@@ -21,6 +21,7 @@ from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.attention import register_attention
+from psr_ray.training.offload import load_cpu_adam
 from psr_ray.training.packs import PackScorer
 from psr_ray.training.worker import MODEL_FOLDER, TrainingJob
 
@@ -110,6 +111,8 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
                 task_type="CAUSAL_LM",
             ),
         )
+    if training.offload_optimizer:
+        load_cpu_adam()
     engine, *_ = deepspeed.initialize(
         model=PackScorer(model),
         model_parameters=[p for p in model.parameters() if p.requires_grad],

@@ -17,7 +17,7 @@ import random
 import string
 from collections.abc import Iterator
 
-from psr_ray.data.answers import extract_boxed
+from psr_ray.answers import extract_boxed
 from psr_ray.data.arithmetic import HIGH, Plan, generate_problems
 from psr_ray.data.seed.arithmetic import careless_steps, mark, shown_value, work_out
 from psr_ray.data.seed.pairs import JudgedSolution

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 from concurrent.futures import wait
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -87,10 +88,18 @@ def _confine() -> None:
 
 def _verify(gold: str, answer: str) -> bool:
     """math-verify without its own timeouts, which need a main thread and signals."""
-    from math_verify import parse, verify
+    from math_verify import verify
 
     try:
-        boxed = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
-        return bool(verify(*boxed, timeout_seconds=None))
+        return bool(verify(_parsed(gold), _parsed(answer), timeout_seconds=None))
     except Exception:  # sympy raises what it likes
         return False
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> list[Any]:
+    """An answer as math-verify reads it: a gold one is read once for all samples of its problem."""
+    from math_verify import parse
+
+    parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
+    return parsed

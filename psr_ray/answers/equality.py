@@ -1,0 +1,203 @@
+"""Whether two final answers are equal: numbers, lists, choices and words here, all else by math-verify.
+
+The gold answer comes first: what it leaves open (a unit, the name before ``=``, the order of several
+values) the other may have or not; what it states must be there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from psr_ray.answers.isolated import MAX_LENGTH, equal
+from psr_ray.answers.normal import (
+    SEPARATOR,
+    normal,
+    number,
+    without_name,
+    without_unit,
+)
+
+OPEN, CLOSE = "([{", ")]}"
+CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
+WORDS = re.compile(r"[A-Za-z][A-Za-z .'\-]*[A-Za-z.]")
+MATRIX = re.compile(r"\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}")
+SET_BUILDER = re.compile(r"\\\{\w(?:\\in\s*\\mathbb\{?\w\}?|\\in [RZNQ])?[|:](.*)\\\}")
+# Most values of a list whose order is free that are tried.
+MAX_LIST = 100
+
+
+def is_equal(gold: str, answer: str | None) -> bool:
+    """Whether an extracted answer equals the gold one.
+
+    Equal spellings, numbers (exactly; ``50\\%`` is ``0.5`` and ``50``), lists and sets in any order,
+    tuples and intervals part by part, choices and words are settled here; all else goes to math-verify
+    (``isolated.equal``). An answer longer than ``MAX_LENGTH`` equals only the same text.
+    """
+    if answer is None:
+        return False
+    if gold.strip() == answer.strip():
+        return True
+    if max(len(gold), len(answer)) > MAX_LENGTH:
+        return False
+    return _graded(gold, answer)
+
+
+@lru_cache(maxsize=4096)
+def _graded(gold: str, answer: str) -> bool:
+    first, second = normal(gold), normal(answer)
+    return bool(first and second) and _same(first, second)
+
+
+def _same(gold: str, answer: str) -> bool:
+    if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
+        return True
+    gold, gold_unit = without_unit(gold)
+    answer, answer_unit = without_unit(answer)
+    if gold_unit and answer_unit and gold_unit != answer_unit:
+        return False
+    gold, answer = without_name(gold), without_name(answer)
+    if gold == answer:
+        return True
+    for settle in (_numbers, _choices, _matrices, _lists, _bracketed, _words):
+        settled = settle(gold, answer)
+        if settled is not None:
+            return settled
+    return _expressions(gold, answer)
+
+
+def _numbers(gold: str, answer: str) -> bool | None:
+    first, second = number(gold), number(answer)
+    if first is None or second is None:
+        return None
+    (a, a_percent), (b, b_percent) = first, second
+    if a == b:
+        return True
+    if SEPARATOR not in answer and a_percent != b_percent:
+        return a == b * 100 if a_percent else a * 100 == b
+    return False
+
+
+def _choices(gold: str, answer: str) -> bool | None:
+    """Letters of choices: ``(B)``, ``B.``; small letters are names of numbers unless both are alike."""
+    first, second = CHOICE.fullmatch(gold), CHOICE.fullmatch(answer)
+    if first is None or second is None:
+        return None
+    return first[1] == second[1]
+
+
+def _matrices(gold: str, answer: str) -> bool | None:
+    """Entry by entry, whatever brackets they stand in."""
+    found = [MATRIX.fullmatch(text) for text in (gold, answer)]
+    if not all(found):
+        return None
+    rows = [_split(match[2], SEPARATOR) for match in found if match is not None]
+    first, second = ([_split(row, "&") for row in matrix] for matrix in rows)
+    if [len(row) for row in first] != [len(row) for row in second]:
+        return False
+    return all(
+        _same(a, b) for r, s in zip(first, second, strict=True) for a, b in zip(r, s, strict=True)
+    )
+
+
+def _lists(gold: str, answer: str) -> bool | None:
+    """Several values, or one with both signs, in any order."""
+    first, second = _values(gold), _values(answer)
+    if len(first) == 1 and len(second) == 1:
+        return None
+    first, second = (
+        (_set(values[0]) or values) if len(values) == 1 else values for values in (first, second)
+    )
+    if len(first) == 1 and number(gold) is not None:
+        return False
+    if len(second) == 1:  # "48,384" may be two numbers as well as one
+        second = _split(answer, ",")
+    return _in_any_order(first, second)
+
+
+def _in_any_order(first: Sequence[str], second: Sequence[str]) -> bool:
+    if len(first) != len(second) or len(first) > MAX_LIST:
+        return False
+    left = list(second)
+    for value in first:
+        found = next((other for other in left if _same(value, other)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _values(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets; ``a±b`` is two."""
+    parts = _split(text, SEPARATOR)
+    if len(parts) == 1 and number(text) is None:
+        parts = _split(text, ",")
+    if "\\pm" in text:
+        parts = [part.replace("\\pm", sign) for part in parts for sign in "+-"]
+        parts = [part.removeprefix("+") for part in parts]
+    return parts
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Parts between marks that stand in no brackets."""
+    parts, depth, start = [], 0, 0
+    for position, letter in enumerate(text):
+        depth += (letter in OPEN) - (letter in CLOSE)
+        if depth <= 0 and text.startswith(mark, position):
+            parts.append(text[start:position].strip())
+            start = position + len(mark)
+    return [part for part in [*parts, text[start:].strip()] if part]
+
+
+def _bracketed(gold: str, answer: str) -> bool | None:
+    """Unions in any order; sets in any order; tuples and intervals part by part with their brackets."""
+    first, second = _split(gold, "\\cup"), _split(answer, "\\cup")
+    if len(first) > 1 or len(second) > 1:
+        return _in_any_order(first, second) or None
+    kinds: tuple[Callable[[str], list[str] | None], ...] = (_set, _tuple)
+    for parts_of in kinds:
+        one, other = parts_of(gold), parts_of(answer)
+        if one is not None and other is not None:
+            if parts_of is _set:
+                return _in_any_order(one, other)
+            return len(one) == len(other) and all(map(_same_part, one, other))
+    builders = [SET_BUILDER.fullmatch(text) for text in (gold, answer)]
+    if any(builders):
+        conditions = [
+            text if found is None else found[1]
+            for found, text in zip(builders, (gold, answer), strict=True)
+        ]
+        return _same(conditions[0], conditions[1])
+    return None
+
+
+def _set(text: str) -> list[str] | None:
+    if not (text.startswith("\\{") and text.endswith("\\}")) or SET_BUILDER.fullmatch(text):
+        return None
+    return _values(text[2:-2])
+
+
+def _tuple(text: str) -> list[str] | None:
+    """A tuple's or interval's opening bracket, its parts, its closing bracket."""
+    if text[:1] not in "([" or text[-1:] not in ")]" or not text:
+        return None
+    inner = _split(text[1:-1].replace(SEPARATOR, ","), ",")
+    return [text[0], *inner, text[-1]] if len(inner) > 1 else None
+
+
+def _same_part(gold: str, answer: str) -> bool:
+    return gold == answer if gold in "([])" or answer in "([])" else _same(gold, answer)
+
+
+def _words(gold: str, answer: str) -> bool | None:
+    """Words: the same but for capitals and a full stop."""
+    if not (WORDS.fullmatch(gold) and WORDS.fullmatch(answer)):
+        return None
+    if max(len(gold), len(answer)) < 3:  # products of names
+        return None
+    return gold.rstrip(".").casefold() == answer.rstrip(".").casefold()
+
+
+def _expressions(gold: str, answer: str) -> bool:
+    return equal(gold.replace(SEPARATOR, ", "), answer.replace(SEPARATOR, ", "))
