@@ -22,7 +22,7 @@ from typing import Any
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.data.arithmetic import Split, check_disjoint, generate_problems
-from psr_ray.data.problems import Problem
+from psr_ray.data.formats import clean, problem_from
 from psr_ray.data.rows import (
     TASK_SCHEMA,
     Row,
@@ -39,8 +39,6 @@ from psr_ray.method.judge import parse_points
 from psr_ray.storage.files import write_text
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import read_rows, write_rows
-
-TEXT_KEYS = ("problem", "question", "text")
 
 
 @dataclass
@@ -79,28 +77,6 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
                 yield number, record
             else:
                 failures.add(path, number, f"expected an object, found {type(record).__name__}")
-
-
-def problem_from(record: Row, path: Path, line: int) -> Problem:
-    """A problem from a record; ``ValueError`` with the reason where it is none."""
-    text = next((record[key] for key in TEXT_KEYS if record.get(key)), None)
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"no problem text: one of {', '.join(TEXT_KEYS)} must hold text")
-    answer, solution, plan = record.get("answer"), record.get("solution"), record.get("plan")
-    if isinstance(answer, str) and "####" in answer:  # GSM8K: solution and answer in one field
-        solution, answer = solution or answer, answer.rsplit("####", 1)[1].strip()
-    return Problem(
-        id=clean(record.get("id") or record.get("unique_id") or f"{path.stem}/{line}"),
-        text=clean(text.strip()),
-        answer=None if answer is None else clean(answer),
-        solution=None if solution is None else clean(solution),
-        plan=None if plan is None else clean(plan),
-    )
-
-
-def clean(value: Any) -> str:
-    """A value as text that Unicode files can hold: JSON can spell halves of a character."""
-    return str(value).encode("utf-8", "replace").decode()
 
 
 def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
