@@ -21,6 +21,8 @@ from psr_ray.answers.normal import (
 
 OPEN, CLOSE = "([{", ")]}"
 CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
+# Letters that surely are a word, no product of names or name of a function.
+LONG_WORD = re.compile(r"[A-Za-z]{4}")
 WORDS = re.compile(r"[A-Za-z][A-Za-z .'\-]*[A-Za-z.]")
 MATRIX = re.compile(r"\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}")
 SET_BUILDER = re.compile(r"\\\{\w(?:\\in\s*\\mathbb\{?\w\}?|\\in [RZNQ])?[|:](.*)\\\}")
@@ -33,7 +35,8 @@ def is_equal(gold: str, answer: str | None) -> bool:
 
     Equal spellings, numbers (exactly; ``50\\%`` is ``0.5`` and ``50``), lists and sets in any order,
     tuples and intervals part by part, choices and words are settled here; all else goes to math-verify
-    (``isolated.equal``). An answer longer than ``MAX_LENGTH`` equals only the same text.
+    (``isolated.equal``), in a process of its own: a script that calls this begins with
+    ``if __name__ == "__main__":``. An answer longer than ``MAX_LENGTH`` equals only the same text.
     """
     if answer is None:
         return False
@@ -74,7 +77,7 @@ def _numbers(gold: str, answer: str) -> bool | None:
     (a, a_percent), (b, b_percent) = first, second
     if a == b:
         return True
-    if SEPARATOR not in answer and a_percent != b_percent:
+    if a_percent != b_percent:
         return a == b * 100 if a_percent else a * 100 == b
     return False
 
@@ -194,9 +197,9 @@ def _words(gold: str, answer: str) -> bool | None:
     """Words: the same but for capitals and a full stop."""
     if not (WORDS.fullmatch(gold) and WORDS.fullmatch(answer)):
         return None
-    if max(len(gold), len(answer)) < 3:  # products of names
-        return None
-    return gold.rstrip(".").casefold() == answer.rstrip(".").casefold()
+    if gold.rstrip(".").casefold() == answer.rstrip(".").casefold():
+        return True
+    return False if LONG_WORD.search(gold) and LONG_WORD.search(answer) else None
 
 
 def _expressions(gold: str, answer: str) -> bool:
