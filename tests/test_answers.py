@@ -83,7 +83,16 @@ def test_500_answers_a_second():
         ("2\\sqrt{3}", "\\sqrt{12}", True),
         ("12", None, False),
         ("12", "", False),
+        ("1,200", "1200", True),
+        ("12", "12.0", True),
+        ("\\frac{1}{2}", "0.5", True),
     ],
 )
 def test_what_a_gold_answer_states_must_be_there(gold, answer, equal):
     assert is_equal(gold, answer) is equal
+
+
+def test_the_last_whole_box_counts():
+    assert extract_boxed("\\boxed{1} then \\boxed{\\frac{2}{3}}") == "\\frac{2}{3}"
+    assert extract_boxed("\\boxed{1") is None
+    assert extract_boxed("none") is None
