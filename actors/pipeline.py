@@ -24,7 +24,7 @@ from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory, Stage, content_key
 from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
 from psr_ray.storage.files import Json
-from psr_ray.storage.folders import FolderLock, contents, disk_checked
+from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
 
@@ -176,11 +176,7 @@ def do_rows(
     ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
     stage = Stage(task, folder, content_key(task, settings | {"model": model, "ids": ids}, []))
-    if folder.exists() and contents(folder) and not stage.was_opened:
-        raise PsrError(
-            f"folder {folder} holds other results (another model, config or set of problems); give "
-            "another --out, or delete it"
-        )
+    stage.check_free("another model, config or set of problems")
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]

@@ -88,6 +88,13 @@ class Stage:
         key_file = self.folder / KEY_FILE
         return key_file.is_file() and key_file.read_text() == self.key
 
+    def check_free(self, others: str) -> None:
+        """Raises ``PsrError`` where a folder that the user named holds results of ``others``."""
+        if self.folder.exists() and contents(self.folder) and not self.was_opened:
+            raise PsrError(
+                f"folder {self.folder} holds other results ({others}); give another --out, or delete it"
+            )
+
     def open(self) -> None:
         """Prepare the folder: keep unfinished work of the same key, clear anything else."""
         if self.folder.exists() and contents(self.folder) and not self.was_opened:

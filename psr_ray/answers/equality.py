@@ -7,7 +7,7 @@ values) the other may have or not; what it states must be there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from psr_ray.answers.isolated import MAX_LENGTH, equal
@@ -158,13 +158,12 @@ def _bracketed(gold: str, answer: str) -> bool | None:
     first, second = _split(gold, "\\cup"), _split(answer, "\\cup")
     if len(first) > 1 or len(second) > 1:
         return _in_any_order(first, second) or None
-    kinds: tuple[Callable[[str], list[str] | None], ...] = (_set, _tuple)
-    for parts_of in kinds:
-        one, other = parts_of(gold), parts_of(answer)
-        if one is not None and other is not None:
-            if parts_of is _set:
-                return _in_any_order(one, other)
-            return len(one) == len(other) and all(map(_same_part, one, other))
+    one, other = _set(gold), _set(answer)
+    if one is not None and other is not None:
+        return _in_any_order(one, other)
+    one, other = _tuple(gold), _tuple(answer)
+    if one is not None and other is not None:
+        return len(one) == len(other) and all(map(_same_part, one, other))
     builders = [SET_BUILDER.fullmatch(text) for text in (gold, answer)]
     if any(builders):
         conditions = [

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from psr_ray.data.sources import Failures, read_records
 from psr_ray.errors import PsrError
 from psr_ray.runs import Stage, content_key
 from psr_ray.storage.files import Json, write_text
-from psr_ray.storage.folders import FolderLock, contents, disk_checked
+from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.shards import write_rows
 
 
@@ -59,7 +59,6 @@ def build_ift(
     folder: Path,
     benchmarks: Sequence[Path],
     max_steps: int,
-    divided: Callable[[Problem, int], str] = divided_by_rule,
 ) -> Json:
     """Divide the solutions of problem files; returns counts. What is complete is not done again.
 
@@ -71,8 +70,7 @@ def build_ift(
     stage = Stage("ift", folder, key)
     if stage.is_complete:
         return stage.manifest or {}
-    if folder.exists() and contents(folder) and not stage.was_opened:
-        raise PsrError(f"folder {folder} holds other results; give another --out, or delete it")
+    stage.check_free("another set of files")
     started = time.monotonic()
     known = benchmarks_of(benchmarks)
     failures, rejected, kept = Failures(), list[dict[str, Any]](), list[Row]()
@@ -80,7 +78,7 @@ def build_ift(
     for path in problems:
         for line, problem in problems_of(path, failures):
             try:
-                row = _row(problem, known, seen, max_steps, divided)
+                row = _row(problem, known, seen, max_steps)
             except NotDividedError as error:
                 place = {"file": str(path), "line": line, "id": problem.id}
                 rejected.append(place | {"reason": str(error)})
@@ -102,13 +100,7 @@ def build_ift(
     return stage.manifest or {}
 
 
-def _row(
-    problem: Problem,
-    known: Benchmarks,
-    seen: set[str],
-    max_steps: int,
-    divided: Callable[[Problem, int], str],
-) -> Row:
+def _row(problem: Problem, known: Benchmarks, seen: set[str], max_steps: int) -> Row:
     """A problem as a row; ``NotDividedError`` where it is left out."""
     benchmark = known.found_in(problem.text)
     if benchmark is not None:
@@ -116,4 +108,4 @@ def _row(
     if problem.id in seen:
         raise NotDividedError("its id occurs a second time")
     seen.add(problem.id)
-    return problem_row("solve", problem) | {"solution": divided(problem, max_steps)}
+    return problem_row("solve", problem) | {"solution": divided_by_rule(problem, max_steps)}
