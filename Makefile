@@ -49,6 +49,7 @@ lint: install  ## ruff (format and lint), mypy; figures in the README and docs/ 
 	$(BIN)/mypy
 	$(BIN)/python scripts/show_demo.py --check
 	$(BIN)/psr-ray results --config configs/evidence.yaml --check
+	$(BIN)/psr-ray results --config configs/judge-modes.yaml --check
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python scripts/make_grafana.py --check
 
