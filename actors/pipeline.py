@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from actors.stream import run_rows
 from actors.trainer import user_error
-from psr_ray.cluster.capacity import check_capacity, demands_of, engine_demand
-from psr_ray.config import Config, SourceConfig
-from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.data.sources import Failures, problem_rows
-from psr_ray.doctor import check_model
+from psr_ray.cluster.capacity import check_capacity, demands_of
+from psr_ray.config import Config
 from psr_ray.errors import PsrError, first_line
-from psr_ray.inference.tasks import output_folder
 from psr_ray.report.memory import PeakMemory
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.report.summary import write_summary
-from psr_ray.runs import CONFIG_FILE, RunDirectory, Stage, content_key
-from psr_ray.stages import GENERATION, Step, force, settings_of, steps_of
+from psr_ray.runs import CONFIG_FILE, RunDirectory
+from psr_ray.stages import Step, force, steps_of
 from psr_ray.storage.files import Json
-from psr_ray.storage.folders import FolderLock, disk_checked
-from psr_ray.storage.locations import location
-from psr_ray.storage.shards import write_rows
+from psr_ray.storage.folders import disk_checked
 
 # Deaths in one stage, of its driver actor or an actor it needs, that are made good from the files.
 MAX_DEATHS = 2
@@ -147,54 +137,3 @@ def result_of(pending: Any) -> Json:
 def python_path() -> dict[str, str]:
     """Lets workers of a local Ray import from where this process does."""
     return {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
-
-
-def do_rows(
-    config: Config, task: Literal["search", "solve"], model: str, problems: str | None, num: int,
-    out: str,
-) -> Path:  # fmt: skip
-    """Search or solve problems with any model; returns the folder of the shards.
-
-    Without a problems file the config's held-out source is used. Running it again goes on.
-    """
-    from psr_ray.cluster.connect import connected
-
-    config = config.in_iteration(1)
-    model = model or config.model.base
-    check_model(model, config)
-    source = config.data.heldout
-    if problems is not None:
-        source = SourceConfig(kind="file", path=problems)
-    source = source.model_copy(update={"num": num})
-    failures = Failures()
-    rows = problem_rows(source, "heldout", task, config.seed, failures)
-    if task == "solve" and all(row["answer"] is None for row in rows):
-        raise PsrError(
-            f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
-        )
-    folder = location(out).absolute()
-    ids = [row["id"] for row in rows]
-    settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
-    stage = Stage(task, folder, content_key(task, settings | {"model": model, "ids": ids}, []))
-    stage.check_free("another model, config or set of problems")
-    for failure in failures.items:
-        logging.getLogger("psr_ray").warning(
-            "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
-        )
-    with disk_checked(folder), FolderLock(folder):
-        stage.open()
-        write_rows(folder / "problems.parquet", rows, TASK_SCHEMA)
-        with connected(config):
-            import ray
-
-            from psr_ray.cluster.nodes import check_nodes, node_kinds
-
-            check_capacity(
-                [engine_demand(config.engine, config.engine.num_engines[0])], node_kinds()
-            )
-            check_nodes(folder / "problems.parquet")
-            do = ray.remote(num_cpus=0)(run_rows)
-            progress = ProgressWriter(folder, task, "rows")
-            inputs = [folder / "problems.parquet"]
-            result_of(do.remote(inputs, folder, model, config, progress))
-    return output_folder(folder, task)

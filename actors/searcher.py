@@ -76,9 +76,7 @@ class EngineWorker:
 
     def _start_engine(self, model: str, first: str | None) -> None:
         config, started = self.config, time.monotonic()
-        command = self.folder / ENGINES / COMMAND
-        check_sees(command, node_name())
-        check_versions(read_json(command) or {}, node_name())
+        self._check_node()
         model = local_copy(model)
         first = None if first is None else local_copy(first)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
@@ -88,6 +86,11 @@ class EngineWorker:
         loading_s = time.monotonic() - started
         mark_engine(self.folder, loading_s)
         self.log.info("engine ready", extra={"loading_s": round(loading_s, 1)})
+
+    def _check_node(self) -> None:
+        command = self.folder / ENGINES / COMMAND
+        check_sees(command, node_name())
+        check_versions(read_json(command) or {}, node_name())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many

@@ -153,7 +153,7 @@ def search(
     overrides: Overrides = None,
 ) -> None:
     """Step search with any model on any problems; prints the trees."""
-    from actors.pipeline import do_rows
+    from actors.rows import do_rows
     from psr_ray.report.transcript import search_tree
     from psr_ray.storage.shards import read_rows, shards
 
@@ -182,7 +182,7 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Greedy accuracy of any model on a benchmark, or any problems with known answers."""
-    from actors.pipeline import do_rows
+    from actors.rows import do_rows
     from psr_ray.data.benchmarks import benchmark_file
     from psr_ray.report.benchmark import benchmark_lines, write_benchmark
     from psr_ray.storage.shards import read_rows, shards

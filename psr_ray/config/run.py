@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share
 from psr_ray.config.data import DataConfig, SourceConfig
+from psr_ray.config.seed import SeedDataConfig
 from psr_ray.config.training import DPOConfig, SFTConfig
 from psr_ray.storage.locations import location
 
@@ -184,6 +185,7 @@ class Config(Frozen):
     dpo: DPOConfig = DPOConfig(lr=5e-7)
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    seed_data: SeedDataConfig = SeedDataConfig()
 
     @model_validator(mode="after")
     def fits_together(self) -> Config:

@@ -116,6 +116,51 @@ SAMPLES_SCHEMA = pa.schema(
     ]
 )
 
+TREE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+        (
+            "steps",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("number", pa.int32()),
+                        ("steps_so_far", pa.list_(pa.string())),
+                        (
+                            "candidates",
+                            pa.list_(
+                                pa.struct(
+                                    [
+                                        ("text", pa.string()),
+                                        ("count", pa.int32()),
+                                        ("ended", pa.bool_()),
+                                        ("value", pa.float64()),
+                                    ]
+                                )
+                            ),
+                        ),
+                    ]
+                )
+            ),
+        ),
+        ("end", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
+TEXT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("finish", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
 PROBE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -233,6 +278,11 @@ def solution_row(
         "num_tokens": num_tokens,
         "error": None,
     }
+
+
+def text_row(name: str, text: str, num_tokens: int, finish: str) -> Row:
+    """What a model or a server wrote."""
+    return {"id": name, "text": text, "finish": finish, "num_tokens": num_tokens, "error": None}
 
 
 def samples_row(problem_id: str, answer: str | None, texts: list[tuple[str, int]]) -> Row:

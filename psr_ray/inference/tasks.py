@@ -14,10 +14,13 @@ from psr_ray.data.records import (
     SAMPLES_SCHEMA,
     SEARCH_SCHEMA,
     SOLUTION_SCHEMA,
+    TEXT_SCHEMA,
+    TREE_SCHEMA,
     judgement_row,
     samples_row,
     search_row,
     solution_row,
+    text_row,
 )
 from psr_ray.data.rows import Row, pair_of, problem_of
 from psr_ray.method.generation import EngineTask, GenerationRequest
@@ -31,6 +34,7 @@ from psr_ray.method.ranking import (
     ranking_of,
     read_verdict,
 )
+from psr_ray.method.rollouts import tree_task
 from psr_ray.method.search import ProblemTooLong, merge, search_steps
 from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
@@ -42,6 +46,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "sample": SAMPLES_SCHEMA,
     "probe": PROBE_SCHEMA,
     "judge": JUDGEMENT_SCHEMA,
+    "tree": TREE_SCHEMA,
+    "write": TEXT_SCHEMA,
 }
 
 
@@ -169,6 +175,18 @@ def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
     )
 
 
+def write_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
+    """What the model writes, greedily, after a prompt that stands in the row's ``problem``."""
+    prompt = prompts.text_ids(row["problem"])
+    room = config.model.max_length - len(prompt)
+    if room < 1:
+        raise ProblemTooLong(f"prompt of {len(prompt)} tokens leaves no room in max_length")
+    max_tokens = min(room, config.seed_data.max_tokens)
+    [[completion]] = yield [GenerationRequest(prompt, 1, 0.0, 1.0, max_tokens)]
+    text = prompts.decode(completion.token_ids)
+    return text_row(row["id"], text, len(completion.token_ids), completion.finish)
+
+
 TASKS = {
     "search": search_task,
     "solve": solve_task,
@@ -176,6 +194,8 @@ TASKS = {
     "sample": sample_task,
     "judge": judge_task,
     "probe": probe_task,
+    "tree": tree_task,
+    "write": write_task,
 }
 
 

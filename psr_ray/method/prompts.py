@@ -87,7 +87,17 @@ class PromptBuilder:
 
         What all comparisons of a step share stands first: their prefixes share a KV cache.
         """
-        return self._ids(self._judge_text("judge", problem, steps_so_far, step_a, step_b))
+        return self._ids(self.judge_text(problem, steps_so_far, step_a, step_b))
+
+    def judge_text(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> str:
+        """What a judge is asked, in words: for any model behind any chat template."""
+        return self._judge_text("judge", problem, steps_so_far, step_a, step_b)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """A prompt that somebody else wrote, as the model is to see it."""
+        return self._ids(self.as_data(text))
 
     def verdict_ids(
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str

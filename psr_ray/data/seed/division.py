@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
 
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.data.problems import Problem
@@ -99,6 +102,14 @@ def checked(problem: Problem, divided: str, max_steps: int) -> str:
     if extract_boxed(steps[-1]) is None:
         raise NotDividedError("its last step has no boxed answer")
     return divided
+
+
+def division_prompt(problem: Problem) -> str:
+    """What a model is asked that divides a solution (paper, App. C, Fig. 3)."""
+    template = Path(__file__).parents[2] / "templates" / "divide.jinja"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    text = template.read_text(encoding="utf-8")
+    return environment.from_string(text).render(problem=problem.text, solution=boxed(problem))
 
 
 def divided_by_rule(problem: Problem, max_steps: int = 20) -> str:

@@ -1,0 +1,98 @@
+"""Rows of one kind through engines, outside a run: `psr-ray search`, `evaluate`, `build_seed.py`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from actors.pipeline import result_of
+from actors.searcher import EngineWorker
+from actors.stream import run_rows
+from psr_ray.cluster.capacity import check_capacity, engine_demand
+from psr_ray.config import Config, SourceConfig
+from psr_ray.data.rows import TASK_SCHEMA, Row
+from psr_ray.data.sources import Failures, problem_rows
+from psr_ray.doctor import check_model
+from psr_ray.errors import PsrError
+from psr_ray.inference.tasks import output_folder
+from psr_ray.report.progress import ProgressWriter
+from psr_ray.runs import Stage, content_key
+from psr_ray.stages import GENERATION, settings_of
+from psr_ray.storage.folders import FolderLock, disk_checked
+from psr_ray.storage.locations import location
+from psr_ray.storage.shards import write_rows
+
+
+def do_rows(
+    config: Config, task: Literal["search", "solve"], model: str, problems: str | None, num: int,
+    out: str,
+) -> Path:  # fmt: skip
+    """Search or solve problems with any model; returns the folder of the shards.
+
+    Without a problems file the config's held-out source is used. Running it again goes on.
+    """
+
+    config = config.in_iteration(1)
+    model = model or config.model.base
+    check_model(model, config)
+    source = config.data.heldout
+    if problems is not None:
+        source = SourceConfig(kind="file", path=problems)
+    source = source.model_copy(update={"num": num})
+    failures = Failures()
+    rows = problem_rows(source, "heldout", task, config.seed, failures)
+    if task == "solve" and all(row["answer"] is None for row in rows):
+        raise PsrError(
+            f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
+        )
+    folder = location(out).absolute()
+    ids = [row["id"] for row in rows]
+    settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
+    stage = Stage(task, folder, content_key(task, settings | {"model": model, "ids": ids}, []))
+    for failure in failures.items:
+        logging.getLogger("psr_ray").warning(
+            "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
+        )
+    return engine_stage(config, stage, rows, task, model)
+
+
+def engine_stage(
+    config: Config,
+    stage: Stage,
+    rows: Sequence[Row],
+    task: str,
+    model: str,
+    worker: type[EngineWorker] = EngineWorker,
+) -> Path:
+    """Do task rows of one kind in a folder of their own; returns the folder of the shards.
+
+    Running it again goes on; what is complete is not done again.
+    """
+    from psr_ray.cluster.connect import connected
+
+    folder = stage.folder
+    done = output_folder(folder, task)
+    if stage.is_complete:
+        return done
+    stage.check_free("another model, config or set of problems")
+    started = time.monotonic()
+    inputs = [folder / "problems.parquet"]
+    with disk_checked(folder), FolderLock(folder):
+        stage.open()
+        write_rows(inputs[0], rows, TASK_SCHEMA)
+        with connected(config):
+            import ray
+
+            from psr_ray.cluster.nodes import check_nodes, node_kinds
+
+            least = config.engine.num_engines[0]
+            check_capacity([engine_demand(config.engine, least)], node_kinds())
+            check_nodes(inputs[0])
+            do = ray.remote(num_cpus=0)(run_rows)
+            progress = ProgressWriter(folder, task, "rows")
+            result_of(do.remote(inputs, folder, model, config, progress, worker=worker))
+        stage.finish(time.monotonic() - started, rows=len(rows))
+    return done
