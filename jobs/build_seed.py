@@ -1,7 +1,7 @@
 """Seed data from files of problems, as a command or a Ray job (docs/seed-data.md).
 
     python jobs/build_seed.py ift --problems numina.parquet --benchmark gsm8k_test.jsonl --out seed/ift
-    python jobs/build_seed.py eft --config run.yaml --problems numina.parquet --benchmark … --out seed/eft
+    python jobs/build_seed.py eft --config run.yaml --problems p.jsonl --benchmark b.jsonl --out seed/eft
 
 The outputs are sources of a run's config: `data.ift: {kind: file, path: seed/ift/ift.parquet}`,
 `data.eft` with eft.parquet, `data.judge` with eft_test.parquet.
@@ -93,9 +93,8 @@ def ift(
         def writer(prompts):  # type: ignore[no-untyped-def]
             return written(settings, folder / "divisions", prompts, model)
 
-    facts = build_ift(
-        [location(path) for path in problems], folder, known, max_steps, writer, written_by
-    )
+    files = [location(path) for path in problems]
+    facts = build_ift(files, folder, known, max_steps, writer, written_by)
     console.print(f"{facts['kept']} solutions kept, {sum(facts['rejected'].values())} left out")
     print_rejected(facts["rejected"])
     console.print(f"solutions: {folder / 'ift.parquet'}", soft_wrap=True)

@@ -107,7 +107,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
-    from actors.pipeline import do_rows
+    from actors.rows import do_rows
 
     config = load_config(ROOT / "configs" / "demo.yaml")
     (tmp_path / ".bashrc").write_text("x")

@@ -74,7 +74,7 @@ def build_ift(
 ) -> Json:
     """Divide the solutions of problem files; returns counts. What is complete is not done again.
 
-    ``writer`` has a model divide them (prompts by id to rows with ``text`` and ``error``); None: by rule.
+    ``writer`` has a model divide them (prompts by id to rows with ``text``, ``error``); None: by rule.
 
     Raises ``PsrError`` where a file cannot be read, where no solution is kept, and where the folder
     holds other results.
@@ -94,8 +94,8 @@ def build_ift(
         write_text(folder / "rejected.jsonl", lines)
         if not kept:
             raise PsrError(
-                f"{', '.join(map(str, problems))}: not one solution could be kept ({dict(reasons)}); give "
-                "problems with a `solution` and an `answer`, or another --divide-by"
+                f"{', '.join(map(str, problems))}: not one solution could be kept ({dict(reasons)}); "
+                "give problems with a `solution` and an `answer`, or another --divide-by"
             )
         write_rows(folder / "ift.parquet", kept, TASK_SCHEMA)
         stage.finish(time.monotonic() - started, kept=len(kept), rejected=dict(reasons))

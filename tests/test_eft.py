@@ -1,0 +1,155 @@
+"""EFT data: valued step trees, PRM800K, judgements in both orders, a server that answers or does not."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from scripted import character_prompts, drive
+
+from actors.endpoint import Endpoint
+from psr_ray.config.file import load_config
+from psr_ray.config.seed import EndpointConfig
+from psr_ray.data.problems import Problem
+from psr_ray.data.records import text_row
+from psr_ray.data.rows import problem_row
+from psr_ray.data.seed.eft import keep, prm800k_pairs, split_by_problem, tree_pairs
+from psr_ray.errors import PsrError
+from psr_ray.method.rollouts import tree_task
+
+GOOD, BAD = "Step 1: 2+2=4\n", "Step 1: 2+2=5\n"
+PROBLEM = Problem(id="p", text="2+2?", answer="4")
+
+
+def tree():
+    """Candidates right and wrong; rollouts end as their first step says, one in four goes astray."""
+
+    def sample(prompt, num):
+        if GOOD not in prompt and BAD not in prompt:
+            return [GOOD, BAD] * (num // 2)
+        value = 4 if GOOD in prompt else 5
+        return [f"Step 2: \\boxed{{{value if i % 4 else 0}}}$" for i in range(num)]
+
+    config = load_config("configs/smoke.yaml")
+    task = tree_task(problem_row("tree", PROBLEM), character_prompts(), config)
+    found, _ = drive(task, sample, lambda *_: "", character_prompts())
+    return found
+
+
+def test_a_tree_values_steps_by_graded_rollouts_and_goes_on_with_the_best():
+    found = tree()
+    values = {c["text"]: c["value"] for c in found["steps"][0]["candidates"]}
+    assert values == {GOOD.strip(): 0.75, BAD.strip(): 0.0}
+    assert found["end"] == "finished"
+    assert found["steps"][1]["steps_so_far"] == [GOOD.strip()]
+
+
+def test_pairs_are_best_against_worst_where_the_gap_is_large_enough():
+    first, second = tree_pairs(tree(), 0.5)
+    assert (first.better, first.worse, first.gap) == (GOOD.strip(), BAD.strip(), 0.75)
+    assert second.gap == 1.0  # the boxed 4 against the boxed 0
+    assert [p.gap for p in tree_pairs(tree(), 0.8)] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "reason"),
+    [
+        ("AB", None),
+        ("AA", "judge changes with the order"),
+        ("BA", "judge against values"),
+        ("A?", "no verdict"),
+    ],
+)
+def test_a_judge_must_agree_with_the_values_in_both_orders(verdicts, reason):
+    [pair, *_] = tree_pairs(tree(), 0.5)
+    answers = {
+        f"{pair.problem.id}#{right}": text_row("", f"because [[{verdict}]]", 3, "stop")
+        for right, verdict in zip("AB", verdicts, strict=True)
+    }
+    kept, rejected = keep([pair], answers, seed=0)
+    assert [item["reason"] for item in rejected] == ([reason] if reason else [])
+    for judged in kept:
+        better = judged.step_a if judged.verdict == "A" else judged.step_b
+        assert better == pair.better and judged.judgement.endswith(f"[[{judged.verdict}]]")
+    assert len(keep([pair], {}, seed=0)[1]) == 1
+
+
+def test_no_problem_is_in_training_and_test():
+    pairs = [
+        next(tree_pairs(tree() | {"id": f"{i}", "problem": f"{i // 2}"}, 0.5)) for i in range(40)
+    ]
+    answers = {
+        f"{p.problem.id}#{v}": text_row("", f"[[{v}]]", 1, "stop") for p in pairs for v in "AB"
+    }
+    kept, _ = keep(pairs, answers, seed=0)
+    train, test = split_by_problem(kept, 500, seed=0)
+    assert len(test) == 8 and len(train) == 32
+    assert not {row["problem"] for row in train} & {row["problem"] for row in test}
+
+
+def test_prm800k_gives_pairs_after_the_steps_that_were_gone_on_with():
+    def step(good, bad, chosen=0):
+        texts = [{"text": good, "rating": 1}, {"text": bad, "rating": -1}]
+        return {"completions": texts, "human_completion": None, "chosen_completion": chosen}
+
+    record = {
+        "question": {"problem": "2+2?", "ground_truth_answer": "4"},
+        "label": {"steps": [step("add", "subtract"), step("4", "0")]},
+    }
+    first, second = prm800k_pairs(record, Path("phase2.jsonl"), 7)
+    assert (first.problem.id, first.better, first.worse) == (
+        "phase2/7/step-1", "Step 1: add", "Step 1: subtract",
+    )  # fmt: skip
+    assert second.steps_so_far == ["Step 1: add"]
+    with pytest.raises(ValueError, match="no record of PRM800K"):
+        prm800k_pairs({"question": {}}, Path("phase2.jsonl"), 7)
+
+
+class Server(BaseHTTPRequestHandler):
+    """Says what its address asks for: ``/good``, ``/nonsense`` or ``/denied``."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.say(401 if self.path.startswith("/denied") else 404, {"error": {"message": "no"}})
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        message = {"role": "assistant", "content": "Step 1: yes"}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+        self.say(200, body | ({"choices": choices} if self.path.startswith("/good") else {}))
+
+    def say(self, status, value):
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def endpoint(url):
+    settings = EndpointConfig(url=url, model="m", max_retries=0, timeout_s=5)
+    return Endpoint(settings, max_tokens=10)
+
+
+def test_a_server_answers_nonsense_or_is_not_there(server):
+    row = problem_row("write", PROBLEM)
+    assert endpoint(f"{server}/good").submit(row).result()["text"] == "Step 1: yes"
+    with pytest.raises(ValueError, match="without choices"):
+        endpoint(f"{server}/nonsense").submit(row).result()
+    with pytest.raises(PsrError, match="OPENAI_API_KEY"):
+        endpoint(f"{server}/denied")
+    with pytest.raises(PsrError, match=r"seed_data.endpoint.url"):
+        endpoint("http://127.0.0.1:9")
