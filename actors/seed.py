@@ -144,7 +144,8 @@ def build_eft(
     """Judged step pairs from problems with known answers and from PRM800K files; returns counts.
 
     ``model`` searches; ``judge`` (or ``seed_data.endpoint``) writes reason and verdict. Raises
-    ``PsrError`` where a file cannot be read, where no pair is kept, and where the folder holds other results.
+    ``PsrError`` where a file cannot be read, where no pair is kept, and where the folder
+    holds other results.
     """
     digests = [[digest(path) for path in paths] for paths in (problems, prm800k, benchmarks)]
     settings = settings_of(config, *GENERATION) | {"files": digests}

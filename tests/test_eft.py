@@ -71,7 +71,8 @@ def test_a_judge_must_agree_with_the_values_in_both_orders(verdicts, reason):
     assert [item["reason"] for item in rejected] == ([reason] if reason else [])
     for judged in kept:
         better = judged.step_a if judged.verdict == "A" else judged.step_b
-        assert better == pair.better and judged.judgement.endswith(f"[[{judged.verdict}]]")
+        assert better == pair.better
+        assert judged.judgement.endswith(f"[[{judged.verdict}]]")
     assert len(keep([pair], {}, seed=0)[1]) == 1
 
 
@@ -84,7 +85,8 @@ def test_no_problem_is_in_training_and_test():
     }
     kept, _ = keep(pairs, answers, seed=0)
     train, test = split_by_problem(kept, 500, seed=0)
-    assert len(test) == 8 and len(train) == 32
+    assert len(test) == 8
+    assert len(train) == 32
     assert not {row["problem"] for row in train} & {row["problem"] for row in test}
 
 

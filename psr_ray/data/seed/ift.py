@@ -86,9 +86,10 @@ def build_ift(
         return stage.manifest or {}
     stage.check_free("another set of files")
     started = time.monotonic()
+    known = benchmarks_of(benchmarks)
     with disk_checked(folder), FolderLock(folder):
         stage.open()
-        kept, rejected = _divided(problems, benchmarks_of(benchmarks), max_steps, writer)
+        kept, rejected = _divided(problems, known, max_steps, writer)
         reasons = Counter(item["reason"].split(":")[0] for item in rejected)
         lines = "".join(json.dumps(item) + "\n" for item in rejected)
         write_text(folder / "rejected.jsonl", lines)
