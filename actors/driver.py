@@ -17,7 +17,7 @@ from actors.stream import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
 from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.data.sources import evaluation_files, write_data
+from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.inference.tasks import output_folder
 from psr_ray.method.preferences import (
     PAIRS,
@@ -28,6 +28,7 @@ from psr_ray.method.preferences import (
     solution_of,
 )
 from psr_ray.method.probes import PROBES, probes_of
+from psr_ray.report.benchmark import provenance
 from psr_ray.report.evaluation import model_figures, search_figures
 from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import RunDirectory
@@ -136,7 +137,8 @@ class IterationDriver:
             if rows:
                 write_rows(folder / PROBES, rows, TASK_SCHEMA)
         before = self.steps[f"evaluate-M{max(step.iteration, 1)}"].stage
-        return model_figures(folder, first=first.folder, before=before.folder)
+        figures = model_figures(folder, first=first.folder, before=before.folder)
+        return figures | {"measured_with": provenance(self.run.config)}
 
     def _model(self, name: str) -> str:
         return model_path(self.order, name, self.run.config)

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from actors.pipeline import result_of
 from actors.searcher import EngineWorker
@@ -27,10 +26,16 @@ from psr_ray.storage.shards import write_rows
 
 
 def do_rows(
-    config: Config, task: Literal["search", "solve"], model: str, problems: str | None, num: int,
+    config: Config,
+    tasks: Sequence[str],
+    model: str,
+    problems: str | None,
+    num: int,
     out: str,
-) -> Path:  # fmt: skip
-    """Search or solve problems with any model; returns the folder of the shards.
+) -> Path:
+    """Do problems with any model, once for each of some tasks (``search``, ``solve``, ``sample``).
+
+    Returns the folder of the first task's shards, beside which the others' lie.
 
     Without a problems file the config's held-out source is used. Running it again goes on.
     """
@@ -43,20 +48,24 @@ def do_rows(
         source = SourceConfig(kind="file", path=problems)
     source = source.model_copy(update={"num": num})
     failures = Failures()
-    rows = problem_rows(source, "heldout", task, config.seed, failures)
-    if task == "solve" and all(row["answer"] is None for row in rows):
+    rows = problem_rows(source, "heldout", tasks[0], config.seed, failures)
+    if "solve" in tasks and all(row["answer"] is None for row in rows):
         raise PsrError(
             f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
         )
     folder = location(out).absolute()
     ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
-    stage = Stage(task, folder, content_key(task, settings | {"model": model, "ids": ids}, []))
+    settings |= {"model": model, "ids": ids}
+    if len(tasks) > 1:
+        settings["tasks"] = list(tasks)
+    stage = Stage(tasks[0], folder, content_key(tasks[0], settings, []))
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
         )
-    return engine_stage(config, stage, rows, task, model)
+    rows = [row | {"task": task} for task in tasks for row in rows]
+    return engine_stage(config, stage, rows, tasks[0], model)
 
 
 def engine_stage(
@@ -67,7 +76,7 @@ def engine_stage(
     model: str,
     worker: type[EngineWorker] = EngineWorker,
 ) -> Path:
-    """Do task rows of one kind in a folder of their own; returns the folder of the shards.
+    """Do task rows in a folder of their own; returns the folder of the shards of one kind.
 
     Running it again goes on; what is complete is not done again.
     """

@@ -17,6 +17,7 @@ from typing import Any
 from actors.endpoint import EndpointWorker, without_engine
 from actors.rows import engine_stage
 from psr_ray.config import Config
+from psr_ray.data.benchmarks import phrases_of
 from psr_ray.data.problems import Problem
 from psr_ray.data.rows import TASK_SCHEMA, Row, problem_row
 from psr_ray.data.seed.eft import (
@@ -27,8 +28,8 @@ from psr_ray.data.seed.eft import (
     split_by_problem,
     tree_pairs,
 )
-from psr_ray.data.seed.ift import benchmarks_of, digest, problems_of
-from psr_ray.data.sources import Failures, read_records
+from psr_ray.data.seed.ift import digest
+from psr_ray.data.sources import Failures, problems_of, read_records
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
@@ -76,7 +77,7 @@ def step_trees(
     config: Config, model: str, paths: Sequence[Path], benchmarks: Sequence[Path], folder: Path
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The step trees of all problems with answers that no benchmark holds, and what was left out."""
-    known, failures, rows = benchmarks_of(benchmarks), Failures(), dict[str, Row]()
+    known, failures, rows = phrases_of(benchmarks), Failures(), dict[str, Row]()
     for path in paths:
         for line, problem in problems_of(path, failures):
             held_by = known.found_in(problem.text)
@@ -111,7 +112,7 @@ def labelled_pairs(
     paths: Sequence[Path], benchmarks: Sequence[Path]
 ) -> tuple[list[ValuedPair], list[dict[str, Any]]]:
     """The pairs of PRM800K files that no benchmark holds, and what was left out."""
-    known, failures, pairs = benchmarks_of(benchmarks), Failures(), list[ValuedPair]()
+    known, failures, pairs = phrases_of(benchmarks), Failures(), list[ValuedPair]()
     for path in paths:
         for line, record in read_records(path, failures):
             try:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from psr_ray.cluster.connect import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
+from psr_ray.data.benchmarks import check_benchmark
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import read_json
 from psr_ray.storage.locations import is_remote, location
@@ -110,6 +111,8 @@ def check_inputs(config: Config) -> None:
     check_model(config.model.base, config)
     for name, source in config.data.sources().items():
         check_source(name, source)
+    for benchmark in config.data.benchmarks:
+        check_benchmark(benchmark)
 
 
 def check_versions() -> str:

@@ -40,9 +40,21 @@ class Step:
         }[self.kind]
 
 
+# Settings that came after the format of stages. One that says nothing is left out of the keys, so that
+# what was made before is not made again.
+ADDED: dict[str, Json] = {
+    "data": {"benchmarks": [], "decontaminate": True},
+    "evaluation": {"best_of": False, "num_benchmark_problems": None, "search_benchmarks": False},
+}
+
+
 def settings_of(config: Config, *names: str) -> Json:
     """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
     values = config.model_dump(mode="json")
+    for group, defaults in ADDED.items():
+        for name, default in defaults.items():
+            if values[group][name] == default:
+                del values[group][name]
     chosen: Json = {"seed": config.seed}
     for name in names:
         node = values

@@ -8,7 +8,8 @@ from conftest import ROOT
 from psr_ray.config.file import load_config
 from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file
 from psr_ray.errors import PsrError
-from psr_ray.report.benchmark import benchmark_lines, interval, looks_equal, write_benchmark
+from psr_ray.report.benchmark import benchmark_lines, looks_equal, write_benchmark
+from psr_ray.report.intervals import interval
 
 
 def row(name, answer, predicted, correct):
@@ -67,9 +68,9 @@ def test_figures_prompts_and_doubtful_gradings_are_stored(tmp_path):
 def test_a_benchmark_is_a_file_or_a_name(tmp_path, monkeypatch):
     path = ROOT / "tests" / "data" / "formats" / "amc23.jsonl"
     assert benchmark_file(str(path)) == path
-    with pytest.raises(PsrError, match=r"gsm9k: no such file, and none of gsm8k, math500"):
+    with pytest.raises(PsrError, match=r"gsm9k: no such file, and none of gsm8k, math, math500"):
         benchmark_file("gsm9k")
-    assert len(BENCHMARKS) == 6
+    assert len(BENCHMARKS) == 7
     monkeypatch.setenv("PSR_RAY_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     with pytest.raises(PsrError, match=r"cannot be fetched from the Hub .* give the path"):

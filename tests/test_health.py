@@ -3,9 +3,9 @@
 import pytest
 
 from psr_ray.method.probes import kendall_tau, probes_in
-from psr_ray.report import evaluation
-from psr_ray.report.evaluation import majority, pass_at, sample_figures
+from psr_ray.report import sampling
 from psr_ray.report.health import alarms_of
+from psr_ray.report.sampling import majority, pass_at, sample_figures
 from psr_ray.report.search_figures import figures_of
 
 GOOD = {
@@ -157,7 +157,7 @@ def test_majority_vote_gets_as_many_samples_as_the_search_pays_for():
     solved = [{"id": "x", "correct": False}]
     searched = [search() | {"id": "x", "num_sampled_tokens": 20, "num_judge_tokens": 15}]
     sampled = [{"id": "x", "answer": "1", "error": None, "samples": samples("2", "1", "1", "2")}]
-    figures = evaluation.test_time_figures(solved, searched, sampled)
+    figures = sampling.test_time_figures(solved, searched, sampled)
     assert (figures["majority_samples"], figures["majority_tokens"]) == (3, 30)
     assert (figures["greedy"], figures["search"], figures["majority"]) == (0, 1, 1)
     assert figures["correct"] == {"greedy": "0", "search": "1", "majority": "1"}

@@ -24,8 +24,8 @@ from psr_ray.data.seed.division import (
     is_unaltered,
     with_headers,
 )
-from psr_ray.data.seed.ift import build_ift, problems_of
-from psr_ray.data.sources import Failures, ift_rows
+from psr_ray.data.seed.ift import build_ift
+from psr_ray.data.sources import Failures, ift_rows, problems_of
 from psr_ray.errors import PsrError
 from psr_ray.method.steps import split_steps
 from psr_ray.storage.shards import read_rows

@@ -5,11 +5,12 @@ from conftest import ROOT
 from rich.console import Console
 
 from psr_ray.config.file import load_config
-from psr_ray.data.records import SEARCH_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.data.schemas import SEARCH_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.planning.show import print_plan
 from psr_ray.report.display import cells, duration, model_table
-from psr_ray.report.evaluation import judge_figures, solution_figures
+from psr_ray.report.evaluation import judge_figures
 from psr_ray.report.html import headline, write_report
+from psr_ray.report.solutions import solution_figures
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import steps_of

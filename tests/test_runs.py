@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.data.sources import write_data
+from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
 from psr_ray.runs import RunDirectory, fingerprint
 from psr_ray.stages import force, steps_of
@@ -112,14 +112,14 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     config = load_config(ROOT / "configs" / "demo.yaml")
     (tmp_path / ".bashrc").write_text("x")
     with pytest.raises(PsrError, match="holds other results"):
-        do_rows(config, "search", "", None, 1, tmp_path)
+        do_rows(config, ["search"], "", None, 1, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".bashrc"]
 
     ours = tmp_path / "ours"
     lock = FolderLock(ours)
     lock.acquire()
     with pytest.raises(PsrError, match=f"in use by process {os.getpid()}"):
-        do_rows(config, "search", "", None, 1, ours)
+        do_rows(config, ["search"], "", None, 1, ours)
     lock.release()
 
 

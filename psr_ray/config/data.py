@@ -55,9 +55,15 @@ class DataConfig(Frozen):
     """Problems for the final figures; touched once a model."""
     hard: SourceConfig | None = None
     """Held-out problems harder than any trained on, reported beside the others; null: none."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks that every model solves greedily: names (`gsm8k`, `math`, `math500`, `gaokao2023en`,
+    `olympiadbench`, `aime24`, `amc23`; from the Hugging Face Hub) or files, called by their names."""
+    decontaminate: bool = True
+    """Leave out problems to learn from that share 13 words in a row with a problem of `benchmarks`."""
 
     def sources(self) -> dict[str, SourceConfig]:
         """Every source by its key in the config."""
-        named = {name: getattr(self, name) for name in type(self).model_fields if name != "train"}
+        lists = ("train", "benchmarks", "decontaminate")
+        named = {name: getattr(self, name) for name in type(self).model_fields if name not in lists}
         named |= {f"train[{index}]": source for index, source in enumerate(self.train)}
         return {name: source for name, source in named.items() if source is not None}

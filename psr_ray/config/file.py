@@ -30,6 +30,9 @@ def with_absolute_paths(config: Config) -> Config:
         name: absolute(source) for name, source in data.sources().items() if "[" not in name
     }
     sources["train"] = tuple(absolute(source) for source in data.train)
+    sources["benchmarks"] = tuple(
+        str(Path(name).absolute()) if Path(name).is_file() else name for name in data.benchmarks
+    )
     updates: dict[str, object] = {"data": data.model_copy(update=sources)}
     base = Path(config.model.base)
     if base.is_dir():

@@ -145,6 +145,13 @@ class EvaluationConfig(Frozen):
     num_probes: Annotated[int, Field(ge=0)] = 100
     """Steps of M1's searches that every later model ranks again, its own step among them: agreement
     of rankings, self-reward against true reward. 0: not measured."""
+    best_of: bool = False
+    """Have the model compare the sampled solutions of a problem pairwise and take the best (best-of-k by
+    its own judge): up to num_samples × (num_samples - 1) judgements a problem."""
+    num_benchmark_problems: Positive | None = None
+    """Problems of each of `data.benchmarks`, at most; null: all."""
+    search_benchmarks: bool = False
+    """Search and sample the first `num_search_problems` of each benchmark, too."""
 
 
 class TelemetryConfig(Frozen):

@@ -1,32 +1,55 @@
-"""The benchmarks of the paper (arXiv 2503.03746, Table 1) by name, from the Hugging Face Hub."""
+"""The benchmarks of the paper (arXiv 2503.03746, Table 1) by name, from the Hugging Face Hub; or files.
+
+A benchmark's rows carry its name in their ids: ``gsm8k:test/17``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.rows import Row, problem_row
+from psr_ray.data.sources import Failures, problems_of
 from psr_ray.errors import PsrError, last_line
 from psr_ray.storage.files import whole_file
 from psr_ray.storage.locations import cache_folder, location
 
 
 class HubFile(NamedTuple):
-    """A split of a dataset on the Hub."""
+    """A split of a dataset on the Hub, and its number of problems."""
 
     dataset: str
     config: str | None
     split: str
+    num: int
 
 
-# MATH-500 is the usual sample of MATH (arXiv 2305.20050); the paper measures on all 5,000.
+# MATH-500 is the usual sample of MATH (arXiv 2305.20050); the paper's figures are of all 5,000.
 BENCHMARKS = {
-    "gsm8k": HubFile("openai/gsm8k", "main", "test"),
-    "math500": HubFile("HuggingFaceH4/MATH-500", None, "test"),
-    "gaokao2023en": HubFile("MARIO-Math-Reasoning/Gaokao2023-Math-En", None, "train"),
-    "olympiadbench": HubFile("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"),
-    "aime24": HubFile("HuggingFaceH4/aime_2024", None, "train"),
-    "amc23": HubFile("math-ai/amc23", None, "test"),
+    "gsm8k": HubFile("openai/gsm8k", "main", "test", 1319),
+    "math": HubFile("DigitalLearningGmbH/MATH-lighteval", "default", "test", 5000),
+    "math500": HubFile("HuggingFaceH4/MATH-500", None, "test", 500),
+    "gaokao2023en": HubFile("MARIO-Math-Reasoning/Gaokao2023-Math-En", None, "train", 385),
+    "olympiadbench": HubFile("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", 674),
+    "aime24": HubFile("HuggingFaceH4/aime_2024", None, "train", 30),
+    "amc23": HubFile("math-ai/amc23", None, "test", 40),
 }
+OF_NAME = ":"
+
+
+def check_benchmark(name: str) -> str:
+    """What is shown of a benchmark: its name, or its file's. Raises ``PsrError`` where it is neither."""
+    path = location(name)
+    if path.is_file():
+        return path.stem.replace(OF_NAME, "_")
+    if name not in BENCHMARKS:
+        raise PsrError(
+            f"benchmark {name}: no such file, and none of {', '.join(BENCHMARKS)}; give one of them"
+        )
+    return name
 
 
 def benchmark_file(name: str) -> Path:
@@ -34,17 +57,24 @@ def benchmark_file(name: str) -> Path:
 
     Raises ``PsrError`` for an unknown name, and where the Hub cannot be reached.
     """
+    check_benchmark(name)
     path = location(name)
     if path.is_file():
         return path
-    if name not in BENCHMARKS:
-        raise PsrError(
-            f"benchmark {name}: no such file, and none of {', '.join(BENCHMARKS)}; give one of them"
-        )
     kept = cache_folder() / "benchmarks" / f"{name}.parquet"
     if not kept.is_file():
         _fetch(name, kept)
     return kept
+
+
+def num_problems(name: str, most: int | None) -> int:
+    """How many problems of a benchmark are solved, at most ``most``; nothing is fetched for it."""
+    path = location(name)
+    if path.is_file():
+        num = sum(1 for _ in problems_of(path, Failures()))
+    else:
+        num = BENCHMARKS[check_benchmark(name)].num
+    return num if most is None else min(num, most)
 
 
 def _fetch(name: str, kept: Path) -> None:
@@ -60,3 +90,38 @@ def _fetch(name: str, kept: Path) -> None:
         ) from error
     with whole_file(kept) as unfinished:
         rows.to_parquet(str(unfinished))
+
+
+def phrases_of(paths: Sequence[Path]) -> Benchmarks:
+    """The phrases of benchmark files. Raises ``PsrError`` where one holds no problem."""
+    benchmarks = Benchmarks()
+    for path in paths:
+        failures = Failures()
+        if not benchmarks.add(path.stem, (p.text for _, p in problems_of(path, failures))):
+            raise PsrError(f"benchmark {path}: holds no problem; nothing could be kept out by it")
+    return benchmarks
+
+
+def benchmark_rows(name: str, num: int | None, failures: Failures) -> list[Row]:
+    """The first ``num`` problems with answers of a benchmark (null: all), as task rows.
+
+    Raises ``PsrError`` where not one has an answer.
+    """
+    path, shown = benchmark_file(name), check_benchmark(name)
+    rows = dict[str, Row]()
+    for line, problem in islice(problems_of(path, failures), num):
+        if problem.answer is None:
+            failures.add(path, line, "no answer to grade by")
+        else:
+            row = problem_row("benchmark", problem)
+            rows[row["id"]] = row | {"id": f"{shown}{OF_NAME}{row['id']}"}
+    if not rows:
+        raise PsrError(
+            f"benchmark {name}: no problem has an answer to grade by; give a file with `answer`"
+        )
+    return list(rows.values())
+
+
+def benchmark_of(row_id: str) -> str:
+    """The benchmark that a row's id names."""
+    return row_id.split(OF_NAME, 1)[0]

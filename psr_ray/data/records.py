@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.data.rows import Row
 from psr_ray.data.seed.pairs import JudgedPair
@@ -14,175 +12,6 @@ from psr_ray.method.judge import Comparison, Verdict
 from psr_ray.method.search import Search
 from psr_ray.method.steps import split_steps
 from psr_ray.method.truth import right_candidates
-
-IDS = pa.list_(pa.int32())
-
-SEARCH_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("plan", pa.string()),
-        ("prompt_ids", IDS),
-        ("end", pa.string()),
-        ("predicted", pa.string()),
-        ("correct", pa.bool_()),
-        ("num_rollbacks", pa.int32()),
-        ("num_sampled_tokens", pa.int64()),
-        ("num_judge_tokens", pa.int64()),
-        ("num_prompt_tokens", pa.int64()),
-        ("num_cached_tokens", pa.int64()),
-        ("error", pa.string()),
-        (
-            "steps",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("number", pa.int32()),
-                        ("outcome", pa.string()),
-                        ("kept", pa.bool_()),
-                        ("chosen", pa.int32()),
-                        ("rejected", pa.int32()),
-                        ("num_truncated", pa.int32()),
-                        (
-                            "candidates",
-                            pa.list_(
-                                pa.struct(
-                                    [
-                                        ("text", pa.string()),
-                                        ("token_ids", IDS),
-                                        ("count", pa.int32()),
-                                        ("ended", pa.bool_()),
-                                        ("score", pa.float64()),
-                                        ("is_right", pa.bool_()),
-                                        ("judgement", pa.string()),
-                                    ]
-                                )
-                            ),
-                        ),
-                        (
-                            "verdicts",
-                            pa.list_(
-                                pa.struct(
-                                    [
-                                        ("first", pa.int32()),
-                                        ("second", pa.int32()),
-                                        ("first_wins", pa.float64()),
-                                        ("text", pa.string()),
-                                    ]
-                                )
-                            ),
-                        ),
-                    ]
-                )
-            ),
-        ),
-    ]
-)
-
-SOLUTION_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("text", pa.string()),
-        ("predicted", pa.string()),
-        ("correct", pa.bool_()),
-        ("finish", pa.string()),
-        ("num_steps", pa.int32()),
-        ("num_tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
-
-SAMPLES_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("answer", pa.string()),
-        (
-            "samples",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("predicted", pa.string()),
-                        ("correct", pa.bool_()),
-                        ("num_tokens", pa.int64()),
-                    ]
-                )
-            ),
-        ),
-        ("num_tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
-
-TREE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        (
-            "steps",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("number", pa.int32()),
-                        ("steps_so_far", pa.list_(pa.string())),
-                        (
-                            "candidates",
-                            pa.list_(
-                                pa.struct(
-                                    [
-                                        ("text", pa.string()),
-                                        ("count", pa.int32()),
-                                        ("ended", pa.bool_()),
-                                        ("value", pa.float64()),
-                                    ]
-                                )
-                            ),
-                        ),
-                    ]
-                )
-            ),
-        ),
-        ("end", pa.string()),
-        ("num_tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
-
-TEXT_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("finish", pa.string()),
-        ("num_tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
-
-PROBE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("scores", pa.list_(pa.float64())),  # of M1's candidates, by this model as judge
-        ("own_text", pa.string()),
-        ("own_win", pa.float64()),  # its own step against M1's candidates, as it judges
-        ("own_true_win", pa.float64()),  # the same by the truth
-        ("num_tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
-
-JUDGEMENT_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("verdict", pa.string()),
-        ("first_order", pa.float64()),
-        ("second_order", pa.float64()),
-        ("num_tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
 
 
 def search_row(search: Search) -> Row:
@@ -285,7 +114,13 @@ def text_row(name: str, text: str, num_tokens: int, finish: str) -> Row:
     return {"id": name, "text": text, "finish": finish, "num_tokens": num_tokens, "error": None}
 
 
-def samples_row(problem_id: str, answer: str | None, texts: list[tuple[str, int]]) -> Row:
+def samples_row(
+    problem_id: str,
+    answer: str | None,
+    texts: list[tuple[str, int]],
+    best: int | None = None,
+    num_judge_tokens: int = 0,
+) -> Row:
     """Sampled solutions (text, tokens) of one problem, graded where the answer is known."""
     samples = []
     for text, num_tokens in texts:
@@ -296,7 +131,9 @@ def samples_row(problem_id: str, answer: str | None, texts: list[tuple[str, int]
         "id": problem_id,
         "answer": answer,
         "samples": samples,
+        "best": best,
         "num_tokens": sum(num_tokens for _, num_tokens in texts),
+        "num_judge_tokens": num_judge_tokens,
         "error": None,
     }
 

@@ -1,18 +1,12 @@
-"""The data stage: problems and judged pairs from their sources, as Parquet files of task rows.
+"""Rows from their sources: files of problems and of judged rows, or the embedded arithmetic.
 
-    ift.parquet  eft.parquet  eft_solutions.parquet        for M0 → M1
-    search-1.parquet …                                     to search, one an iteration
-    heldout.parquet  hard.parquet  judge.parquet           to measure every model
-    heldout-search.parquet  heldout-sample.parquet         the first held-out problems once more
-
-A broken line of a file is counted and listed in failed.jsonl with its file, line and reason; it
-does not end the run. A file without one good row does.
+A broken line of a file is counted and listed with its file, line and reason; it does not end the run. A
+file without one good row does.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import TextIOWrapper
@@ -20,25 +14,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from psr_ray.config import Config, SourceConfig
-from psr_ray.data.arithmetic import Split, check_disjoint, generate_problems
+from psr_ray.config import SourceConfig
+from psr_ray.data.arithmetic import Split, generate_problems
 from psr_ray.data.formats import clean, problem_from
-from psr_ray.data.rows import (
-    TASK_SCHEMA,
-    Row,
-    pair_row,
-    problem_of,
-    problem_row,
-    solution_judgement_row,
-)
+from psr_ray.data.problems import Problem
+from psr_ray.data.rows import Row, pair_row, problem_row, solution_judgement_row
 from psr_ray.data.seed.arithmetic import SHARE_ALIKE, ift_problems, judged_pairs
 from psr_ray.data.seed.pairs import JudgedPair, JudgedSolution
 from psr_ray.data.seed.solutions import judged_solutions
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import parse_points
-from psr_ray.storage.files import write_text
 from psr_ray.storage.locations import location
-from psr_ray.storage.shards import read_rows, write_rows
+from psr_ray.storage.shards import read_rows
 
 
 @dataclass
@@ -77,6 +64,15 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
                 yield number, record
             else:
                 failures.add(path, number, f"expected an object, found {type(record).__name__}")
+
+
+def problems_of(path: Path, failures: Failures) -> Iterator[tuple[int, Problem]]:
+    """Line and problem of each good record of a file."""
+    for line, record in read_records(path, failures):
+        try:
+            yield line, problem_from(record, path, line)
+        except ValueError as error:
+            failures.add(path, line, str(error))
 
 
 def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
@@ -184,83 +180,3 @@ def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures)
         return [solution_judgement_row(item) for item in judged]
     rows = from_file(source, lambda *w: solution_judgement_row(judged_solution_from(*w)), failures)
     return list(islice(rows, source.num))
-
-
-def search_files(config: Config) -> list[str]:
-    """Names of the files with problems to search, one an iteration."""
-    return [f"search-{k}" for k in range(1, config.num_iterations + 1)]
-
-
-def evaluation_files(config: Config, model: str) -> list[str]:
-    """Names of the files that a model is measured on; M0 neither searches nor samples."""
-    files = ["heldout"]
-    if config.data.hard is not None:
-        files.append("hard")
-    if config.data.judge is not None:
-        files.append("judge")
-    if model != "M0":
-        files += ["heldout-search", "heldout-sample"]
-    return files
-
-
-def write_data(config: Config, folder: Path) -> Row:
-    """Write all files of the data stage; returns facts for its manifest."""
-    failures = Failures()
-    seed, data = config.seed, config.data
-    files = {
-        "ift": ift_rows(data.ift, seed, failures),
-        "eft": pair_rows(data.eft, "eft", seed, failures),
-        "heldout": problem_rows(data.heldout, "heldout", "solve", seed, failures),
-    }
-    if data.eft_solutions is not None:
-        files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
-    if data.hard is not None:
-        files["hard"] = problem_rows(data.hard, "heldout", "hard", seed, failures)
-    if data.judge is not None:
-        files["judge"] = pair_rows(data.judge, "judge", seed, failures)
-    files |= fresh_problems(config, failures)
-    check_disjoint(
-        {
-            "ift": map(problem_of, files["ift"]),
-            "eft": map(problem_of, files["eft"] + files.get("eft_solutions", [])),
-            **{
-                name: map(problem_of, files.get(name, []))
-                for name in ("judge", "heldout", "hard", *search_files(config))
-            },
-        }
-    )
-    again = files["heldout"][: config.evaluation.num_search_problems]
-    for task in ("search", "sample"):
-        files[f"heldout-{task}"] = [row | {"task": task} for row in again]
-    for name, rows in files.items():
-        write_rows(folder / f"{name}.parquet", rows, TASK_SCHEMA)
-    lines = "".join(json.dumps(item) + "\n" for item in failures.items)
-    write_text(folder / "failed.jsonl", lines)
-    return {
-        "rows": {name: len(rows) for name, rows in files.items()},
-        "num_failed": len(failures.items),
-        "failed_examples": failures.items[:3],
-    }
-
-
-def fresh_problems(config: Config, failures: Failures) -> dict[str, list[Row]]:
-    """The problems that each iteration searches; no problem is searched twice."""
-    pools: dict[SourceConfig, list[Row]] = {}
-    wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
-    files: dict[str, list[Row]] = {}
-    used: set[str] = set()
-    total = sum(source.num for source in wanted)
-    for name, source in zip(search_files(config), wanted, strict=True):
-        whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else total})
-        if whole not in pools:
-            pools[whole] = problem_rows(whole, "train", "search", config.seed, failures)
-            random.Random(f"problems/{config.seed}").shuffle(pools[whole])
-        fresh = [row for row in pools[whole] if row["id"] not in used][: source.num]
-        if not fresh:
-            raise PsrError(
-                f"data.train: no problems left for {name}: {source.path or source.kind} is used up "
-                "by earlier iterations; give more problems or a lower `num`"
-            )
-        used |= {row["id"] for row in fresh}
-        files[name] = fresh
-    return files

@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from psr_ray.config import Config
-from psr_ray.data.records import (
+from psr_ray.data.records import judgement_row, samples_row, search_row, solution_row, text_row
+from psr_ray.data.rows import Row, pair_of, problem_of
+from psr_ray.data.schemas import (
     JUDGEMENT_SCHEMA,
     PROBE_SCHEMA,
     SAMPLES_SCHEMA,
@@ -16,14 +18,8 @@ from psr_ray.data.records import (
     SOLUTION_SCHEMA,
     TEXT_SCHEMA,
     TREE_SCHEMA,
-    judgement_row,
-    samples_row,
-    search_row,
-    solution_row,
-    text_row,
 )
-from psr_ray.data.rows import Row, pair_of, problem_of
-from psr_ray.method.generation import EngineTask, GenerationRequest
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
 from psr_ray.method.judge import Comparison, scores, win
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import (
@@ -35,7 +31,7 @@ from psr_ray.method.ranking import (
     read_verdict,
 )
 from psr_ray.method.rollouts import tree_task
-from psr_ray.method.search import ProblemTooLong, merge, search_steps
+from psr_ray.method.search import ProblemTooLong, merge, pick, search_steps
 from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
 
@@ -43,7 +39,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "search": SEARCH_SCHEMA,
     "solve": SOLUTION_SCHEMA,
     "hard": SOLUTION_SCHEMA,
+    "benchmark": SOLUTION_SCHEMA,
     "sample": SAMPLES_SCHEMA,
+    "benchmark-search": SEARCH_SCHEMA,
+    "benchmark-sample": SAMPLES_SCHEMA,
     "probe": PROBE_SCHEMA,
     "judge": JUDGEMENT_SCHEMA,
     "tree": TREE_SCHEMA,
@@ -96,13 +95,40 @@ def solve_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
 
 
 def sample_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
-    """Sampled solutions of a problem, at the search's temperature."""
+    """Sampled solutions of a problem, at the search's temperature; with ``evaluation.best_of`` the place
+    of the one that the model prefers among them, too."""
     request = solution_request(
         row, prompts, config, config.evaluation.num_samples, config.search.temperature
     )
     [completions] = yield [request]
+    best, usage = None, Usage()
+    if config.evaluation.best_of:
+        state = State(problem_of(row), request.prompt_ids, [], 0, usage)
+        best = yield from best_of(state, completions, prompts, config)
     texts = [(prompts.decode(c.token_ids), len(c.token_ids)) for c in completions]
-    return samples_row(row["id"], row["answer"], texts)
+    return samples_row(row["id"], row["answer"], texts, best, usage.num_judge_tokens)
+
+
+def best_of(
+    state: State, completions: Sequence[Completion], prompts: PromptBuilder, config: Config
+) -> EngineTask[int | None]:
+    """The place of the whole solution that wins most comparisons, in both orders, as a step would.
+
+    None where none came to its end, and where two of them are too long for the judge.
+    """
+    candidates, _ = merge(completions, prompts, None)
+    if not candidates:
+        return None
+    longest = max(candidates, key=lambda candidate: len(candidate.token_ids)).text
+    room = config.model.max_length - (
+        config.judge.max_tokens if config.judge.mode == "explain" else 1
+    )
+    if len(prompts.judge_ids(state.problem.text, [], longest, longest)) > room:
+        return None
+    ranked = yield from PairwiseRanking(prompts, config.judge).rank(state, candidates)
+    chosen, _ = pick(ranked.scores, candidates, config.search.tie_break)
+    ids = [completion.token_ids for completion in completions]
+    return ids.index(candidates[chosen].token_ids)
 
 
 def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
@@ -191,7 +217,10 @@ TASKS = {
     "search": search_task,
     "solve": solve_task,
     "hard": solve_task,
+    "benchmark": solve_task,
     "sample": sample_task,
+    "benchmark-search": search_task,
+    "benchmark-sample": sample_task,
     "judge": judge_task,
     "probe": probe_task,
     "tree": tree_task,

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from psr_ray.data.records import IDS
 from psr_ray.data.rows import Row
+from psr_ray.data.schemas import IDS
 
 # Folders of a preferences stage.
 PAIRS, SOLUTIONS = "pairs", "solutions"

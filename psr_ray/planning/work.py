@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psr_ray.config import Config, MethodConfig, SourceConfig
+from psr_ray.data.benchmarks import num_problems
 from psr_ray.planning.lengths import Lengths
 from psr_ray.stages import Step
 from psr_ray.training.examples import mixed_batches, num_steps
@@ -103,22 +104,31 @@ def dpo_work(config: Config, source: SourceConfig, lengths: Lengths) -> Work:
 def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
     """Greedy solutions and fixed pairs; searches, samples and probes for all models but M0."""
     data, settings = config.data, config.evaluation
-    solved = data.heldout.num + (data.hard.num if data.hard is not None else 0)
+    of_benchmarks = [num_problems(n, settings.num_benchmark_problems) for n in data.benchmarks]
+    solved = data.heldout.num + (data.hard.num if data.hard is not None else 0) + sum(of_benchmarks)
     judged = data.judge.num if data.judge is not None else 0
-    each, most = judgement_tokens(config, lengths)
+    each, most_judged = judgement_tokens(config, lengths)
     rows, requests = solved + judged, solved + 2 * judged
     tokens = solved * min(lengths.solution, settings.max_tokens) + 2 * judged * each
-    limit = solved * settings.max_tokens + 2 * judged * most
+    limit = solved * settings.max_tokens + 2 * judged * most_judged
     prompt = solved * lengths.problem_prompt + 2 * judged * lengths.judge_prompt
     if model != "M0":
-        again = min(settings.num_search_problems, data.heldout.num)
+        most = settings.num_search_problems
+        again = min(most, data.heldout.num)
+        if settings.search_benchmarks:
+            again += sum(min(most, num) for num in of_benchmarks)
+        compared = 0
+        if settings.best_of:
+            compared = again * settings.num_samples * (settings.num_samples - 1)
         paper = config.model_copy(update={"method": MethodConfig()})
         searched = search_work(paper, data.heldout, again, lengths)
         rows += 2 * again
-        requests += searched.requests + again * settings.num_samples
+        requests += searched.requests + again * settings.num_samples + compared
         tokens += searched.tokens + again * settings.num_samples * lengths.solution
+        tokens += compared * each
         limit += searched.most + again * settings.num_samples * settings.max_tokens
-        prompt += searched.prompt_tokens
+        limit += compared * most_judged
+        prompt += searched.prompt_tokens + compared * 2 * lengths.solution
     return Work(rows, requests, round(tokens), limit, round(prompt))
 
 

@@ -1,35 +1,31 @@
-"""One model on one benchmark: accuracy with its interval, how it was measured, doubtful gradings."""
+"""Models on benchmarks: accuracy and its interval, how it was measured, doubtful gradings, test time."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-import math
 import re
+from collections import defaultdict
 from pathlib import Path
-from statistics import NormalDist
 
 from psr_ray.answers.normal import normal
 from psr_ray.config import Config
+from psr_ray.data.benchmarks import benchmark_of
 from psr_ray.data.rows import Row
+from psr_ray.inference.tasks import output_folder
 from psr_ray.method.prompts import template_folder
-from psr_ray.report.evaluation import Figures, solution_figures
+from psr_ray.report.intervals import interval
+from psr_ray.report.sampling import by_number, test_time_figures
+from psr_ray.report.solutions import Figures, solution_figures
 from psr_ray.report.summary import versions
 from psr_ray.storage.files import write_text
+from psr_ray.storage.shards import read_rows, shards
 
 FIGURES = "figures.json"
 DOUBTFUL = "disagreements.jsonl"
 # Share of common characters from which two answers look equal to a reader.
 ALIKE = 0.8
-
-
-def interval(share: float, num: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share of ``num`` independent rows; sound near 0 and 1 and for few rows."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def looks_equal(gold: str, predicted: str) -> bool:
@@ -59,30 +55,73 @@ def doubtful(rows: list[Row]) -> list[Row]:
     ]
 
 
-def prompt_digest(config: Config) -> str:
-    """What the prompts say: a hash of the template that asks for solutions, and of how it is wrapped."""
-    template = template_folder(config.prompts.templates) / "solve.jinja"
-    text = json.dumps([template.read_text(encoding="utf-8"), config.prompts.chat_template])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def write_doubtful(folder: Path, rows: list[Row]) -> None:
+    """Store the doubtful gradings of some solutions."""
+    write_text(folder / DOUBTFUL, "".join(json.dumps(row) + "\n" for row in doubtful(rows)))
 
 
-def write_benchmark(
-    folder: Path, rows: list[Row], config: Config, model: str, name: str
-) -> Figures:
-    """Store the figures of a model on a benchmark beside its solutions, and the doubtful gradings."""
-    figures = solution_figures(rows)
-    accuracy, disagreements = figures["accuracy"], doubtful(rows)
-    figures |= {
-        "benchmark": name,
-        "model": model,
-        "accuracy_ci95": None if accuracy is None else interval(accuracy, figures["num_problems"]),
-        "num_doubtful": len(disagreements),
-        "prompt": prompt_digest(config),
+def provenance(config: Config) -> Figures:
+    """How solutions are asked for: template, a hash of it and its wrapping, the limit, versions."""
+    path = template_folder(config.prompts.templates) / "solve.jinja"
+    template = path.read_text(encoding="utf-8")
+    text = json.dumps([template, config.prompts.chat_template])
+    return {
+        "prompt": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "prompt_template": template,
         "max_tokens": config.evaluation.max_tokens,
         "versions": versions(),
     }
+
+
+def figures_of_benchmark(solved: list[Row], searched: list[Row], sampled: list[Row]) -> Figures:
+    """Greedy accuracy with Wilson's 95 % interval; with searches and samples pass@k, majority,
+    best-of-k, and step search against a majority of as many tokens."""
+    figures = solution_figures(solved)
+    accuracy = figures["accuracy"]
+    figures["accuracy_ci95"] = (
+        None if accuracy is None else interval(accuracy, figures["num_problems"])
+    )
+    figures["num_doubtful"] = len(doubtful(solved))
+    if sampled:
+        figures["sampled"] = by_number(sampled)
+    if searched and sampled:
+        figures["test_time"] = test_time_figures(solved, searched, sampled)
+    return figures
+
+
+def benchmark_figures(folder: Path) -> dict[str, Figures]:
+    """The figures of each benchmark in an evaluation's folder; lists doubtful gradings beside them."""
+
+    def by_benchmark(task: str) -> dict[str, list[Row]]:
+        found = defaultdict[str, list[Row]](list)
+        for row in read_rows(shards(output_folder(folder, task))):
+            found[benchmark_of(row["id"])].append(row)
+        return found
+
+    solved = by_benchmark("benchmark")
+    searched, sampled = by_benchmark("benchmark-search"), by_benchmark("benchmark-sample")
+    if solved:
+        write_doubtful(folder, [row for rows in solved.values() for row in rows])
+    return {
+        name: figures_of_benchmark(rows, searched.get(name, []), sampled.get(name, []))
+        for name, rows in sorted(solved.items())
+    }
+
+
+def write_benchmark(
+    folder: Path,
+    rows: list[Row],
+    config: Config,
+    model: str,
+    name: str,
+    searched: list[Row] | None = None,
+    sampled: list[Row] | None = None,
+) -> Figures:
+    """Store the figures of a model on a benchmark beside its solutions, and the doubtful gradings."""
+    figures = figures_of_benchmark(rows, searched or [], sampled or [])
+    figures |= {"benchmark": name, "model": model} | provenance(config)
     write_text(folder / FIGURES, json.dumps(figures, indent=1))
-    write_text(folder / DOUBTFUL, "".join(json.dumps(row) + "\n" for row in disagreements))
+    write_doubtful(folder, rows)
     return figures
 
 
@@ -96,4 +135,28 @@ def benchmark_lines(figures: Figures) -> str:
     ]
     if figures["num_doubtful"]:
         lines.append(f"{figures['num_doubtful']} marked wrong though they look equal: {DOUBTFUL}")
+    lines += test_time_lines(figures.get("sampled") or {}, figures.get("test_time") or {})
     return "\n".join(lines)
+
+
+def test_time_lines(sampled: Figures, test_time: Figures) -> list[str]:
+    """Sampling and search at test time, each with what it costs, for a person."""
+    lines = []
+    if sampled:
+        for name, key in (("pass@k", "pass_at"), ("majority of k", "majority_at")):
+            values = ", ".join(f"{k}: {value:.1%}" for k, value in sampled[key].items())
+            lines.append(f"{name} on {sampled['num_problems']} problems: {values}")
+        best = sampled.get("best_of")
+        if best:
+            lines.append(
+                f"best of {best['num_samples']} by its own judge: {best['accuracy']:.1%} for "
+                f"{best['tokens']:.0f} tokens a problem ({best['num_judged']} problems judged)"
+            )
+    if test_time:
+        lines.append(
+            f"step search by its own judge: {test_time['search']:.1%} for "
+            f"{test_time['search_tokens']:.0f} tokens a problem; greedy on the same problems "
+            f"{test_time['greedy']:.1%}; majority of {test_time['majority_samples']} for "
+            f"{test_time['majority_tokens']:.0f} tokens {test_time['majority']:.1%}"
+        )
+    return lines

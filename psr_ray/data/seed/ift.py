@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psr_ray.data.benchmarks import phrases_of
 from psr_ray.data.decontamination import Benchmarks
-from psr_ray.data.formats import problem_from
 from psr_ray.data.problems import Problem
 from psr_ray.data.rows import TASK_SCHEMA, Row, problem_row
 from psr_ray.data.seed.division import (
@@ -25,7 +25,7 @@ from psr_ray.data.seed.division import (
     divided_by_rule,
     division_prompt,
 )
-from psr_ray.data.sources import Failures, read_records
+from psr_ray.data.sources import Failures, problems_of
 from psr_ray.errors import PsrError
 from psr_ray.runs import Stage, content_key
 from psr_ray.storage.files import Json, write_text
@@ -39,25 +39,6 @@ def digest(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def problems_of(path: Path, failures: Failures) -> Iterator[tuple[int, Problem]]:
-    """Line and problem of each good record of a file."""
-    for line, record in read_records(path, failures):
-        try:
-            yield line, problem_from(record, path, line)
-        except ValueError as error:
-            failures.add(path, line, str(error))
-
-
-def benchmarks_of(paths: Sequence[Path]) -> Benchmarks:
-    """The phrases of benchmark files. Raises ``PsrError`` where one holds no problem."""
-    benchmarks = Benchmarks()
-    for path in paths:
-        failures = Failures()
-        if not benchmarks.add(path.stem, (p.text for _, p in problems_of(path, failures))):
-            raise PsrError(f"benchmark {path}: holds no problem; nothing could be kept out by it")
-    return benchmarks
 
 
 # Prompts by id, to what was written after each.
@@ -86,7 +67,7 @@ def build_ift(
         return stage.manifest or {}
     stage.check_free("another set of files")
     started = time.monotonic()
-    known = benchmarks_of(benchmarks)
+    known = phrases_of(benchmarks)
     with disk_checked(folder), FolderLock(folder):
         stage.open()
         kept, rejected = _divided(problems, known, max_steps, writer)

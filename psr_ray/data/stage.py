@@ -1,0 +1,180 @@
+"""The data stage: problems and judged pairs from their sources, as Parquet files of task rows.
+
+    ift.parquet  eft.parquet  eft_solutions.parquet        for M0 → M1
+    search-1.parquet …                                     to search, one an iteration
+    heldout.parquet  hard.parquet  judge.parquet           to measure every model
+    heldout-search.parquet  heldout-sample.parquet         the first held-out problems once more
+    benchmark.parquet  benchmark-search.parquet …          the benchmarks, the same way
+
+What was left out (broken lines, problems that a benchmark holds) is listed in failed.jsonl with its
+file, line and reason.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from psr_ray.config import Config, SourceConfig
+from psr_ray.data.arithmetic import check_disjoint
+from psr_ray.data.benchmarks import benchmark_file, benchmark_of, benchmark_rows, phrases_of
+from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.rows import TASK_SCHEMA, Row, problem_of
+from psr_ray.data.sources import (
+    Failures,
+    ift_rows,
+    pair_rows,
+    problem_rows,
+    solution_judgement_rows,
+)
+from psr_ray.errors import PsrError
+from psr_ray.storage.files import write_text
+from psr_ray.storage.shards import write_rows
+
+IN_BENCHMARK = "in a benchmark"
+
+
+def search_files(config: Config) -> list[str]:
+    """Names of the files with problems to search, one an iteration."""
+    return [f"search-{k}" for k in range(1, config.num_iterations + 1)]
+
+
+def evaluation_files(config: Config, model: str) -> list[str]:
+    """Names of the files that a model is measured on; M0 neither searches nor samples."""
+    files = ["heldout"]
+    if config.data.hard is not None:
+        files.append("hard")
+    if config.data.judge is not None:
+        files.append("judge")
+    if config.data.benchmarks:
+        files.append("benchmark")
+    if model != "M0":
+        files += ["heldout-search", "heldout-sample"]
+        if config.data.benchmarks and config.evaluation.search_benchmarks:
+            files += ["benchmark-search", "benchmark-sample"]
+    return files
+
+
+def without_benchmarks(
+    rows: Sequence[Row], known: Benchmarks | None, name: str, failures: Failures
+) -> list[Row]:
+    """The rows whose problems no benchmark holds; the others go to ``failures``.
+
+    Raises ``PsrError`` where none is left.
+    """
+    if known is None:
+        return list(rows)
+    kept = []
+    for place, row in enumerate(rows, start=1):
+        held_by = known.found_in(row["problem"])
+        if held_by is None:
+            kept.append(row)
+        else:
+            failures.add(Path(f"data.{name}"), place, f"{IN_BENCHMARK}: {held_by}: {row['id']}")
+    if rows and not kept:
+        raise PsrError(
+            f"data.{name}: all of its {len(rows)} problems share 13 words in a row with problems of "
+            "data.benchmarks; train on others, or set data.decontaminate to false"
+        )
+    return kept
+
+
+def write_data(config: Config, folder: Path) -> Row:
+    """Write all files of the data stage; returns facts for its manifest."""
+    failures = Failures()
+    seed, data = config.seed, config.data
+    files = {
+        "ift": ift_rows(data.ift, seed, failures),
+        "eft": pair_rows(data.eft, "eft", seed, failures),
+        "heldout": problem_rows(data.heldout, "heldout", "solve", seed, failures),
+    }
+    if data.eft_solutions is not None:
+        files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
+    if data.hard is not None:
+        files["hard"] = problem_rows(data.hard, "heldout", "hard", seed, failures)
+    if data.judge is not None:
+        files["judge"] = pair_rows(data.judge, "judge", seed, failures)
+    known = None
+    if data.benchmarks:
+        files |= benchmark_files(config, failures)
+        if data.decontaminate:
+            known = phrases_of([benchmark_file(name) for name in data.benchmarks])
+    for name in ("ift", "eft", "eft_solutions"):
+        if name in files:
+            files[name] = without_benchmarks(files[name], known, name, failures)
+    files |= fresh_problems(config, failures, known)
+    check_disjoint(
+        {
+            "ift": map(problem_of, files["ift"]),
+            "eft": map(problem_of, files["eft"] + files.get("eft_solutions", [])),
+            **{
+                name: map(problem_of, files.get(name, []))
+                for name in ("judge", "heldout", "hard", *search_files(config))
+            },
+        }
+    )
+    again = files["heldout"][: config.evaluation.num_search_problems]
+    files |= repeated("heldout", again, ("search", "sample"))
+    for name, rows in files.items():
+        write_rows(folder / f"{name}.parquet", rows, TASK_SCHEMA)
+    lines = "".join(json.dumps(item) + "\n" for item in failures.items)
+    write_text(folder / "failed.jsonl", lines)
+    contaminated = [item for item in failures.items if item["reason"].startswith(IN_BENCHMARK)]
+    return {
+        "rows": {name: len(rows) for name, rows in files.items()},
+        "num_failed": len(failures.items) - len(contaminated),
+        "num_in_benchmarks": len(contaminated),
+        "failed_examples": failures.items[:3],
+    }
+
+
+def repeated(name: str, rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, list[Row]]:
+    """Files of the same problems for other tasks."""
+    prefix = "" if name == "heldout" else f"{name}-"
+    return {f"{name}-{task}": [row | {"task": prefix + task} for row in rows] for task in tasks}
+
+
+def benchmark_files(config: Config, failures: Failures) -> dict[str, list[Row]]:
+    """The problems of all benchmarks; of each the first ones once more, to search and to sample."""
+    settings = config.evaluation
+    rows = [
+        row
+        for name in config.data.benchmarks
+        for row in benchmark_rows(name, settings.num_benchmark_problems, failures)
+    ]
+    taken, again = Counter[str](), list[Row]()
+    for row in rows:
+        name = benchmark_of(row["id"])
+        taken[name] += 1
+        if taken[name] <= settings.num_search_problems:
+            again.append(row)
+    return {"benchmark": rows} | repeated("benchmark", again, ("search", "sample"))
+
+
+def fresh_problems(
+    config: Config, failures: Failures, known: Benchmarks | None
+) -> dict[str, list[Row]]:
+    """The problems that each iteration searches; no problem is searched twice."""
+    pools: dict[SourceConfig, list[Row]] = {}
+    wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
+    files: dict[str, list[Row]] = {}
+    used: set[str] = set()
+    total = sum(source.num for source in wanted)
+    for name, source in zip(search_files(config), wanted, strict=True):
+        whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else total})
+        if whole not in pools:
+            rows = problem_rows(whole, "train", "search", config.seed, failures)
+            pools[whole] = without_benchmarks(rows, known, "train", failures)
+            random.Random(f"problems/{config.seed}").shuffle(pools[whole])
+        fresh = [row for row in pools[whole] if row["id"] not in used][: source.num]
+        if not fresh:
+            raise PsrError(
+                f"data.train: no problems left for {name}: {source.path or source.kind} is used up "
+                "by earlier iterations; give more problems or a lower `num`"
+            )
+        used |= {row["id"] for row in fresh}
+        files[name] = fresh
+    return files

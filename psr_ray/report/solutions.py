@@ -1,0 +1,34 @@
+"""Figures of greedy solutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psr_ray.data.rows import Row
+from psr_ray.report.intervals import standard_error
+
+Figures = dict[str, Any]
+
+
+def solution_figures(rows: list[Row]) -> Figures:
+    """Greedy accuracy with its standard error, steps per solution, tokens per step.
+
+    A row that failed counts as wrong; rows without a known answer are left out of the accuracy.
+    """
+    graded = [row for row in rows if row["answer"] is not None]
+    accuracy = sum(bool(row["correct"]) for row in graded) / len(graded) if graded else None
+    done = [row for row in rows if row["error"] is None]
+    with_steps = [row for row in done if row["num_steps"]]
+    num_steps = sum(row["num_steps"] for row in with_steps)
+    return {
+        "num_problems": len(graded),
+        "num_failed": len(rows) - len(done),
+        "accuracy": accuracy,
+        "accuracy_se": None if accuracy is None else standard_error(accuracy, len(graded)),
+        "steps_per_solution": num_steps / len(with_steps) if with_steps else None,
+        "tokens_per_step": (
+            sum(row["num_tokens"] for row in with_steps) / num_steps if num_steps else None
+        ),
+        "unboxed_share": sum(row["predicted"] is None for row in rows) / len(rows),
+        "cut_off_share": sum(row["finish"] == "length" for row in rows) / len(rows),
+    }
