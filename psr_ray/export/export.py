@@ -1,0 +1,89 @@
+"""A run's model and data in one folder, ready to be given on.
+
+model/         the model as a Hugging Face folder, with its card
+ift/  eft/     what M1 was fine-tuned on        preferences/    the step preferences up to the model
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from psr_ray.errors import PsrError
+from psr_ray.export.cards import write_dataset_card, write_model_card
+from psr_ray.export.datasets import DatasetWriter
+from psr_ray.report.summary import summarize
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import Step, model_path, steps_of
+from psr_ray.storage.folders import disk_checked
+from psr_ray.storage.locations import local_copy, location
+
+DATASETS = ("ift", "eft", "preferences")
+
+
+def model_to_export(steps: list[Step], name: str | None) -> str:
+    """The model asked for, or the last one that is made. Raises ``PsrError`` where it is not."""
+    made = [s.model for s in steps if s.kind in ("sft", "train") and s.stage.is_complete]
+    if not made:
+        raise PsrError(f"{steps[0].stage.folder.parent}: no model is made yet; run it first")
+    if name is None:
+        return made[-1]
+    if name not in made:
+        raise PsrError(f"--model {name}: the run has {', '.join(made)}")
+    return name
+
+
+def license_of(base: str) -> str | None:
+    """The license in the card of a model folder; None where there is no card or no license in it."""
+    from huggingface_hub import ModelCard
+
+    card = location(base) / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        found = getattr(ModelCard(card.read_text(encoding="utf-8")).data, "license", None)
+    except ValueError:  # not YAML, or not a card's
+        return None
+    return None if found is None else str(found)
+
+
+def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str | None) -> str:
+    """Write the export of a model into a folder, anew; returns the model's name.
+
+    Raises ``PsrError`` where the model is not made, or not evaluated.
+    """
+    steps, config = steps_of(run), run.config
+    name = model_to_export(steps, name)
+    summary = summarize(run)
+    if name not in [entry["name"] for entry in summary["models"]]:
+        raise PsrError(f"{run.path}: {name} is not evaluated yet; a card needs its figures")
+    license_ = license_ or license_of(config.model.base)
+    stages = {step.stage.name: step.stage.folder for step in steps}
+    model = local_copy(model_path(steps, name, config))
+    for part in ("model", *DATASETS):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    with disk_checked(folder):
+        shutil.copytree(model, folder / "model", copy_function=link_or_copy)
+        (folder / "model" / "README.md").unlink(missing_ok=True)
+        write_model_card(folder / "model", summary, config, name, license_)
+        writer = DatasetWriter(config, model, stages["data"])
+        preferences = {k: stages[f"preferences-{k}"] for k in range(1, int(name.removeprefix("M")))}
+        written = {
+            "ift": writer.ift(folder / "ift"),
+            "eft": writer.eft(folder / "eft"),
+            "preferences": writer.preferences(folder / "preferences", preferences),
+        }
+        for kind, files in written.items():
+            if files:
+                write_dataset_card(folder / kind, kind, files, summary, config, license_)
+    return name
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """A second name for a file where the disk allows it: weights are large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
