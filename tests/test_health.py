@@ -146,7 +146,10 @@ def test_pass_at_k_and_distinct_answers():
     assert pass_at(8, 1, 8) == 1
     assert pass_at(16, 1, 8) == 0.5
     row = {"id": "x", "answer": "1", "error": None, "samples": samples(*"12223334")}
-    assert sample_figures([row]) == {"pass_at_8": 1.0, "distinct_answers": 4.0}
+    figures = sample_figures([row])
+    assert figures == {"pass_at_8": 1.0, "pass_at_8_se": None, "distinct_answers": 4.0}
+    none = row | {"id": "y", "answer": "9", "samples": samples(*"12223334", right="9")}
+    assert sample_figures([row, none])["pass_at_8_se"] == 0.5
     assert sample_figures([row | {"samples": samples("1")}])["pass_at_8"] is None
 
 

@@ -79,7 +79,7 @@ def test_the_report_shows_every_model_and_treats_texts_as_data(tmp_path):
     assert summary["models"][2]["num_pairs"] == 7
     html = write_report(run.path, summary).read_text()
     assert "<script>alert" not in html
-    assert "&lt;script&gt;alert(1)" in html
+    assert "\\u003cscript\\u003ealert(1)" in html  # as data of the walk-through
     assert "<b>x</b>" not in html
     assert (run.path / "report.png").stat().st_size > 1000
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import stdev
 
 from psr_ray.data.rows import Row
 from psr_ray.inference.tasks import output_folder
@@ -105,14 +106,15 @@ def probe_figures(folder: Path, first: Path, before: Path) -> Row:
     mine, of_first = rankings_of(rows), first_rankings(first)
     of_before = of_first if before == first else rankings_of(finished_probes(before))
 
-    def mean(name: str) -> float | None:
-        known = [row[name] for row in rows if row[name] is not None]
-        return sum(known) / len(known) if known else None
+    def mean(name: str, key: str) -> Row:
+        known = [row[key] for row in rows if row[key] is not None]
+        error = stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
+        return {name: sum(known) / len(known) if known else None, f"{name}_se": error}
 
     return {
         "num_probes": len(rows),
         "tau_before": kendall_tau(mine, of_before),
         "tau_first": kendall_tau(mine, of_first),
-        "self_reward": mean("own_win"),
-        "true_reward": mean("own_true_win"),
+        **mean("self_reward", "own_win"),
+        **mean("true_reward", "own_true_win"),
     }

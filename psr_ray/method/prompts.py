@@ -17,7 +17,7 @@ from psr_ray.config import PromptConfig
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import local_copy
 
-BUILT_IN = Path(__file__).parent.parent / "templates"
+BUILT_IN = Path(__file__).parent.parent / "templates" / "prompts"
 VERDICT_OPENING = "[["
 # What only a judge may write, wherever it stands.
 VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psr_ray.data.rows import Row
+from psr_ray.report.intervals import mean_and_error
 
 Figures = dict[str, Any]
 
@@ -24,9 +25,12 @@ def sample_figures(rows: list[Row], k: int = 8) -> Figures:
     rows = [row for row in rows if row["error"] is None and len(row["samples"]) >= k]
     graded = [row for row in rows if row["answer"] is not None]
     counts = [(len(r["samples"]), sum(bool(s["correct"]) for s in r["samples"])) for r in graded]
+    passes = [pass_at(n, c, k) for n, c in counts]
+    average, error = mean_and_error(passes) if passes else (None, None)
     answers = [len({sample["predicted"] for sample in row["samples"][:k]}) for row in rows]
     return {
-        f"pass_at_{k}": sum(pass_at(n, c, k) for n, c in counts) / len(counts) if counts else None,
+        f"pass_at_{k}": average,
+        f"pass_at_{k}_se": error,
         "distinct_answers": sum(answers) / len(answers) if answers else None,
     }
 

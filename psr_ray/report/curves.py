@@ -1,0 +1,157 @@
+"""The report's figures: accuracy, judge and health by model, with intervals; training curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psr_ray.report.figures import new_figure, to_png
+from psr_ray.report.intervals import interval
+from psr_ray.storage.files import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Z95 = 1.96
+
+
+def plot_by_model(axis: Axes, models: list[Json], key: str, label: str, scale: float = 1.0) -> None:
+    """One figure over the models; models without it are left out, their places are not."""
+    points = [(x, scale * e[key]) for x, e in enumerate(models) if e[key] is not None]
+    axis.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
+
+
+def models_figure(models: list[Json]) -> bytes:
+    """Accuracy, judge health and step shape, by model."""
+    figure, (accuracy, judge, steps) = new_figure(3)
+    known = [(x, e) for x, e in enumerate(models) if e["accuracy"] is not None]
+    accuracy.errorbar(
+        [x for x, _ in known],
+        [100 * e["accuracy"] for _, e in known],
+        yerr=[100 * e["accuracy_se"] for _, e in known],
+        marker="o",
+        capsize=4,
+    )
+    accuracy.set(title="greedy accuracy, held-out", ylabel="%", ylim=(0, 100))
+    for key, label in (
+        ("judge_accuracy_on_policy", "right on own steps"),
+        ("judge_accuracy_fixed", "right on fixed set"),
+        ("order_flip_share", "order flips"),
+        ("tie_share", "ties"),
+        ("unparsable_share", "unparsable"),
+    ):
+        plot_by_model(judge, models, key, label, scale=100)
+    judge.set(title="judge", ylabel="%", ylim=(-3, 103))
+    plot_by_model(steps, models, "steps_per_solution", "steps per solution")
+    plot_by_model(steps, models, "tokens_per_step", "tokens per step")
+    steps.set(title="steps", ylim=(0, None))
+    for axis in (accuracy, judge, steps):
+        axis.set_xticks(range(len(models)), [entry["name"] for entry in models])
+        axis.set_xlim(-0.3, len(models) - 0.7)
+    for axis in (judge, steps):
+        axis.legend(fontsize=8, frameon=False, loc="center right")
+    return to_png(figure)
+
+
+def training_curves(run_dir: Path, models: list[Json]) -> bytes | None:
+    """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage."""
+    curves = []
+    for entry in models:
+        number_ = int(entry["name"].removeprefix("M"))
+        path = run_dir / f"train-{number_ - 1}" / "metrics.jsonl"
+        if number_ > 1 and path.is_file():
+            curves.append((entry["name"], [json.loads(line) for line in path.open()]))
+    if not curves:
+        return None
+    figure, (loss, chosen, margin) = new_figure(3)
+    for name, steps in curves:
+        xs = [step["step"] for step in steps]
+        loss.plot(xs, [step["dpo_loss"] for step in steps], label=name)
+        [line] = chosen.plot(xs, [step["chosen_logp_change"] for step in steps], label=name)
+        chosen.plot(
+            xs,
+            [step["rejected_logp_change"] for step in steps],
+            linestyle=":",
+            color=line.get_color(),
+        )
+        margin.plot(xs, [step["accuracy"] for step in steps], label=name)
+    loss.axhline(0.693147, color="#999", linewidth=0.8)
+    loss.set(title="step-DPO loss (line: ln 2)", xlabel="step")
+    chosen.axhline(0.0, color="#999", linewidth=0.8)
+    chosen.set(title="log-prob change: chosen –, rejected ···", xlabel="step")
+    margin.set(title="share of pairs with a positive margin", xlabel="step", ylim=(0, 1.02))
+    for axis in (loss, chosen, margin):
+        axis.legend(fontsize=8, frameon=False)
+    return to_png(figure)
+
+
+def with_bars(
+    axis: Axes, names: Sequence[str], points: Sequence[tuple[str, float, float, float]], label: str
+) -> None:
+    """A curve of (model, value, low, high), in percent; models without it are left out."""
+    if not points:
+        return
+    places = [names.index(name) for name, *_ in points]
+    values = [100 * value for _, value, *_ in points]
+    below = [100 * max(0.0, value - low) for _, value, low, _ in points]
+    above = [100 * max(0.0, high - value) for _, value, _, high in points]
+    axis.errorbar(places, values, yerr=[below, above], marker="o", capsize=3, label=label)
+
+
+def accuracy_points(models: list[Json], key: str) -> list[tuple[str, float, float, float]]:
+    """Accuracy of the models on held-out problems, or on others beside them, with Wilson's interval."""
+    found = []
+    for entry in models:
+        figures = entry if key == "held-out" else entry.get(key)
+        figures = figures or (entry.get("benchmarks") or {}).get(key) or {}
+        if figures.get("accuracy") is not None:
+            share = figures["accuracy"]
+            found.append((entry["name"], share, *interval(share, figures["num_problems"])))
+    return found
+
+
+def share_points(models: list[Json], key: str, num: str) -> list[tuple[str, float, float, float]]:
+    """A share by model with Wilson's interval over ``num`` observations."""
+    return [
+        (entry["name"], entry[key], *interval(entry[key], entry[num]))
+        for entry in models
+        if entry.get(key) is not None and entry.get(num)
+    ]
+
+
+def mean_points(models: list[Json], key: str) -> list[tuple[str, float, float, float]]:
+    """A mean by model, with 1.96 of its standard errors to both sides."""
+    found = []
+    for entry in models:
+        value = entry.get(key)
+        if value is not None:
+            half = Z95 * (entry.get(f"{key}_se") or 0.0)
+            found.append((entry["name"], value, max(0.0, value - half), min(1.0, value + half)))
+    return found
+
+
+def health_figure(models: list[Json]) -> bytes:
+    """Accuracy on all problems, the judge, self-reward beside true reward and pass@8, by model, with
+    95 % intervals. Verdicts of one problem are not independent: on own steps it is too narrow."""
+    figure, (accuracy, judge, reward) = new_figure(3, height=3.8)
+    names = [entry["name"] for entry in models]
+    benchmarks = dict.fromkeys(b for entry in models for b in entry.get("benchmarks") or {})
+    for key in ("held-out", "hard", *benchmarks):
+        with_bars(accuracy, names, accuracy_points(models, key), key)
+    accuracy.set(title="greedy accuracy", ylabel="%", ylim=(-3, 103))
+    with_bars(judge, names, mean_points(models, "judge_accuracy_fixed"), "right on fixed pairs")
+    own = share_points(models, "judge_accuracy_on_policy", "num_gradable_verdicts")
+    with_bars(judge, names, own, "right on own steps")
+    judge.set(title="judge", ylim=(-3, 103))
+    probed = [{"name": entry["name"], **(entry.get("probes") or {})} for entry in models]
+    with_bars(reward, names, mean_points(probed, "self_reward"), "self-reward against M1")
+    with_bars(reward, names, mean_points(probed, "true_reward"), "true reward against M1")
+    with_bars(reward, names, mean_points(models, "pass_at_8"), "pass@8")
+    reward.set(title="reward and diversity", ylim=(-3, 103))
+    for axis in (accuracy, judge, reward):
+        axis.set_xticks(range(len(models)), names)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, frameon=False)
+    return to_png(figure)
