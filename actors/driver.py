@@ -36,6 +36,7 @@ from psr_ray.stages import Step, model_path, steps_of
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import read_rows, shards, write_rows, write_shard
 from psr_ray.telemetry.logs import StageLogger
+from psr_ray.telemetry.trackers import track_evaluation
 from psr_ray.training.worker import TrainingJob
 
 
@@ -138,6 +139,7 @@ class IterationDriver:
                 write_rows(folder / PROBES, rows, TASK_SCHEMA)
         before = self.steps[f"evaluate-M{max(step.iteration, 1)}"].stage
         figures = model_figures(folder, first=first.folder, before=before.folder)
+        track_evaluation(self.run.config, folder, int(step.model.removeprefix("M")), figures)
         return figures | {"measured_with": provenance(self.run.config)}
 
     def _model(self, name: str) -> str:

@@ -17,6 +17,7 @@ from psr_ray.data.benchmarks import check_benchmark
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import read_json
 from psr_ray.storage.locations import is_remote, location
+from psr_ray.telemetry.trackers import check_trackers
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
 # Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
@@ -113,6 +114,7 @@ def check_inputs(config: Config) -> None:
         check_source(name, source)
     for benchmark in config.data.benchmarks:
         check_benchmark(benchmark)
+    check_trackers(config.telemetry)
 
 
 def check_versions() -> str:

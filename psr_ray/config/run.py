@@ -162,6 +162,12 @@ class TelemetryConfig(Frozen):
     with run, iteration, stage and problem id; in Ray's log files and the output of a job."""
     num_traces: Annotated[int, Field(ge=0)] = 1
     """Searches whose rounds of requests each engine times and keeps, a stage (`psr-ray trace`)."""
+    wandb: str | None = None
+    """Project at Weights & Biases that gets the figures of trainings and evaluations, too; key and mode
+    by W&B's own variables (`WANDB_API_KEY`, `WANDB_MODE=offline`). Null: none. Needs the package `wandb`."""
+    mlflow: str | None = None
+    """Address of an MLflow server that gets them, too (`http://…`); sign-in by MLflow's own variables.
+    Null: none. Needs the package `mlflow-skinny` or `mlflow`. TensorBoard is always written."""
 
 
 class Config(Frozen):

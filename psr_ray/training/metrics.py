@@ -13,6 +13,7 @@ from psr_ray.storage.files import write_text
 from psr_ray.storage.locations import is_remote, upload
 from psr_ray.telemetry.counters import StepMetrics
 from psr_ray.telemetry.logs import StageLogger
+from psr_ray.telemetry.trackers import Trackers
 
 NAME = "metrics.jsonl"
 # Seconds between two uploads to a store.
@@ -23,7 +24,13 @@ class MetricsWriter:
     """Written by rank 0 alone; on other ranks every call does nothing."""
 
     def __init__(
-        self, folder: Path, progress: ProgressWriter, num_steps: int, rank: int, num_done: int = 0
+        self,
+        folder: Path,
+        progress: ProgressWriter,
+        num_steps: int,
+        rank: int,
+        num_done: int = 0,
+        trackers: Trackers | None = None,
     ) -> None:
         """A training of ``num_steps`` steps that goes on after ``num_done`` of them."""
         self.active = rank == 0
@@ -47,6 +54,7 @@ class MetricsWriter:
         self._uploaded_at = time.monotonic()
         self._live = StepMetrics(folder) if ray.is_initialized() else None
         self._log = StageLogger(folder)
+        self._trackers = trackers
         self._progress = progress
         progress.start(num_steps, num_done)
 
@@ -60,6 +68,8 @@ class MetricsWriter:
             self._board.add_scalar(name, value, step)
         self._log.info("step", extra={"step": step, **figures})
         self._progress.advance(1, int(figures.get("num_tokens", 0)))
+        if self._trackers is not None:
+            self._trackers.log(step, figures)
         if self._live is not None:
             self._live.write(step, figures)
         if is_remote(self._folder) and time.monotonic() - self._uploaded_at > UPLOAD_S:
@@ -77,5 +87,7 @@ class MetricsWriter:
             self._file.close()
             self._board.close()
             self.flush()
+            if self._trackers is not None:
+                self._trackers.close()
             if is_remote(self._folder):
                 shutil.rmtree(self._here, ignore_errors=True)

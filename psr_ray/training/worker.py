@@ -14,9 +14,10 @@ from psr_ray.errors import PsrError
 from psr_ray.method.preferences import PAIRS, SOLUTIONS
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.report.progress import ProgressWriter
-from psr_ray.runs import CHECKPOINTS, fingerprint
+from psr_ray.runs import CHECKPOINTS, KEY_FILE, fingerprint
 from psr_ray.storage.files import read_json, write_text
 from psr_ray.storage.shards import read_rows, shards
+from psr_ray.telemetry.trackers import Trackers
 from psr_ray.training.examples import (
     PreferenceExample,
     SFTExample,
@@ -118,7 +119,8 @@ def train(job: TrainingJob) -> None:
     check_packing(engine, units, TOLERANCES[dtype], device)
     checkpoints = Checkpoints(job.out, engine, training, worker, terms)
     num_done = checkpoints.restore()  # after the reference, which is the policy before any step
-    writer = MetricsWriter(job.out, progress, num_steps, rank, num_done)
+    trackers = trackers_of_training(job) if rank == 0 else None
+    writer = MetricsWriter(job.out, progress, num_steps, rank, num_done, trackers)
     try:
         figures = loop.run_steps(
             engine, terms, training, worker, writer, checkpoints, num_done, check
@@ -138,6 +140,15 @@ def train(job: TrainingJob) -> None:
             "last": figures,
         }
         write_text(job.out / "training.json", json.dumps(facts, indent=1))
+
+
+def trackers_of_training(job: TrainingJob) -> Trackers:
+    """Where a training's figures go beside its folder."""
+    key = job.out / KEY_FILE
+    named = key.read_text() if key.is_file() else "none"
+    settings = job.training.model_dump(mode="json")
+    name = f"{job.run_dir.name}-{job.out.name}-{named}"
+    return Trackers(job.config.telemetry, job.out, name, settings)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""Weights & Biases and MLflow: what metrics.jsonl and the evaluations hold, sent on as it comes.
+
+They are asked for by ``telemetry.wandb`` and ``telemetry.mlflow``. A tracker that fails is said once and
+left out from then on: a run's figures are in its files, and no run ends for want of a tracker.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from psr_ray.config import Config, TelemetryConfig
+from psr_ray.errors import PsrError, last_line
+from psr_ray.storage.locations import is_remote
+from psr_ray.telemetry.logs import StageLogger
+
+Figures = Mapping[str, float]
+# Their packages, and the extra of this one that brings them.
+PACKAGES = {"wandb": "wandb", "mlflow": "mlflow"}
+
+
+class Tracker(Protocol):
+    """Takes figures by step; called from one thread."""
+
+    def log(self, step: int, figures: Figures) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class WandbTracker:
+    """One W&B run a stage, in the group of psr-ray's run; a later process goes on with it."""
+
+    def __init__(self, project: str, stage: Path, key: str, settings: Mapping[str, Any]) -> None:
+        import wandb
+
+        self.run = wandb.init(
+            project=project,
+            id=re.sub(r"[^\w-]", "-", key)[-120:],
+            resume="allow",
+            group=stage.parent.name,
+            name=f"{stage.parent.name}/{stage.name}",
+            dir=tempfile.mkdtemp(prefix="psr-ray-") if is_remote(stage) else str(stage),
+            config=dict(settings),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        )
+        self.run.define_metric("*", step_metric="at")
+
+    def log(self, step: int, figures: Figures) -> None:
+        # not W&B's own step: that takes no figure for a step again, as a resumed training has them
+        self.run.log({"at": step, **figures})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MlflowTracker:
+    """One MLflow run a stage, in the experiment of psr-ray's run; a later process goes on with it."""
+
+    def __init__(self, uri: str, stage: Path, key: str, settings: Mapping[str, Any]) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=uri)
+        name = stage.parent.name
+        found = self.client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self.client.create_experiment(name)
+        before = self.client.search_runs([experiment], f"tags.psr_ray_key = '{key}'")
+        if before:
+            self.run_id = before[0].info.run_id
+            return
+        tags = {"psr_ray_key": key}
+        run = self.client.create_run(experiment, run_name=stage.name, tags=tags)
+        self.run_id = run.info.run_id
+        for setting, value in settings.items():
+            self.client.log_param(self.run_id, setting, str(value)[:500])
+
+    def log(self, step: int, figures: Figures) -> None:
+        for name, value in figures.items():
+            self.client.log_metric(self.run_id, name, value, step=step)
+
+    def close(self) -> None:
+        self.client.set_terminated(self.run_id)
+
+
+class Trackers:
+    """All trackers of a stage as one; a failing one is left out."""
+
+    def __init__(
+        self, telemetry: TelemetryConfig, stage: Path, key: str, settings: Mapping[str, Any]
+    ) -> None:
+        """``key`` names what goes on where it is the same; ``settings`` are shown beside it."""
+        self._log = StageLogger(stage)
+        self._active: dict[str, Tracker] = {}
+        kinds: dict[str, Callable[..., Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
+        for name, kind in kinds.items():
+            where = getattr(telemetry, name)
+            if where is not None:
+                tracker = self._try(name, partial(kind, where, stage, key, settings))
+                if tracker is not None:
+                    self._active[name] = tracker
+
+    def _try(self, name: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # of a tracker's client, its server, the network
+            self._active.pop(name, None)
+            self._log.warning(
+                "telemetry.%s: %s; the stage goes on without it, its figures are in its files",
+                name,
+                last_line(error),
+            )
+            return None
+
+    def log(self, step: int, figures: Figures) -> None:
+        for name, tracker in list(self._active.items()):
+            self._try(name, partial(tracker.log, step, figures))
+
+    def close(self) -> None:
+        for name, tracker in list(self._active.items()):
+            self._try(name, tracker.close)
+
+
+def check_trackers(telemetry: TelemetryConfig) -> None:
+    """Raises ``PsrError`` where a tracker's package is missing."""
+    for name, package in PACKAGES.items():
+        if getattr(telemetry, name) is not None and find_spec(package) is None:
+            raise PsrError(
+                f"telemetry.{name}: the package {package} is not installed; "
+                f"`pip install 'psr-ray[{name}]'` on every node, or set it to null"
+            )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested figures, by names such as ``benchmarks/gsm8k/accuracy``."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def track_evaluation(config: Config, stage: Path, step: int, figures: Mapping[str, Any]) -> None:
+    """Send a model's figures on, with its number as the step: one curve a figure over the iterations."""
+    telemetry = config.telemetry
+    if telemetry.wandb is None and telemetry.mlflow is None:
+        return
+    trackers = Trackers(telemetry, stage, f"{config.name}-evaluations-{config.seed}", {})
+    trackers.log(step, flat(figures))
+    trackers.close()
