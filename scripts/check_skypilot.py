@@ -1,6 +1,6 @@
 """skypilot/run.yaml read by SkyPilot's own loader, which has its own environment: its pins are not ours.
 
-    make check-skypilot
+make check-skypilot
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """docs/settings.md: every setting with its type, default and sentence, from the config's models.
 
-    python scripts/make_settings.py [--check]
+python scripts/make_settings.py [--check]
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def main() -> None:
     made = page()
     if "--check" in sys.argv:
         if not PAGE.is_file() or PAGE.read_text() != made:
-            sys.exit("docs/settings.md: not what the config's models say; run scripts/make_settings.py")
+            sys.exit(
+                "docs/settings.md: not what the config's models say; run scripts/make_settings.py"
+            )
         return
     PAGE.write_text(made)
     print(f"written: {PAGE.relative_to(ROOT)}")
