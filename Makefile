@@ -53,7 +53,7 @@ lint: install  ## ruff, mypy; figures in the README and docs/ against the stored
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python scripts/make_grafana.py --check
 	$(BIN)/python scripts/make_settings.py --check
-	$(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
 
 docs: install  ## the documentation as a site, on loopback
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
