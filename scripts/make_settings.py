@@ -26,7 +26,8 @@ HEAD = """# Settings
 
 A run is one YAML file; `--set a.b=value` overrides. An unknown key is an error, and so is a value of
 another type. "paper" is arXiv 2503.03746; where it does not state a value, the sentence says so.
-`psr-ray plan --config C` prints the whole config as it will be used. What is said of `data.SOURCE` goes for each of `data`'s sources.
+`psr-ray plan --config C` prints the whole config as it will be used. What is said of
+`data.SOURCE` goes for each of `data`'s sources.
 """
 
 
