@@ -1,7 +1,10 @@
 """EFT data: valued step trees, PRM800K, judgements in both orders, a server that answers or does not."""
 
+import contextlib
 import json
 import threading
+import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from scripted import character_prompts, drive
 
 from actors.endpoint import Endpoint
+from actors.seed import written
 from psr_ray.config.file import load_config
 from psr_ray.config.seed import EndpointConfig
 from psr_ray.data.problems import Problem
@@ -109,7 +113,10 @@ def test_prm800k_gives_pairs_after_the_steps_that_were_gone_on_with():
 
 
 class Server(BaseHTTPRequestHandler):
-    """Says what its address asks for: ``/good``, ``/nonsense`` or ``/denied``."""
+    """Says what its address asks for: ``/good``, ``/nonsense`` or ``/denied``. At ``/moody``, while it
+    is ``broken``, it is late for prompts with "late" and makes no sense for those with "odd"."""
+
+    broken, asked = True, Counter[str]()
 
     def log_message(self, *_):
         pass
@@ -118,11 +125,18 @@ class Server(BaseHTTPRequestHandler):
         self.say(401 if self.path.startswith("/denied") else 404, {"error": {"message": "no"}})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        prompt = asked["messages"][0]["content"]
+        self.asked[prompt] += 1
         message = {"role": "assistant", "content": "Step 1: yes"}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
-        self.say(200, body | ({"choices": choices} if self.path.startswith("/good") else {}))
+        good = self.path.startswith("/good")
+        if self.path.startswith("/moody"):
+            good = not (self.broken and "odd" in prompt)
+            time.sleep(3 if self.broken and "late" in prompt else 0)
+        with contextlib.suppress(BrokenPipeError):  # who asked has gone
+            self.say(200, body | ({"choices": choices} if good else {}))
 
     def say(self, status, value):
         text = json.dumps(value).encode()
@@ -155,3 +169,24 @@ def test_a_server_answers_nonsense_or_is_not_there(server):
         endpoint(f"{server}/denied")
     with pytest.raises(PsrError, match=r"seed_data.endpoint.url"):
         endpoint("http://127.0.0.1:9")
+
+
+@pytest.mark.slow
+def test_what_a_server_answered_is_kept_and_the_rest_is_asked_for_again(server, tmp_path):
+    settings = f"{{url: {server}/moody, model: m, max_retries: 0, timeout_s: 1}}"
+    config = load_config(
+        "configs/smoke.yaml", (f"seed_data.endpoint={settings}", "engine.max_failed_share=0.2")
+    )
+    prompts = {
+        f"{kind}-{i}": f"a {kind} one, {i}" for kind in ("plain", "late", "odd") for i in (1, 2)
+    }
+    with pytest.raises(PsrError, match=r"4 of 6 write rows failed .*run the same command") as error:
+        written(config, tmp_path / "written", prompts, "")
+    assert "APITimeoutError" in str(error.value)
+    assert "an answer without choices" in str(error.value)
+    Server.broken = False
+    rows = written(config, tmp_path / "written", prompts, "")
+    assert {name: row["text"] for name, row in rows.items()} == dict.fromkeys(
+        prompts, "Step 1: yes"
+    )
+    assert [Server.asked[prompts[name]] for name in prompts] == [1, 1, 2, 2, 2, 2]

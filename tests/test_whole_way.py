@@ -29,7 +29,7 @@ TRAINING = ("num_workers=1", "cpus_per_worker=2", "batch_size=4", "zero_stage=0"
 
 
 class Teacher(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server that finds the step with a plain mistake the worse one."""
+    """An OpenAI-compatible server: divides solutions by lines, finds plain mistakes the worse steps."""
 
     def log_message(self, *_):
         pass
@@ -41,8 +41,13 @@ class Teacher(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         assert self.headers["authorization"] == f"Bearer {SECRET}"
         prompt = json.loads(body)["messages"][0]["content"]
-        first = prompt.split("[Start of Assistant A's Next Step]")[1].split("[End of")[0]
-        text = f"One of the steps is wrong. [[{'B' if WRONG in first else 'A'}]]"
+        if "[The Start of Solution Provided]" in prompt:
+            solution = prompt.split("[The Start of Solution Provided]\n")[1].split("\n[The End")[0]
+            lines = enumerate(solution.splitlines(), start=1)
+            text = "\n".join(f"Step {number}: {line}" for number, line in lines)
+        else:
+            first = prompt.split("[Start of Assistant A's Next Step]")[1].split("[End of")[0]
+            text = f"One of the steps is wrong. [[{'B' if WRONG in first else 'A'}]]"
         choice = {"index": 0, "finish_reason": "stop"}
         choice["message"] = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
@@ -109,10 +114,12 @@ def test_from_files_to_m2_with_a_real_tokenizer_and_template(chat_model, teacher
     seed, config = tmp_path / "seed", "configs/smollm2-135m.yaml"
     kept_out = ("--benchmark", BENCHMARK)
     problems = gsm8k(tmp_path / "solved.jsonl", 0, 8)
-    said = command("jobs/build_seed.py", "ift", "--problems", problems, *kept_out,
-                   "--out", seed / "ift")  # fmt: skip
-    assert "8 solutions kept" in said
     judges = (f"seed_data.endpoint={{url: '{teacher}', model: t, key_variable: TEACHER_KEY}}",)
+    said = command(
+        "jobs/build_seed.py", "ift", "--problems", problems, *kept_out, "--out", seed / "ift",
+        "--divide-by", "model", "--config", config, "--model", chat_model, *some(judges),
+    )  # fmt: skip
+    assert "8 solutions kept" in said
     said = command(
         "jobs/build_seed.py", "eft", "--config", config, "--model", chat_model, *kept_out,
         "--problems", gsm8k(tmp_path / "tried.jsonl", 8, 10),
