@@ -19,6 +19,8 @@ from psr_ray.config import Config, MethodConfig
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.inference.tasks import output_folder
+from psr_ray.measures.evaluation import model_figures, search_figures
+from psr_ray.measures.provenance import provenance
 from psr_ray.method.preferences import (
     PAIRS,
     PREFERENCE_SCHEMA,
@@ -28,8 +30,6 @@ from psr_ray.method.preferences import (
     solution_of,
 )
 from psr_ray.method.probes import PROBES, probes_of
-from psr_ray.report.benchmark import provenance
-from psr_ray.report.evaluation import model_figures, search_figures
 from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, model_path, steps_of

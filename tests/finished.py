@@ -11,13 +11,13 @@ from psr_ray.config.file import load_config
 from psr_ray.data.schemas import SEARCH_SCHEMA
 from psr_ray.data.seed.arithmetic import ift_problems
 from psr_ray.data.stage import write_data
+from psr_ray.measures.evaluation import judge_figures
+from psr_ray.measures.searches import figures_of
+from psr_ray.measures.solutions import solution_figures
 from psr_ray.method.judge import Comparison, Verdict, both_orders, scores
 from psr_ray.method.preferences import PAIRS, PREFERENCE_SCHEMA, preferences_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.steps import Candidate
-from psr_ray.report.evaluation import judge_figures
-from psr_ray.report.search_figures import figures_of
-from psr_ray.report.solutions import solution_figures
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import steps_of
 from psr_ray.storage.shards import write_shard
@@ -92,7 +92,7 @@ def searches(prompts, num, seed):
 
 
 def benchmark_figures(num_right):
-    from psr_ray.report.benchmark import figures_of_benchmark
+    from psr_ray.measures.benchmark import figures_of_benchmark
 
     return {
         "gsm8k_test": figures_of_benchmark([solution(j, j < num_right) for j in range(20)], [], [])

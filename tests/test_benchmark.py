@@ -14,17 +14,17 @@ from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
 from psr_ray.inference.tasks import sample_task
-from psr_ray.planning.lengths import lengths_of
-from psr_ray.planning.work import evaluation_work
-from psr_ray.report.benchmark import (
+from psr_ray.measures.benchmark import (
     benchmark_lines,
     figures_of_benchmark,
     looks_equal,
     write_benchmark,
 )
-from psr_ray.report.intervals import interval
+from psr_ray.measures.intervals import interval
+from psr_ray.measures.sampling import by_number
+from psr_ray.planning.lengths import lengths_of
+from psr_ray.planning.work import evaluation_work
 from psr_ray.report.paper import views, write_views
-from psr_ray.report.sampling import by_number
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import steps_of
 from psr_ray.storage.shards import read_rows

@@ -11,7 +11,7 @@ from psr_ray.compare.evidence import update_evidence
 from psr_ray.compare.results import targets, write_results
 from psr_ray.compare.statistics import bootstrap_interval, problem_error
 from psr_ray.errors import PsrError
-from psr_ray.report.evaluation import mean_and_error
+from psr_ray.measures.evaluation import mean_and_error
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import steps_of
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from psr_ray.measures import sampling
+from psr_ray.measures.health import alarms_of
+from psr_ray.measures.sampling import majority, pass_at, sample_figures
+from psr_ray.measures.searches import figures_of
 from psr_ray.method.probes import kendall_tau, probes_in
-from psr_ray.report import sampling
-from psr_ray.report.health import alarms_of
-from psr_ray.report.sampling import majority, pass_at, sample_figures
-from psr_ray.report.search_figures import figures_of
 
 GOOD = {
     "accuracy": 0.6,

@@ -6,11 +6,11 @@ from rich.console import Console
 
 from psr_ray.config.file import load_config
 from psr_ray.data.schemas import SEARCH_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.measures.evaluation import judge_figures
+from psr_ray.measures.solutions import solution_figures
 from psr_ray.planning.show import print_plan
 from psr_ray.report.display import cells, duration, model_table
-from psr_ray.report.evaluation import judge_figures
 from psr_ray.report.html import headline, write_report
-from psr_ray.report.solutions import solution_figures
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import steps_of

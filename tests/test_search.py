@@ -6,12 +6,12 @@ from scripted import character_prompts, drive
 from psr_ray.config import Config
 from psr_ray.data.problems import Problem
 from psr_ray.data.records import search_row
+from psr_ray.measures.searches import figures_of
 from psr_ray.method.judge import Comparison, Verdict, parse_verdict, scores
 from psr_ray.method.preferences import preferences_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import ProblemTooLong, search_steps
 from psr_ray.method.steps import Candidate, split_steps, trim_to_step
-from psr_ray.report.search_figures import figures_of
 
 PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
 PROMPTS = character_prompts()

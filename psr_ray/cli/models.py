@@ -65,7 +65,7 @@ def evaluate(
     from psr_ray.config import MethodConfig
     from psr_ray.data.benchmarks import benchmark_file
     from psr_ray.inference.tasks import output_folder
-    from psr_ray.report.benchmark import benchmark_lines, write_benchmark
+    from psr_ray.measures.benchmark import benchmark_lines, write_benchmark
     from psr_ray.storage.shards import read_rows, shards
 
     if benchmark is not None and problems_file is not None:

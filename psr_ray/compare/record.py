@@ -8,7 +8,7 @@ from typing import Any
 
 from psr_ray.compare.config import PlannedRun
 from psr_ray.inference.tasks import output_folder
-from psr_ray.report.evaluation import correct_characters
+from psr_ray.measures.evaluation import correct_characters
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, steps_of
 from psr_ray.storage.files import Json, read_json, write_text

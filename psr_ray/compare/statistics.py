@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from psr_ray.compare.config import CompareConfig
 from psr_ray.errors import PsrError
-from psr_ray.report.intervals import mean_and_error
+from psr_ray.measures.intervals import mean_and_error
 from psr_ray.storage.files import Json
 
 Matrix = NDArray[np.float64]  # [seeds, problems]

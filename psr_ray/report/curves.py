@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psr_ray.measures.intervals import interval
 from psr_ray.report.figures import new_figure, to_png
-from psr_ray.report.intervals import interval
 from psr_ray.storage.files import Json
 
 if TYPE_CHECKING:

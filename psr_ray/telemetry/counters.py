@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.data.rows import Row
-from psr_ray.report.search_figures import SearchFigures
+from psr_ray.measures.searches import SearchFigures
 
 TAGS = ("run", "stage", "iteration")
 COUNTERS = {

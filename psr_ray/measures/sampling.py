@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psr_ray.data.rows import Row
-from psr_ray.report.intervals import mean_and_error
+from psr_ray.measures.intervals import mean_and_error
 
 Figures = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from psr_ray.data.rows import Row
-from psr_ray.report.intervals import standard_error
+from psr_ray.measures.intervals import standard_error
 
 Figures = dict[str, Any]
 

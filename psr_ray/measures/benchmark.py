@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import re
 from collections import defaultdict
@@ -14,11 +13,10 @@ from psr_ray.config import Config
 from psr_ray.data.benchmarks import benchmark_of
 from psr_ray.data.rows import Row
 from psr_ray.inference.tasks import output_folder
-from psr_ray.method.prompts import template_folder
-from psr_ray.report.intervals import interval
-from psr_ray.report.sampling import by_number, test_time_figures
-from psr_ray.report.solutions import Figures, solution_figures
-from psr_ray.report.summary import versions
+from psr_ray.measures.intervals import interval
+from psr_ray.measures.provenance import provenance
+from psr_ray.measures.sampling import by_number, test_time_figures
+from psr_ray.measures.solutions import Figures, solution_figures
 from psr_ray.storage.files import write_text
 from psr_ray.storage.shards import read_rows, shards
 
@@ -58,19 +56,6 @@ def doubtful(rows: list[Row]) -> list[Row]:
 def write_doubtful(folder: Path, rows: list[Row]) -> None:
     """Store the doubtful gradings of some solutions."""
     write_text(folder / DOUBTFUL, "".join(json.dumps(row) + "\n" for row in doubtful(rows)))
-
-
-def provenance(config: Config) -> Figures:
-    """How solutions are asked for: template, a hash of it and its wrapping, the limit, versions."""
-    path = template_folder(config.prompts.templates) / "solve.jinja"
-    template = path.read_text(encoding="utf-8")
-    text = json.dumps([template, config.prompts.chat_template])
-    return {
-        "prompt": hashlib.sha256(text.encode()).hexdigest()[:16],
-        "prompt_template": template,
-        "max_tokens": config.evaluation.max_tokens,
-        "versions": versions(),
-    }
 
 
 def figures_of_benchmark(solved: list[Row], searched: list[Row], sampled: list[Row]) -> Figures:

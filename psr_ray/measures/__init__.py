@@ -1,0 +1,1 @@
+"""Figures of models, solutions, searches and samples, from the rows that engines wrote."""
