@@ -139,7 +139,8 @@ class IterationDriver:
                 write_rows(folder / PROBES, rows, TASK_SCHEMA)
         before = self.steps[f"evaluate-M{max(step.iteration, 1)}"].stage
         figures = model_figures(folder, first=first.folder, before=before.folder)
-        track_evaluation(self.run.config, folder, int(step.model.removeprefix("M")), figures)
+        key, number = self.steps["data"].stage.key, int(step.model.removeprefix("M"))
+        track_evaluation(self.run.config, folder, key, number, figures)
         return figures | {"measured_with": provenance(self.run.config)}
 
     def _model(self, name: str) -> str:

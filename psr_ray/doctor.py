@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from psr_ray.cluster.connect import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
-from psr_ray.data.benchmarks import check_benchmark
+from psr_ray.data.benchmarks import check_benchmarks
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import read_json
 from psr_ray.storage.locations import is_remote, location
@@ -107,14 +107,18 @@ def check_source(name: str, source: SourceConfig) -> str:
     return f"{name}: {source.path}"
 
 
+def check_data(config: Config) -> str:
+    """That every source and benchmark is there."""
+    check_benchmarks(config.data.benchmarks)
+    check_trackers(config.telemetry)
+    found = [check_source(name, source) for name, source in config.data.sources().items()]
+    return "; ".join([*found, *(f"benchmark {name}" for name in config.data.benchmarks)])
+
+
 def check_inputs(config: Config) -> None:
     """What must hold before any work is done: model and files are there."""
     check_model(config.model.base, config)
-    for name, source in config.data.sources().items():
-        check_source(name, source)
-    for benchmark in config.data.benchmarks:
-        check_benchmark(benchmark)
-    check_trackers(config.telemetry)
+    check_data(config)
 
 
 def check_versions() -> str:
@@ -196,7 +200,7 @@ def print_checks(config: Config, console: Console) -> bool:
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", check_versions),
         ("model", lambda: check_model(config.model.base, config)),
-        ("data", lambda: "; ".join(check_source(*item) for item in config.data.sources().items())),
+        ("data", lambda: check_data(config)),
         ("disk", lambda: check_disk(config)),
         ("GPUs", lambda: check_gpus(config)),
         ("Ray", lambda: check_ray(config)),

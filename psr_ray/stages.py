@@ -87,7 +87,10 @@ GENERATION = ("model.dtype", "model.max_length", "prompts", "judge")
 def steps_of(run: RunDirectory) -> list[Step]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
-    data = run.stage("data", settings_of(config, "data", "num_iterations", "evaluation"))
+    data_settings = settings_of(config, "data", "num_iterations", "evaluation")
+    for name in ("best_of", "search_benchmarks"):  # of what is asked of a model, not of the data
+        data_settings["evaluation"].pop(name, None)
+    data = run.stage("data", data_settings)
     base = run.stage("base", fingerprint(config.model.base))
     steps = [Step("data", 0, "M0", data)]
 

@@ -7,9 +7,10 @@ from conftest import ROOT
 from scripted import character_prompts, drive
 
 from psr_ray.config.file import load_config
-from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of
+from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of, benchmark_rows
 from psr_ray.data.problems import Problem
 from psr_ray.data.rows import problem_row
+from psr_ray.data.sources import Failures
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
@@ -157,14 +158,47 @@ def test_a_benchmark_without_answers_or_unknown_is_refused(tmp_path):
         check_inputs(configured(tmp_path, "data.benchmarks=[gsm9k]"))
 
 
-def test_settings_that_name_no_benchmark_change_no_key(tmp_path):
-    """What was made before there were benchmarks is not made again."""
-    keys = [
-        {s.stage.name: s.stage.key for s in steps_of(RunDirectory(configured(tmp_path, *some)))}
-        for some in ((), ("data.decontaminate=true",), ("data.benchmarks=[gsm8k]",))
-    ]
-    assert keys[0] == keys[1]
-    assert not set(keys[0].values()) & set(keys[2].values())
+# Keys of configs/smoke.yaml before there were benchmarks: what was made then is not made again.
+KEYS = {
+    "data": "796c75f1", "evaluate-M0": "fdaaf4d8", "sft": "ace4c8bc", "evaluate-M1": "6a57447f",
+    "search-1": "920469e0", "preferences-1": "661496b6", "train-1": "4e97d042",
+    "evaluate-M2": "42f3a59c",
+}  # fmt: skip
+
+
+def test_settings_that_came_later_change_no_key(tmp_path):
+    def keys(*settings):
+        run = RunDirectory(configured(tmp_path, *settings))
+        return {s.stage.name: s.stage.key[:8] for s in steps_of(run)}
+
+    assert keys() == KEYS
+    changed = keys("data.benchmarks=[gsm8k]")
+    assert not set(KEYS.values()) & set(changed.values())
+    asked_more = keys("data.benchmarks=[gsm8k]", "evaluation.best_of=true",
+                      "evaluation.search_benchmarks=true")  # fmt: skip
+    redone = {name for name in changed if changed[name] != asked_more[name]}
+    assert {name for name in redone if not name.startswith("evaluate-")} == set()
+
+
+def test_benchmarks_that_would_be_called_the_same_are_refused(tmp_path):
+    paths = [tmp_path / folder / "test.jsonl" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        problems_file(path.parent, "test", OTHERS)
+    for names in (f"[{paths[0]}, {paths[1]}]", "[gsm8k, gsm8k]"):
+        config = configured(tmp_path, f"data.benchmarks={names}")
+        with pytest.raises(PsrError, match="would both be called"):
+            check_inputs(config)
+
+
+def test_ids_that_occur_twice_in_a_benchmark_are_counted(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"problem": f"{i}+1?", "answer": str(i + 1), "id": i % 2} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    failures = Failures()
+    assert len(benchmark_rows(str(path), None, failures)) == 2
+    assert len(failures.items) == 4
+    assert len(benchmark_rows(str(path), 1, Failures())) == 1
 
 
 def test_the_plan_counts_the_problems_of_benchmarks(tmp_path):

@@ -15,10 +15,12 @@ from hub_server import HubServer
 from huggingface_hub import DatasetCard, ModelCard
 
 from psr_ray.errors import PsrError
+from psr_ray.export.cards import write_model_card
 from psr_ray.export.datasets import Decoder
 from psr_ray.export.export import export_run
 from psr_ray.export.hub import repositories
 from psr_ray.method.prompts import load_tokenizer
+from psr_ray.report.summary import summarize
 from psr_ray.stages import steps_of
 from psr_ray.storage.shards import read_rows, shards
 
@@ -127,8 +129,33 @@ def test_a_model_is_given_on_whole_with_its_bases_license(run, tmp_path):
     ).read_bytes()
     export_run(other, "M1", folder, "mit")  # anew, over what is there
     assert ModelCard.load(folder / "model" / "README.md").data.license == "mit"
+    link = (folder / "model" / "config.json").stat().st_ino
+    assert link != (steps_of(other)[2].stage.folder / "model" / "config.json").stat().st_ino
     with pytest.raises(PsrError, match="--model M7: the run has M1, M2, M3"):
         export_run(other, "M7", folder, None)
+
+
+def test_nothing_that_no_export_wrote_is_replaced(run, tmp_path):
+    mine = tmp_path / "seed" / "ift" / "ift.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    stage = steps_of(run)[-2].stage.folder
+    for folder, part in ((tmp_path / "seed", "ift"), (stage, "model")):
+        with pytest.raises(PsrError, match=f"holds {part}/, which no export wrote"):
+            export_run(run, None, folder, None)
+    assert mine.read_bytes() == b"mine"
+    assert (stage / "model" / "model.safetensors").is_file()
+
+
+def test_a_folder_of_prompts_is_named_without_its_path(run, tmp_path):
+    prompts = tmp_path / "alice" / "my-prompts"
+    shutil.copytree(ROOT / "psr_ray" / "templates" / "prompts" / "compact", prompts)
+    config = run.config.prompts.model_copy(update={"templates": str(prompts)})
+    config = run.config.model_copy(update={"prompts": config})
+    write_model_card(tmp_path, summarize(run), config, "M3", None)
+    text = (tmp_path / "README.md").read_text()
+    assert "`my-prompts`" in text
+    assert "alice" not in text
 
 
 def test_a_bos_that_the_tokenizer_adds_is_not_in_the_text():
@@ -199,7 +226,7 @@ def test_mistakes_are_named(run, tmp_path):
     assert "they go with --push" in done.stderr
     manifest = steps_of(run)[-1].stage.folder / "_MANIFEST.json"
     kept = json.loads(manifest.read_text())
-    manifest.unlink()
+    manifest.write_text(json.dumps(kept | {"key": "of another config"}))
     try:
         with pytest.raises(PsrError, match="M3 is not evaluated yet"):
             export_run(run, "M3", tmp_path, None)

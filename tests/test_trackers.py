@@ -63,11 +63,18 @@ def test_evaluations_are_one_curve_over_the_models(stage, tmp_path):
     for k, accuracy in enumerate((0.1, 0.4)):
         folder = stage.parent / f"evaluate-M{k}"
         figures = {"accuracy": accuracy, "benchmarks": {"gsm8k": {"accuracy": accuracy / 2}}}
-        track_evaluation(config, folder, k, figures | {"name": "M1", "ok": True})
+        figures["search"] = {
+            "longer_wins": {"20+": {"pairs": 3, "share": 0.5}}
+        }  # MLflow takes no +
+        figures["test_time"] = {"search": accuracy}
+        track_evaluation(config, folder, "key", k, figures | {"name": "M1", "ok": True})
     client = MlflowClient(f"file:{tmp_path}/mlflow")
     [run] = client.search_runs([client.get_experiment_by_name("my run").experiment_id])
     history = client.get_metric_history(run.info.run_id, "benchmarks/gsm8k/accuracy")
     assert [(m.step, m.value) for m in history] == [(0, 0.05), (1, 0.2)]
+    assert run.data.metrics["test_time/search"] == 0.4
+    assert run.data.metrics["search/longer_wins/20_/pairs"] == 3
+    assert run.info.status == "FINISHED"
     assert flat({"a": {"b": 1}, "c": "x", "d": None, "e": True}) == {"a/b": 1.0}
 
 

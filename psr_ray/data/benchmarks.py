@@ -6,7 +6,6 @@ A benchmark's rows carry its name in their ids: ``gsm8k:test/17``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +51,18 @@ def check_benchmark(name: str) -> str:
     return name
 
 
+def check_benchmarks(names: Sequence[str]) -> None:
+    """Raises ``PsrError`` where one is neither a name nor a file, or two would be shown as the same."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(check_benchmark(name), name)
+        if other != name or list(names).count(name) > 1:
+            raise PsrError(
+                f"data.benchmarks: {other} and {name} would both be called {check_benchmark(name)}; "
+                "name each once, and give files different names"
+            )
+
+
 def benchmark_file(name: str) -> Path:
     """The problems of a benchmark: a file as it stands, or a named one, fetched once a machine.
 
@@ -88,6 +99,7 @@ def _fetch(name: str, kept: Path) -> None:
             f"benchmark {name}: {where.dataset} cannot be fetched from the Hub ({last_line(error)}); "
             "give the path of a JSONL or Parquet file with its problems instead"
         ) from error
+    cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     with whole_file(kept) as unfinished:
         rows.to_parquet(str(unfinished))
 
@@ -109,12 +121,16 @@ def benchmark_rows(name: str, num: int | None, failures: Failures) -> list[Row]:
     """
     path, shown = benchmark_file(name), check_benchmark(name)
     rows = dict[str, Row]()
-    for line, problem in islice(problems_of(path, failures), num):
+    for line, problem in problems_of(path, failures):
+        if len(rows) == num:
+            break
         if problem.answer is None:
             failures.add(path, line, "no answer to grade by")
+        elif problem.id in rows:
+            failures.add(path, line, f"id {problem.id!r} occurs a second time")
         else:
             row = problem_row("benchmark", problem)
-            rows[row["id"]] = row | {"id": f"{shown}{OF_NAME}{row['id']}"}
+            rows[problem.id] = row | {"id": f"{shown}{OF_NAME}{problem.id}"}
     if not rows:
         raise PsrError(
             f"benchmark {name}: no problem has an answer to grade by; give a file with `answer`"

@@ -20,7 +20,13 @@ from pathlib import Path
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.data.arithmetic import check_disjoint
-from psr_ray.data.benchmarks import benchmark_file, benchmark_of, benchmark_rows, phrases_of
+from psr_ray.data.benchmarks import (
+    benchmark_file,
+    benchmark_of,
+    benchmark_rows,
+    check_benchmarks,
+    phrases_of,
+)
 from psr_ray.data.decontamination import Benchmarks
 from psr_ray.data.rows import TASK_SCHEMA, Row, problem_of
 from psr_ray.data.sources import (
@@ -139,6 +145,7 @@ def repeated(name: str, rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, 
 
 def benchmark_files(config: Config, failures: Failures) -> dict[str, list[Row]]:
     """The problems of all benchmarks; of each the first ones once more, to search and to sample."""
+    check_benchmarks(config.data.benchmarks)
     settings = config.evaluation
     rows = [
         row

@@ -75,7 +75,10 @@ def write_model_card(
         model_name=f"{summary['name']}-{name}" if results else None,
         eval_results=results or None,
     )
-    template = (config.prompts.templates, (entry.get("measured_with") or {}).get("prompt_template"))
+    template = (
+        Path(config.prompts.templates).name,
+        (entry.get("measured_with") or {}).get("prompt_template"),
+    )
     text = _render(
         "model.md.jinja",
         metadata=data.to_yaml(),

@@ -6,9 +6,10 @@ ift/  eft/     what M1 was fine-tuned on        preferences/    the step prefere
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+
+import yaml
 
 from psr_ray.errors import PsrError
 from psr_ray.export.cards import write_dataset_card, write_model_card
@@ -16,10 +17,13 @@ from psr_ray.export.datasets import DatasetWriter
 from psr_ray.report.summary import summarize
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Step, model_path, steps_of
+from psr_ray.storage.files import write_text
 from psr_ray.storage.folders import disk_checked
 from psr_ray.storage.locations import local_copy, location
 
 DATASETS = ("ift", "eft", "preferences")
+# In a folder whose parts an export may replace.
+MARK = ".psr-ray-export"
 
 
 def model_to_export(steps: list[Step], name: str | None) -> str:
@@ -43,7 +47,7 @@ def license_of(base: str) -> str | None:
         return None
     try:
         found = getattr(ModelCard(card.read_text(encoding="utf-8")).data, "license", None)
-    except ValueError:  # not YAML, or not a card's
+    except (ValueError, yaml.YAMLError):  # not YAML, or not a card's
         return None
     return None if found is None else str(found)
 
@@ -56,15 +60,18 @@ def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str 
     steps, config = steps_of(run), run.config
     name = model_to_export(steps, name)
     summary = summarize(run)
-    if name not in [entry["name"] for entry in summary["models"]]:
+    evaluated = {s.model for s in steps if s.kind == "evaluate" and s.stage.is_complete}
+    if name not in evaluated:
         raise PsrError(f"{run.path}: {name} is not evaluated yet; a card needs its figures")
+    # an evaluation of an earlier config says nothing of the model that is there now
+    summary["models"] = [entry for entry in summary["models"] if entry["name"] in evaluated]
+    summary["alarms"] = [alarm for alarm in summary["alarms"] if alarm["model"] in evaluated]
     license_ = license_ or license_of(config.model.base)
     stages = {step.stage.name: step.stage.folder for step in steps}
     model = local_copy(model_path(steps, name, config))
-    for part in ("model", *DATASETS):
-        shutil.rmtree(folder / part, ignore_errors=True)
+    clear(folder)
     with disk_checked(folder):
-        shutil.copytree(model, folder / "model", copy_function=link_or_copy)
+        shutil.copytree(model, folder / "model")
         (folder / "model" / "README.md").unlink(missing_ok=True)
         write_model_card(folder / "model", summary, config, name, license_)
         writer = DatasetWriter(config, model, stages["data"])
@@ -80,10 +87,13 @@ def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str 
     return name
 
 
-def link_or_copy(source: str, target: str) -> str:
-    """A second name for a file where the disk allows it: weights are large."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
+def clear(folder: Path) -> None:
+    """Make room for an export. Raises ``PsrError`` where it would replace what no export wrote."""
+    there = [folder / part for part in ("model", *DATASETS) if (folder / part).exists()]
+    if there and not (folder / MARK).is_file():
+        raise PsrError(
+            f"folder {folder}: holds {there[0].name}/, which no export wrote; give another --out"
+        )
+    for part in there:
+        shutil.rmtree(part)
+    write_text(folder / MARK, "Made by psr-ray export: a new one replaces the folders beside it.\n")

@@ -68,6 +68,7 @@ def push(found: Sequence[Repository], *, public: bool) -> list[str]:
                 repo_type=repository.kind,
                 folder_path=repository.folder,
                 commit_message="psr-ray export",
+                delete_patterns=["data/*", "*.safetensors*"],  # of an earlier export
             )
         except Exception as error:  # of the network, the Hub, its client's own HTTP library
             raise PsrError(

@@ -119,11 +119,12 @@ def best_of(
     candidates, _ = merge(completions, prompts, None)
     if not candidates:
         return None
-    longest = max(candidates, key=lambda candidate: len(candidate.token_ids)).text
-    room = config.model.max_length - (
-        config.judge.max_tokens if config.judge.mode == "explain" else 1
-    )
-    if len(prompts.judge_ids(state.problem.text, [], longest, longest)) > room:
+    by_length = sorted(candidates, key=lambda candidate: len(candidate.token_ids))
+    texts = [candidate.text for candidate in by_length[-2:]]
+    explains = config.judge.mode == "explain"
+    build = prompts.judge_ids if explains else prompts.verdict_ids
+    room = config.model.max_length - (config.judge.max_tokens if explains else 1)
+    if max(len(build(state.problem.text, [], a, b)) for a in texts for b in texts) > room:
         return None
     ranked = yield from PairwiseRanking(prompts, config.judge).rank(state, candidates)
     chosen, _ = pick(ranked.scores, candidates, config.search.tie_break)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psr_ray.measures.intervals import interval
 from psr_ray.report.figures import new_figure, to_png
+from psr_ray.report.paper import of_benchmark
 from psr_ray.storage.files import Json
 
 if TYPE_CHECKING:
@@ -100,12 +102,13 @@ def with_bars(
     axis.errorbar(places, values, yerr=[below, above], marker="o", capsize=3, label=label)
 
 
-def accuracy_points(models: list[Json], key: str) -> list[tuple[str, float, float, float]]:
-    """Accuracy of the models on held-out problems, or on others beside them, with Wilson's interval."""
+def accuracy_points(
+    models: list[Json], find: Callable[[Json], Json | None]
+) -> list[tuple[str, float, float, float]]:
+    """Accuracy of the models, with Wilson's interval; ``find`` takes its figures from a model's."""
     found = []
     for entry in models:
-        figures = entry if key == "held-out" else entry.get(key)
-        figures = figures or (entry.get("benchmarks") or {}).get(key) or {}
+        figures = find(entry) or {}
         if figures.get("accuracy") is not None:
             share = figures["accuracy"]
             found.append((entry["name"], share, *interval(share, figures["num_problems"])))
@@ -138,8 +141,11 @@ def health_figure(models: list[Json]) -> bytes:
     figure, (accuracy, judge, reward) = new_figure(3, height=3.8)
     names = [entry["name"] for entry in models]
     benchmarks = dict.fromkeys(b for entry in models for b in entry.get("benchmarks") or {})
-    for key in ("held-out", "hard", *benchmarks):
-        with_bars(accuracy, names, accuracy_points(models, key), key)
+    with_bars(accuracy, names, accuracy_points(models, lambda entry: entry), "held-out")
+    with_bars(accuracy, names, accuracy_points(models, lambda entry: entry.get("hard")), "hard")
+    for name in benchmarks:
+        found = accuracy_points(models, partial(of_benchmark, name=name))
+        with_bars(accuracy, names, found, name)
     accuracy.set(title="greedy accuracy", ylabel="%", ylim=(-3, 103))
     with_bars(judge, names, mean_points(models, "judge_accuracy_fixed"), "right on fixed pairs")
     own = share_points(models, "judge_accuracy_on_policy", "num_gradable_verdicts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import jinja2
@@ -73,7 +74,8 @@ def write_report(run_dir: Path, summary: Json) -> Path:
 
 def search_stages(run_dir: Path) -> list[tuple[str, Path]]:
     """The models that searched, each with its stage's folder."""
-    folders = {int(f.name.removeprefix("search-")): f for f in run_dir.glob("search-*")}
+    found = [(re.fullmatch(r"search-(\d+)", f.name), f) for f in run_dir.glob("search-*")]
+    folders = {int(match[1]): folder for match, folder in found if match is not None}
     return [(f"M{k}", folders[k]) for k in sorted(folders)]
 
 

@@ -79,7 +79,10 @@ SEARCH: dict[str, dict[str, Row]] = {
 
 def published_name(benchmark: str) -> str | None:
     """The paper's name for a run's benchmark: ``gsm8k_test`` is its GSM8K, ``math500`` its MATH."""
-    return next((name for name in BENCHMARKS if benchmark.lower().startswith(name)), None)
+    same = {"math500": "math", "math500_test": "math"}
+    name = benchmark.lower()
+    name = same.get(name, name.removesuffix("_test"))
+    return name if name in BENCHMARKS else None
 
 
 def published(values: Row, benchmark: str) -> float | None:

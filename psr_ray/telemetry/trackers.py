@@ -6,8 +6,11 @@ left out from then on: a run's figures are in its files, and no run ends for wan
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -16,12 +19,14 @@ from typing import Any, Protocol
 
 from psr_ray.config import Config, TelemetryConfig
 from psr_ray.errors import PsrError, last_line
-from psr_ray.storage.locations import is_remote
+from psr_ray.storage.locations import is_remote, upload
 from psr_ray.telemetry.logs import StageLogger
 
 Figures = Mapping[str, float]
 # Their packages, and the extra of this one that brings them.
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow"}
+# Metrics of one request to MLflow.
+MOST_METRICS = 500
 
 
 class Tracker(Protocol):
@@ -38,13 +43,16 @@ class WandbTracker:
     def __init__(self, project: str, stage: Path, key: str, settings: Mapping[str, Any]) -> None:
         import wandb
 
+        self.stage = stage
+        self.here = Path(tempfile.mkdtemp(prefix="psr-ray-")) if is_remote(stage) else stage
         self.run = wandb.init(
+            reinit="finish_previous",
             project=project,
             id=re.sub(r"[^\w-]", "-", key)[-120:],
             resume="allow",
             group=stage.parent.name,
             name=f"{stage.parent.name}/{stage.name}",
-            dir=tempfile.mkdtemp(prefix="psr-ray-") if is_remote(stage) else str(stage),
+            dir=str(self.here),
             config=dict(settings),
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
@@ -56,12 +64,18 @@ class WandbTracker:
 
     def close(self) -> None:
         self.run.finish()
+        if is_remote(self.stage):  # what it wrote offline is kept with the stage
+            upload(self.here, self.stage)
+            shutil.rmtree(self.here, ignore_errors=True)
 
 
 class MlflowTracker:
     """One MLflow run a stage, in the experiment of psr-ray's run; a later process goes on with it."""
 
     def __init__(self, uri: str, stage: Path, key: str, settings: Mapping[str, Any]) -> None:
+        # its own defaults would hold a training up for minutes where the server is away
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow import MlflowClient
 
         self.client = MlflowClient(tracking_uri=uri)
@@ -79,8 +93,15 @@ class MlflowTracker:
             self.client.log_param(self.run_id, setting, str(value)[:500])
 
     def log(self, step: int, figures: Figures) -> None:
-        for name, value in figures.items():
-            self.client.log_metric(self.run_id, name, value, step=step)
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        metrics = [
+            Metric(re.sub(r"[^/\w.\- ]", "_", name), value, now, step)
+            for name, value in figures.items()
+        ]
+        for start in range(0, len(metrics), MOST_METRICS):
+            self.client.log_batch(self.run_id, metrics[start : start + MOST_METRICS])
 
     def close(self) -> None:
         self.client.set_terminated(self.run_id)
@@ -145,11 +166,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def track_evaluation(config: Config, stage: Path, step: int, figures: Mapping[str, Any]) -> None:
-    """Send a model's figures on, with its number as the step: one curve a figure over the iterations."""
+def track_evaluation(
+    config: Config, stage: Path, key: str, step: int, figures: Mapping[str, Any]
+) -> None:
+    """Send a model's figures on, with its number as the step: one curve a figure over the iterations.
+
+    ``key`` is that of the run's data: a run made anew has curves of its own."""
     telemetry = config.telemetry
     if telemetry.wandb is None and telemetry.mlflow is None:
         return
-    trackers = Trackers(telemetry, stage, f"{config.name}-evaluations-{config.seed}", {})
+    trackers = Trackers(telemetry, stage, f"{config.name}-evaluations-{key}", {})
     trackers.log(step, flat(figures))
     trackers.close()

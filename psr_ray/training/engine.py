@@ -70,7 +70,7 @@ def load_model(job: TrainingJob, *, four_bit: bool = False) -> Any:
             bnb_4bit_compute_dtype=dtype,
         )
     device = {"": torch.cuda.current_device()} if four_bit and job.training.use_gpu else None
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         local_copy(job.model),
         dtype=dtype,
         trust_remote_code=job.config.model.trust_remote_code,
@@ -79,6 +79,12 @@ def load_model(job: TrainingJob, *, four_bit: bool = False) -> Any:
         quantization_config=quantization,
         device_map=device,
     )
+    for module in model.modules() if four_bit else ():
+        # on a CPU with AVX512-BF16 bitsandbytes repacks a layer's weights in place when it scores
+        # without gradients, as the reference does: trained on after that, they are not what was loaded
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def build_engine(job: TrainingJob) -> tuple[Any, Any]:
