@@ -16,6 +16,7 @@ class HubServer:
         app = Flask("hub")
         app.post("/api/repos/create")(self.create)
         app.get("/api/<kind>/<owner>/<name>")(self.about)
+        app.get("/api/<kind>/<owner>/<name>/tree/<revision>")(self.tree)
         app.post("/api/<kind>/<owner>/<name>/preupload/<revision>")(self.preupload)
         app.post("/api/<kind>/<owner>/<name>/commit/<revision>")(self.commit)
         app.post("/api/validate-yaml")(self.validate)
@@ -34,6 +35,10 @@ class HubServer:
     def about(self, kind, owner, name):
         return {"id": f"{owner}/{name}", "sha": "0" * 40, "private": True, "siblings": []}
 
+    def tree(self, kind, owner, name, revision):
+        files = self.files.get(f"{owner}/{name}", {})
+        return [{"type": "file", "path": p, "size": len(c), "oid": "0"} for p, c in files.items()]
+
     def validate(self):
         return {"errors": [], "warnings": []}
 
@@ -51,6 +56,8 @@ class HubServer:
             entry = json.loads(line)
             if entry["key"] == "file":
                 kept[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            elif entry["key"] == "deletedFile":
+                del kept[entry["value"]["path"]]
         return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.url}/c/{'0' * 40}"}
 
     def end(self):

@@ -103,6 +103,8 @@ def test_a_judge_that_likes_long_steps(ray_up, tmp_path):
     assert "longer of two steps wins" in found["M1", "length bias"]
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_a_beta_far_too_small(ray_up, tmp_path):
     found = alarms(
         tmp_path,

@@ -54,6 +54,8 @@ def test_prompts_are_turns_of_its_own_template(chat_model):
     assert prompts.tokenizer.decode(ids).endswith("assistant\n[[")
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_it_searches_by_the_probabilities_of_verdicts(chat_model, tmp_path):
     row, done, out = searched(chat_model, tmp_path)
     wins = [v["first_wins"] for step in row["steps"] for v in step["verdicts"]]

@@ -184,6 +184,7 @@ def test_a_dry_run_shows_what_a_push_then_sends(run, tmp_path):
         assert shown.returncode == 0, shown.stderr
         assert "nothing was pushed" in shown.stdout
         assert server.private == {}
+        server.files["lab/demo-preferences"] = {"data/iteration-9.parquet": b"of an earlier push"}
         pushed = export(run, *arguments, **hub)
         assert pushed.returncode == 0, pushed.stdout + pushed.stderr
     finally:
@@ -198,6 +199,8 @@ def test_a_dry_run_shows_what_a_push_then_sends(run, tmp_path):
         for file, content in server.files[name].items():
             assert file in shown.stdout
             assert SECRET.encode() not in content
+    pairs = {file for file in server.files["lab/demo-preferences"] if file.startswith("data/")}
+    assert pairs == {"data/iteration-1.parquet", "data/iteration-2.parquet"}
     model = server.files["lab/demo"]
     base = Path(run.config.model.base)
     assert model["model.safetensors"] == (base / "model.safetensors").read_bytes()

@@ -23,7 +23,8 @@ ENGINE = (
     "model.max_length=700", "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
     "engine.kv_cache_gib=0.3", "engine.enforce_eager=true", 'prompts.step_stop="\\n"',
     "search.num_candidates=2", "search.max_steps=2", "search.max_step_tokens=100",
-    "evaluation.max_tokens=60", "seed_data.num_rollouts=2", "telemetry.num_traces=0",
+    "evaluation.max_tokens=60", "seed_data.num_rollouts=2",
+    "telemetry.num_traces=0",
 )  # fmt: skip
 TRAINING = ("num_workers=1", "cpus_per_worker=2", "batch_size=4", "zero_stage=0", "use_gpu=false")
 
@@ -138,8 +139,8 @@ def test_from_files_to_m2_with_a_real_tokenizer_and_template(chat_model, teacher
 
     file = "{{kind: file, path: {}, num: {}}}"
     data = (
-        f"data.ift={file.format(seed / 'ift' / 'ift.parquet', 4)}",
-        f"data.eft={file.format(seed / 'eft' / 'eft.parquet', 4)}",
+        f"data.ift={file.format(seed / 'ift' / 'ift.parquet', 2)}",
+        f"data.eft={file.format(seed / 'eft' / 'eft.parquet', 2)}",
         f"data.train=[{file.format(gsm8k(tmp_path / 'train.jsonl', 20, 22), 2)}]",
         f"data.heldout={file.format(gsm8k(tmp_path / 'heldout.jsonl', 30, 31), 1)}",
         "data.judge=null", f"data.benchmarks=[{BENCHMARK}]",
