@@ -110,7 +110,6 @@ def check_source(name: str, source: SourceConfig) -> str:
 def check_data(config: Config) -> str:
     """That every source and benchmark is there."""
     check_benchmarks(config.data.benchmarks)
-    check_trackers(config.telemetry)
     found = [check_source(name, source) for name, source in config.data.sources().items()]
     return "; ".join([*found, *(f"benchmark {name}" for name in config.data.benchmarks)])
 
@@ -119,6 +118,7 @@ def check_inputs(config: Config) -> None:
     """What must hold before any work is done: model and files are there."""
     check_model(config.model.base, config)
     check_data(config)
+    check_trackers(config.telemetry)
 
 
 def check_versions() -> str:
@@ -201,6 +201,7 @@ def print_checks(config: Config, console: Console) -> bool:
         ("versions", check_versions),
         ("model", lambda: check_model(config.model.base, config)),
         ("data", lambda: check_data(config)),
+        ("trackers", lambda: check_trackers(config.telemetry)),
         ("disk", lambda: check_disk(config)),
         ("GPUs", lambda: check_gpus(config)),
         ("Ray", lambda: check_ray(config)),

@@ -1,14 +1,12 @@
 """EFT data: valued step trees, PRM800K, judgements in both orders, a server that answers or does not."""
 
 import contextlib
-import json
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from json_server import JsonHandler, serving
 from scripted import character_prompts, drive
 
 from actors.endpoint import Endpoint
@@ -112,22 +110,18 @@ def test_prm800k_gives_pairs_after_the_steps_that_were_gone_on_with():
         prm800k_pairs({"question": {}}, Path("phase2.jsonl"), 7)
 
 
-class Server(BaseHTTPRequestHandler):
+class Server(JsonHandler):
     """Says what its address asks for: ``/good``, ``/nonsense`` or ``/denied``. At ``/moody``, while it
     is ``broken``, it is late for prompts with "late" and makes no sense for those with "odd"."""
 
-    broken, asked = True, Counter[str]()
-
-    def log_message(self, *_):
-        pass
+    broken, prompts = True, Counter[str]()
 
     def do_GET(self):
-        self.say(401 if self.path.startswith("/denied") else 404, {"error": {"message": "no"}})
+        self.say({"error": {"message": "no"}}, 401 if self.path.startswith("/denied") else 404)
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        prompt = asked["messages"][0]["content"]
-        self.asked[prompt] += 1
+        prompt = self.asked()["messages"][0]["content"]
+        self.prompts[prompt] += 1
         message = {"role": "assistant", "content": "Step 1: yes"}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
@@ -136,23 +130,13 @@ class Server(BaseHTTPRequestHandler):
             good = not (self.broken and "odd" in prompt)
             time.sleep(3 if self.broken and "late" in prompt else 0)
         with contextlib.suppress(BrokenPipeError):  # who asked has gone
-            self.say(200, body | ({"choices": choices} if good else {}))
-
-    def say(self, status, value):
-        text = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
+            self.say(body | ({"choices": choices} if good else {}))
 
 
 @pytest.fixture(scope="module")
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Server) as address:
+        yield address
 
 
 def endpoint(url):
@@ -189,4 +173,4 @@ def test_what_a_server_answered_is_kept_and_the_rest_is_asked_for_again(server, 
     assert {name: row["text"] for name, row in rows.items()} == dict.fromkeys(
         prompts, "Step 1: yes"
     )
-    assert [Server.asked[prompts[name]] for name in prompts] == [1, 1, 2, 2, 2, 2]
+    assert [Server.prompts[prompts[name]] for name in prompts] == [1, 1, 2, 2, 2, 2]

@@ -5,12 +5,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, SECRET
+from json_server import JsonHandler, serving
 
 from psr_ray.storage.shards import read_rows, shards
 
@@ -29,19 +28,15 @@ ENGINE = (
 TRAINING = ("num_workers=1", "cpus_per_worker=2", "batch_size=4", "zero_stage=0", "use_gpu=false")
 
 
-class Teacher(BaseHTTPRequestHandler):
+class Teacher(JsonHandler):
     """An OpenAI-compatible server: divides solutions by lines, finds plain mistakes the worse steps."""
-
-    def log_message(self, *_):
-        pass
 
     def do_GET(self):
         self.say({"object": "list", "data": []})
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
         assert self.headers["authorization"] == f"Bearer {SECRET}"
-        prompt = json.loads(body)["messages"][0]["content"]
+        prompt = self.asked()["messages"][0]["content"]
         if "[The Start of Solution Provided]" in prompt:
             solution = prompt.split("[The Start of Solution Provided]\n")[1].split("\n[The End")[0]
             lines = enumerate(solution.splitlines(), start=1)
@@ -55,21 +50,11 @@ class Teacher(BaseHTTPRequestHandler):
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "teacher"}
         self.say(answer | {"choices": [choice], "usage": usage})
 
-    def say(self, value):
-        text = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
 
 @pytest.fixture(scope="module")
 def teacher():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Teacher) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
+    with serving(Teacher) as address:
+        yield f"{address}/v1"
 
 
 def command(*arguments):

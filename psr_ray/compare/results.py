@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import jinja2
-
 from psr_ray.report.figures import new_figure, to_svg
+from psr_ray.report.pages import markdown_templates
 from psr_ray.storage.files import Json, write_text
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -88,14 +87,7 @@ def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
 
 def render(evidence: Json, figures: dict[str, str]) -> str:
     """The page as Markdown."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    environment = markdown_templates(TEMPLATES)
     environment.filters |= {"percent": percent, "interval": interval, "decimal": decimal}
     names = next(iter(evidence["methods"].values()))["models"].keys()
     return environment.get_template("results.md.jinja").render(

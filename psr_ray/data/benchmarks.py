@@ -55,12 +55,13 @@ def check_benchmarks(names: Sequence[str]) -> None:
     """Raises ``PsrError`` where one is neither a name nor a file, or two would be shown as the same."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(check_benchmark(name), name)
-        if other != name or list(names).count(name) > 1:
+        shown = check_benchmark(name)
+        if shown in seen:
             raise PsrError(
-                f"data.benchmarks: {other} and {name} would both be called {check_benchmark(name)}; "
+                f"data.benchmarks: {seen[shown]} and {name} would both be called {shown}; "
                 "name each once, and give files different names"
             )
+        seen[shown] = name
 
 
 def benchmark_file(name: str) -> Path:

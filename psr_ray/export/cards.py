@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from psr_ray.config import Config, MethodConfig
 from psr_ray.data.benchmarks import BENCHMARKS
 from psr_ray.report.display import alarm_lines, share
 from psr_ray.report.html import headline
+from psr_ray.report.pages import markdown_templates
 from psr_ray.report.paper import markdown, views
 from psr_ray.storage.files import Json, write_text
 
@@ -79,8 +79,8 @@ def write_model_card(
         Path(config.prompts.templates).name,
         (entry.get("measured_with") or {}).get("prompt_template"),
     )
-    text = _render(
-        "model.md.jinja",
+    card = markdown_templates(TEMPLATES).get_template("model.md.jinja")
+    text = card.render(
         metadata=data.to_yaml(),
         summary=summary,
         entry=entry,
@@ -123,8 +123,8 @@ def write_dataset_card(
         tags=["psr-ray", "mathematics", f"arxiv:{PAPER}"],
         configs=subsets,
     )
-    text = _render(
-        f"{kind}.md.jinja",
+    card = markdown_templates(TEMPLATES).get_template(f"{kind}.md.jinja")
+    text = card.render(
         metadata=data.to_yaml(),
         summary=summary,
         config=config,
@@ -133,15 +133,3 @@ def write_dataset_card(
         total=total,
     )
     write_text(folder / "README.md", text)
-
-
-def _render(name: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return environment.get_template(name).render(**values)

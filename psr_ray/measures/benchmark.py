@@ -53,9 +53,9 @@ def doubtful(rows: list[Row]) -> list[Row]:
     ]
 
 
-def write_doubtful(folder: Path, rows: list[Row]) -> None:
-    """Store the doubtful gradings of some solutions."""
-    write_text(folder / DOUBTFUL, "".join(json.dumps(row) + "\n" for row in doubtful(rows)))
+def write_doubtful(folder: Path, found: list[Row]) -> None:
+    """Store doubtful gradings."""
+    write_text(folder / DOUBTFUL, "".join(json.dumps(row) + "\n" for row in found))
 
 
 def figures_of_benchmark(solved: list[Row], searched: list[Row], sampled: list[Row]) -> Figures:
@@ -66,7 +66,6 @@ def figures_of_benchmark(solved: list[Row], searched: list[Row], sampled: list[R
     figures["accuracy_ci95"] = (
         None if accuracy is None else interval(accuracy, figures["num_problems"])
     )
-    figures["num_doubtful"] = len(doubtful(solved))
     if sampled:
         figures["sampled"] = by_number(sampled)
     if searched and sampled:
@@ -85,10 +84,12 @@ def benchmark_figures(folder: Path) -> dict[str, Figures]:
 
     solved = by_benchmark("benchmark")
     searched, sampled = by_benchmark("benchmark-search"), by_benchmark("benchmark-sample")
+    found = {name: doubtful(rows) for name, rows in solved.items()}
     if solved:
-        write_doubtful(folder, [row for rows in solved.values() for row in rows])
+        write_doubtful(folder, [row for rows in found.values() for row in rows])
     return {
         name: figures_of_benchmark(rows, searched.get(name, []), sampled.get(name, []))
+        | {"num_doubtful": len(found[name])}
         for name, rows in sorted(solved.items())
     }
 
@@ -104,9 +105,11 @@ def write_benchmark(
 ) -> Figures:
     """Store the figures of a model on a benchmark beside its solutions, and the doubtful gradings."""
     figures = figures_of_benchmark(rows, searched or [], sampled or [])
-    figures |= {"benchmark": name, "model": model} | provenance(config)
+    found = doubtful(rows)
+    figures |= {"num_doubtful": len(found), "benchmark": name, "model": model}
+    figures |= provenance(config)
     write_text(folder / FIGURES, json.dumps(figures, indent=1))
-    write_doubtful(folder, rows)
+    write_doubtful(folder, found)
     return figures
 
 

@@ -106,13 +106,8 @@ def accuracy_points(
     models: list[Json], find: Callable[[Json], Json | None]
 ) -> list[tuple[str, float, float, float]]:
     """Accuracy of the models, with Wilson's interval; ``find`` takes its figures from a model's."""
-    found = []
-    for entry in models:
-        figures = find(entry) or {}
-        if figures.get("accuracy") is not None:
-            share = figures["accuracy"]
-            found.append((entry["name"], share, *interval(share, figures["num_problems"])))
-    return found
+    found = [(find(entry) or {}) | {"name": entry["name"]} for entry in models]
+    return share_points(found, "accuracy", "num_problems")
 
 
 def share_points(models: list[Json], key: str, num: str) -> list[tuple[str, float, float, float]]:

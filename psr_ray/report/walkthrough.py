@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from psr_ray.data.records import verdicts_of
 from psr_ray.data.rows import Row
 from psr_ray.inference.tasks import output_folder
+from psr_ray.method.judge import VerdictCounts
 from psr_ray.storage.shards import read_rows, shards
 
 # Characters of all searches in a report: a browser opens that at once.
@@ -27,14 +29,9 @@ def end_of(text: str | None) -> str:
 
 def num_flips(step: Row) -> int:
     """Pairs of a step whose two orders name the same position."""
-    wins = {(v["first"], v["second"]): v["first_wins"] for v in step["verdicts"]}
-    return sum(
-        wins[first, second] is not None
-        and wins.get((second, first)) is not None
-        and (wins[first, second] > 0.5) == (wins[second, first] > 0.5)
-        for first, second in wins
-        if first < second
-    )
+    counts = VerdictCounts()
+    counts.add(verdicts_of(step), tie=False, is_right=None)
+    return counts.num_flips
 
 
 def shown_step(step: Row) -> dict[str, Any]:

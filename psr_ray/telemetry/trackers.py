@@ -23,8 +23,6 @@ from psr_ray.storage.locations import is_remote, upload
 from psr_ray.telemetry.logs import StageLogger
 
 Figures = Mapping[str, float]
-# Their packages, and the extra of this one that brings them.
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow"}
 # Metrics of one request to MLflow.
 MOST_METRICS = 500
 
@@ -107,6 +105,10 @@ class MlflowTracker:
         self.client.set_terminated(self.run_id)
 
 
+# By their settings, which are called as their packages and as the extras that bring these.
+KINDS: dict[str, Callable[..., Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
+
+
 class Trackers:
     """All trackers of a stage as one; a failing one is left out."""
 
@@ -116,8 +118,7 @@ class Trackers:
         """``key`` names what goes on where it is the same; ``settings`` are shown beside it."""
         self._log = StageLogger(stage)
         self._active: dict[str, Tracker] = {}
-        kinds: dict[str, Callable[..., Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
-        for name, kind in kinds.items():
+        for name, kind in KINDS.items():
             where = getattr(telemetry, name)
             if where is not None:
                 tracker = self._try(name, partial(kind, where, stage, key, settings))
@@ -145,14 +146,16 @@ class Trackers:
             self._try(name, tracker.close)
 
 
-def check_trackers(telemetry: TelemetryConfig) -> None:
-    """Raises ``PsrError`` where a tracker's package is missing."""
-    for name, package in PACKAGES.items():
-        if getattr(telemetry, name) is not None and find_spec(package) is None:
+def check_trackers(telemetry: TelemetryConfig) -> str:
+    """Where figures go beside files. Raises ``PsrError`` where a tracker's package is missing."""
+    wanted = [name for name in KINDS if getattr(telemetry, name) is not None]
+    for name in wanted:
+        if find_spec(name) is None:
             raise PsrError(
-                f"telemetry.{name}: the package {package} is not installed; "
+                f"telemetry.{name}: the package {name} is not installed; "
                 f"`pip install 'psr-ray[{name}]'` on every node, or set it to null"
             )
+    return ", ".join(["TensorBoard", *wanted])
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
