@@ -11,18 +11,19 @@ from psr_ray.method.judge import Comparison, Verdict, parse_verdict, scores
 from psr_ray.method.preferences import preferences_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import ProblemTooLong, search_steps
-from psr_ray.method.steps import Candidate, split_steps, trim_to_step
+from psr_ray.method.steps import Candidate
 
 PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
 PROMPTS = character_prompts()
 
 
-def run(sample, judge, *, w=3, max_length=3000, method=None, **settings):
+def run(sample, judge, *, w=3, max_length=6000, method=None, judging=None, **settings):
     config = Config(
         name="test",
         model={"base": "none", "max_length": max_length},
         search={"num_candidates": w, "max_step_tokens": 40, **settings},
         method=method or {},
+        judge=judging or {},
     )
     task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
     return drive(task, sample, judge, PROMPTS)
@@ -123,6 +124,54 @@ def test_search_ends_at_the_step_cap_and_at_the_context():
         run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=45)
 
 
+def test_rounds_that_end_in_a_rollback_count_as_the_papers_iterations_do():
+    state = {"ties": 0}
+
+    def sample(prompt, n):
+        if prompt.count("\n") == 6 and state["ties"] < 3:
+            state["ties"] += 1
+            return [f"{state['ties']}{c}\n" for c in "xyz"]  # always A: a tie
+        return ["good\n", "fair\n", "bad\n"]
+
+    search, _ = run(sample, prefers("good", "fair"), max_steps=20)
+    assert (search.end, search.num_rollbacks) == ("max_steps", 3)
+    assert len(search.steps) == 20
+    assert len(search.chosen()) == 14  # each of three rounds dropped itself and the step before it
+
+
+def test_a_judgement_without_room_ends_the_search_and_keeps_its_pairs():
+    def sample(prompt, n):
+        return ["good\n", "fair\n", "bad\n"]
+
+    room = {"max_tokens": 60, "max_points_tokens": 60}
+    search, asked = run(sample, prefers("good", "fair"), max_length=120, judging=room)
+    assert search.end == "max_length"
+    assert len(list(preferences_of(search_row(search)))) == 6
+    assert max(len(request.prompt_ids) + request.max_tokens for request in asked) <= 120
+    points = {"ranking": "points"}
+    search, _ = run(sample, lambda _: "Score: 3", max_length=80, judging=room, method=points)
+    assert (search.end, search.num_rollbacks) == ("max_length", 0)
+
+
+def test_texts_that_differ_only_in_their_end_are_no_tie():
+    def sample(prompt, n):
+        return ["same\n", "same$", "same$"] if "same" not in prompt else ["end$"] * n
+
+    search, asked = run(sample, lambda a, b: "[[A]]")
+    assert [s.outcome for s in search.steps] == ["appended_without_pair"]
+    assert (search.end, len(asked)) == ("finished", 1)
+
+
+def test_a_model_that_ends_before_a_step_has_finished_or_has_none():
+    search, _ = run(lambda prompt, n: ["$"] * n, prefers())
+    assert (search.end, search.steps) == ("no_step", [])
+    search, _ = run(
+        lambda p, n: ["$"] * n if "one" in p else ["one\n", "two\n", "$"], prefers("one")
+    )
+    assert (search.end, [c.text for c in search.chosen()]) == ("finished", ["one"])
+    assert search.steps[0].num_truncated == 1
+
+
 def test_merged_candidates_score_as_if_none_were_merged():
     texts = ["x", "x", "y", "z", "z", "z"]
     beats = {("x", "y"): 1.0, ("y", "x"): 0.0, ("x", "z"): 0.5, ("z", "x"): 0.5}
@@ -167,19 +216,3 @@ def test_unparsable_flip_and_tie_are_three_counts():
     assert shares["unparsable_share"] == pytest.approx(1 / 6)
     assert shares["tie_share"] == 0
     assert shares["num_gradable_verdicts"] == 4  # exactly one step is right in 2 of 3 pairs
-
-
-def decode(ids):
-    return "".join(map(chr, ids))
-
-
-def test_a_step_ends_at_the_stop_and_keeps_its_newline():
-    ids = list(map(ord, "Step 1: a\nStep 2: b"))
-    assert decode(trim_to_step(ids, "\nStep ", decode)) == "Step 1: a\n"
-    assert decode(trim_to_step(ids, "\n", decode)) == "Step 1: a\n"
-    assert decode(trim_to_step(ids[:9], "\nStep ", decode)) == "Step 1: a"
-
-
-def test_a_solution_splits_at_its_step_headers():
-    assert split_steps("Well.\nStep 1: a\nmore\nStep 2: b") == ["Step 1: a\nmore", "Step 2: b"]
-    assert split_steps("no steps") == []

@@ -19,20 +19,20 @@ from psr_ray.data.schemas import (
     TEXT_SCHEMA,
     TREE_SCHEMA,
 )
-from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 from psr_ray.method.judge import Comparison, scores, win
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import (
+    JudgementTooLong,
     PairwiseRanking,
     State,
-    Usage,
     judge_requests,
     ranking_of,
     read_verdict,
 )
 from psr_ray.method.rollouts import tree_task
-from psr_ray.method.search import ProblemTooLong, merge, pick, search_steps
-from psr_ray.method.steps import Candidate
+from psr_ray.method.search import ProblemTooLong, pick, search_steps
+from psr_ray.method.steps import Candidate, merge, sample_steps
 from psr_ray.method.truth import right_candidates
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -116,17 +116,14 @@ def best_of(
 
     None where none came to its end, and where two of them are too long for the judge.
     """
-    candidates, _ = merge(completions, prompts, None)
+    candidates = merge(completions, prompts.decode)
     if not candidates:
         return None
-    by_length = sorted(candidates, key=lambda candidate: len(candidate.token_ids))
-    texts = [candidate.text for candidate in by_length[-2:]]
-    explains = config.judge.mode == "explain"
-    build = prompts.judge_ids if explains else prompts.verdict_ids
-    room = config.model.max_length - (config.judge.max_tokens if explains else 1)
-    if max(len(build(state.problem.text, [], a, b)) for a in texts for b in texts) > room:
+    ranking = PairwiseRanking(prompts, config.judge, config.model.max_length)
+    try:
+        ranked = yield from ranking.rank(state, candidates)
+    except JudgementTooLong:
         return None
-    ranked = yield from PairwiseRanking(prompts, config.judge).rank(state, candidates)
     chosen, _ = pick(ranked.scores, candidates, config.search.tie_break)
     ids = [completion.token_ids for completion in completions]
     return ids.index(candidates[chosen].token_ids)
@@ -138,23 +135,23 @@ def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
         Candidate(tuple(c["token_ids"]), c["text"], c["count"], c["ended"])
         for c in row["candidates"]
     ]
-    [completions] = yield [
-        GenerationRequest(
-            prompt_ids=tuple(row["prefix_ids"]),
-            num_samples=1,
-            temperature=0.0,
-            top_p=1.0,
-            max_tokens=config.search.max_step_tokens,
-            stop=prompts.stop,
-        )
-    ]
-    own, _ = merge(completions, prompts, prompts.stop)  # empty where it did not end
+    request = GenerationRequest(
+        prompt_ids=tuple(row["prefix_ids"]),
+        num_samples=1,
+        temperature=0.0,
+        top_p=1.0,
+        max_tokens=config.search.max_step_tokens,
+        stop=prompts.stop,
+    )
+    usage = Usage()
+    completions = yield from sample_steps(request, prompts.decode, usage)
+    own = merge(completions, prompts.decode)  # empty where it did not end
     texts = [c.text for c in others]
     everyone = others + [c for c in own if c.text not in texts]
-    usage = Usage(num_sampled_tokens=sum(len(c.token_ids) for c in completions))
     problem, so_far = problem_of(row), list(row["steps_so_far"])
     state = State(problem, tuple(row["prefix_ids"]), so_far, 0, usage)
-    ranked = yield from PairwiseRanking(prompts, config.judge).rank(state, everyone)
+    ranking = PairwiseRanking(prompts, config.judge, config.model.max_length)
+    ranked = yield from ranking.rank(state, everyone)
     texts = [c.text for c in everyone]
     truth = right_candidates(problem, so_far, texts, "step")
     place = texts.index(own[0].text) if own else None
@@ -233,8 +230,9 @@ def failed_row(row: Row, error: Exception) -> Row:
     """The row that stands for a task that failed: its id and one line of reason."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     failed: Row = {"id": row["id"], "error": reason}
-    if "problem" in SCHEMAS[row["task"]].names:
-        failed |= {"problem": row["problem"], "answer": row["answer"]}
+    for name in ("problem", "answer"):
+        if name in SCHEMAS[row["task"]].names:
+            failed[name] = row[name]
     return failed
 
 

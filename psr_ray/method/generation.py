@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -46,6 +46,30 @@ class Completion:
     finish: Finish
     choice_probabilities: tuple[float, ...] = ()
     num_cached_tokens: int = 0
+
+
+@dataclass
+class Usage:
+    """Tokens that a task cost so far."""
+
+    num_sampled_tokens: int = 0
+    num_judge_tokens: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+
+    def add_samples(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
+        """Add sampled completions."""
+        self.num_sampled_tokens += sum(len(c.token_ids) for c in completions)
+        self._add_prompt(request, completions)
+
+    def add_judgement(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
+        """Add what a judge wrote."""
+        self.num_judge_tokens += sum(len(c.token_ids) for c in completions)
+        self._add_prompt(request, completions)
+
+    def _add_prompt(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
+        self.num_prompt_tokens += len(request.prompt_ids) * len(completions)
+        self.num_cached_tokens += sum(c.num_cached_tokens for c in completions)
 
 
 Result = TypeVar("Result")

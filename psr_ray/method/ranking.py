@@ -1,7 +1,8 @@
 """Who says which candidate is best: one class a kind of ranking, all with the same call.
 
 ``rank(state, candidates)`` is a coroutine like the search's: it may yield requests. It returns one
-score a candidate; the search takes the best and the worst, whoever gave the scores.
+score a candidate; the search takes the best and the worst, whoever gave the scores. Raises
+``JudgementTooLong`` where a judge's prompt leaves no room for its judgement.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from typing import Literal, Protocol
 from psr_ray.config import Config, JudgeConfig
 from psr_ray.data.problems import Problem
 from psr_ray.errors import PsrError
-from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, ModelRole
+from psr_ray.method.generation import (
+    Completion,
+    EngineTask,
+    GenerationRequest,
+    ModelRole,
+    Usage,
+)
 from psr_ray.method.judge import (
     Comparison,
     Verdict,
@@ -29,25 +36,6 @@ from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
 
 Unit = Literal["step", "solution"]
-
-
-@dataclass
-class Usage:
-    """Tokens that a task cost so far."""
-
-    num_sampled_tokens: int = 0
-    num_judge_tokens: int = 0
-    num_prompt_tokens: int = 0
-    num_cached_tokens: int = 0
-
-    def add_prompt(self, prompt_ids: Sequence[int], completions: Sequence[Completion]) -> None:
-        """Add a request to the prefix-cache figures."""
-        self.num_prompt_tokens += len(prompt_ids) * len(completions)
-        self.num_cached_tokens += sum(c.num_cached_tokens for c in completions)
-
-    def add_judgement(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
-        self.num_judge_tokens += sum(len(c.token_ids) for c in completions)
-        self.add_prompt(request.prompt_ids, completions)
 
 
 @dataclass(frozen=True)
@@ -71,8 +59,22 @@ class Ranked:
     judgements: list[str] = field(default_factory=list)
 
 
+class JudgementTooLong(Exception):
+    """Candidates that leave no room for a judgement of them."""
+
+
 class Ranking(Protocol):
     def rank(self, state: State, candidates: Sequence[Candidate]) -> EngineTask[Ranked]: ...
+
+
+def check_room(requests: Sequence[GenerationRequest], max_length: int) -> None:
+    """Raises ``JudgementTooLong`` where a prompt and its judgement do not fit in ``max_length``."""
+    longest = max(requests, key=lambda request: len(request.prompt_ids) + request.max_tokens)
+    if len(longest.prompt_ids) + longest.max_tokens > max_length:
+        raise JudgementTooLong(
+            f"a judge's prompt of {len(longest.prompt_ids)} tokens + {longest.max_tokens} for the "
+            f"judgement > max_length {max_length}"
+        )
 
 
 def judge_requests(
@@ -119,6 +121,7 @@ class PairwiseRanking:
 
     prompts: PromptBuilder
     judge: JudgeConfig
+    max_length: int
     role: ModelRole = "policy"
     decided: dict[tuple[tuple[int, ...], str, str], Verdict] = field(default_factory=dict)
 
@@ -137,6 +140,7 @@ class PairwiseRanking:
                 self.judge,
                 self.role,
             )
+            check_room(requests, self.max_length)
             answers = yield requests
             for comparison, request, [completion] in zip(asked, requests, answers, strict=True):
                 state.usage.add_judgement(request, [completion])
@@ -151,6 +155,7 @@ class PointsRanking:
 
     prompts: PromptBuilder
     judge: JudgeConfig
+    max_length: int
     role: ModelRole = "policy"
 
     def rank(self, state: State, candidates: Sequence[Candidate]) -> EngineTask[Ranked]:
@@ -169,6 +174,7 @@ class PointsRanking:
             )
             for candidate in candidates
         ]
+        check_room(requests, self.max_length)
         answers = yield requests
         texts = []
         for request, [completion] in zip(requests, answers, strict=True):
@@ -228,12 +234,11 @@ class OracleRanking:
 
 def ranking_of(config: Config, prompts: PromptBuilder) -> Ranking:
     """A ranking for one search, as the config's method says."""
-    method = config.method
-    role = method.judge
+    method, max_length = config.method, config.model.max_length
     if method.ranking == "pairwise":
-        return PairwiseRanking(prompts, config.judge, role)
+        return PairwiseRanking(prompts, config.judge, max_length, method.judge)
     if method.ranking == "points":
-        return PointsRanking(prompts, config.judge, role)
+        return PointsRanking(prompts, config.judge, max_length, method.judge)
     if method.ranking == "random":
         return RandomRanking(config.seed)
     if method.ranking == "longest":

@@ -9,10 +9,10 @@ from __future__ import annotations
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.config import Config
 from psr_ray.data.rows import Row, problem_of
-from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 from psr_ray.method.prompts import PromptBuilder
-from psr_ray.method.search import ProblemTooLong, merge
-from psr_ray.method.steps import Candidate
+from psr_ray.method.search import ProblemTooLong
+from psr_ray.method.steps import Candidate, merge, sample_steps
 
 
 def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
@@ -26,15 +26,16 @@ def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Ro
     prefix = prompts.solve_ids(problem.text)
     if len(prefix) + max_tokens > config.model.max_length:
         raise ProblemTooLong(f"prompt of {len(prefix)} tokens + {max_tokens} > max_length")
-    path, steps, num_tokens, end = list[Candidate](), list[Row](), 0, "max_steps"
+    path, steps, end = list[Candidate](), list[Row](), "max_steps"
+    num_rollout_tokens, usage = 0, Usage()
     for number in range(1, config.search.max_steps + 1):
         if len(prefix) + max_tokens > config.model.max_length:
             end = "max_length"
             break
         width = config.search.num_candidates
-        [sampled] = yield [request(prefix, width, max_tokens, config, prompts.stop)]
-        num_tokens += count(sampled)
-        candidates, _ = merge(sampled, prompts, prompts.stop)
+        asked = request(prefix, width, max_tokens, config, prompts.stop)
+        sampled = yield from sample_steps(asked, prompts.decode, usage)
+        candidates = merge(sampled, prompts.decode)
         if not candidates:
             end = "step_too_long"
             break
@@ -42,7 +43,7 @@ def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Ro
         values, spent = yield from rollout_values(
             problem.answer or "", prefix, so_far, candidates, prompts, config
         )
-        num_tokens += spent
+        num_rollout_tokens += spent
         steps.append(
             {
                 "number": number,
@@ -65,7 +66,7 @@ def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Ro
         "answer": row["answer"],
         "steps": steps,
         "end": end,
-        "num_tokens": num_tokens,
+        "num_tokens": usage.num_sampled_tokens + num_rollout_tokens,
         "error": None,
     }
 

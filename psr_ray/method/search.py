@@ -5,18 +5,17 @@ It yields requests and is sent their completions; whoever drives it may run thou
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from psr_ray.config import Config
 from psr_ray.data.problems import Problem
-from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
+from psr_ray.method.generation import EngineTask, GenerationRequest, Usage
 from psr_ray.method.judge import Comparison, Verdict, is_tie
 from psr_ray.method.prompts import PromptBuilder
-from psr_ray.method.ranking import Ranking, State, Usage
-from psr_ray.method.steps import Candidate, trim_to_step
+from psr_ray.method.ranking import JudgementTooLong, Ranking, State
+from psr_ray.method.steps import Candidate, merge, sample_steps
 
 Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
 
@@ -67,31 +66,6 @@ class ProblemTooLong(Exception):
     """The prompt leaves no room for a step."""
 
 
-def merge(
-    completions: Sequence[Completion], prompts: PromptBuilder, stop: str | None
-) -> tuple[list[Candidate], list[str]]:
-    """Distinct candidates, most sampled first, and the texts that were cut off (no candidates).
-
-    A candidate ends at ``stop``; without one, where the model ended."""
-    counts: Counter[tuple[int, ...]] = Counter()
-    ended: dict[tuple[int, ...], bool] = {}
-    cut_off: list[str] = []
-    for completion in completions:
-        ids = completion.token_ids
-        if stop is not None:
-            ids = trim_to_step(ids, stop, prompts.decode)
-        if completion.finish == "length" and len(ids) == len(completion.token_ids):
-            cut_off.append(prompts.decode(ids))
-            continue
-        counts[ids] += 1
-        ended[ids] = completion.finish == "eos" and len(ids) == len(completion.token_ids)
-    candidates = [
-        Candidate(ids, prompts.decode(ids).strip(), count, ended[ids])
-        for ids, count in counts.most_common()
-    ]
-    return candidates, cut_off
-
-
 def pick(
     step_scores: Sequence[float], candidates: Sequence[Candidate], rule: str
 ) -> tuple[int, int]:
@@ -114,9 +88,13 @@ def search_steps(
     With ``method.unit: solution`` the one step is a whole solution, and a tie ends the search: there
     is no step to go back to.
 
-    ``end`` is ``finished`` (the chosen step ended the solution), ``max_steps``,
-    ``max_rollbacks``, ``max_length``, ``step_too_long`` (no candidate ended in its tokens) or
-    ``tie`` (of whole solutions).
+    A round samples and ranks the candidates of one step. ``search.max_steps`` counts rounds, those that
+    end in a rollback too (the paper's "max iteration number").
+
+    ``end`` is ``finished`` (the chosen step ended the solution), ``max_steps``, ``max_rollbacks``,
+    ``max_length`` (no room for another step, or for a judgement of these candidates),
+    ``step_too_long`` (no candidate ended in its tokens), ``no_step`` (the model ended before it wrote
+    one) or ``tie`` (of whole solutions).
     Raises ``ProblemTooLong`` where the prompt alone leaves no room for a step.
     """
     search, whole = config.search, config.method.unit == "solution"
@@ -129,34 +107,38 @@ def search_steps(
             f"prompt of {len(record.prompt_ids)} tokens + {max_tokens} for a "
             f"{config.method.unit} > max_length {max_length}"
         )
-    for _ in range(search.max_steps + search.max_rollbacks):
+    for _ in range(search.max_steps):
         path = record.kept_steps()
-        if len(path) == search.max_steps:
-            break
         prefix = record.prompt_ids + tuple(i for c in record.chosen() for i in c.token_ids)
         if len(prefix) + max_tokens > max_length:
             record.end = "max_length"
             return record
-        [completions] = yield [
-            GenerationRequest(
-                prompt_ids=prefix,
-                num_samples=search.num_candidates,
-                temperature=search.temperature,
-                top_p=search.top_p,
-                max_tokens=max_tokens,
-                stop=stop,
-                draw=len(record.steps),
-            )
-        ]
-        record.usage.num_sampled_tokens += sum(len(c.token_ids) for c in completions)
-        record.usage.add_prompt(prefix, completions)
-        candidates, cut_off = merge(completions, prompts, stop)
+        request = GenerationRequest(
+            prompt_ids=prefix,
+            num_samples=search.num_candidates,
+            temperature=search.temperature,
+            top_p=search.top_p,
+            max_tokens=max_tokens,
+            stop=stop,
+            draw=len(record.steps),
+        )
+        if whole:
+            [completions] = yield [request]
+            record.usage.add_samples(request, completions)
+        else:
+            completions = yield from sample_steps(request, prompts.decode, record.usage)
+        candidates = merge(completions, prompts.decode)
         if not candidates:
-            record.end = "step_too_long"
+            ended = any(completion.finish == "eos" for completion in completions)
+            record.end = "step_too_long" if not ended else "finished" if path else "no_step"
             return record
         so_far = [c.text for c in record.chosen()]
         state = State(problem, prefix, so_far, len(record.steps), record.usage)
-        ranked = yield from ranking.rank(state, candidates)
+        try:
+            ranked = yield from ranking.rank(state, candidates)
+        except JudgementTooLong:
+            record.end = "max_length"
+            return record
         step = SearchedStep(
             number=len(path) + 1,
             prefix_ids=prefix,
@@ -166,7 +148,7 @@ def search_steps(
             judgements=ranked.judgements,
             scores=ranked.scores,
             outcome="appended",
-            num_truncated=len(cut_off),
+            num_truncated=search.num_candidates - sum(c.count for c in candidates),
         )
         record.steps.append(step)
         identical = len(candidates) == 1

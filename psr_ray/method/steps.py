@@ -1,17 +1,36 @@
-"""Steps: where one ends in a stream of tokens, and how a whole solution splits into them."""
+"""Steps: sampled up to where one ends, merged into candidates, and split out of a whole solution.
+
+Where a step ends. The stop text's leading newlines belong to the step that they end (a stop without
+any belongs to it whole); what follows of it begins the next step and is sampled again. Ids stay as
+sampled: a token that holds both the end of one step and more goes with the step that it ends. Blank
+text before anything visible belongs to the step that follows. So every character of a model's text
+stands in exactly one step, and no step is without ids or text.
+
+Two candidates are *the same step* where their texts are, blanks around them left out; how the text was
+cut into tokens, and whether EOS or a newline ended it, makes no difference.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 
 STEP_HEADER = re.compile(r"^Step (\d+):", re.MULTILINE)
+# Times that sampling goes on behind blank text, after which a completion is given up.
+MAX_BLANKS = 4
+
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One distinct next step: its ids, its text, how often it was sampled, whether it ends all."""
+    """One distinct next step: its ids, its text, how often it was sampled, whether it ends all.
+
+    ``token_ids`` and ``ended`` are those of its most sampled spelling in tokens."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -20,26 +39,77 @@ class Candidate:
 
 
 def trim_to_step(
-    token_ids: Sequence[int], stop: str, decode: Callable[[Sequence[int]], str]
-) -> tuple[int, ...]:
-    """The ids up to the end of the first step; all of them where ``stop`` does not occur.
-
-    Leading newlines of ``stop`` belong to the step that they end. A token that crosses the end
-    goes with the next step, so that a step never holds a part of the next one's text.
-    """
+    token_ids: Sequence[int], stop: str, decode: Decode
+) -> tuple[tuple[int, ...], bool]:
+    """The ids up to the end of the first step, and True; all of them, and False, where ``stop`` does
+    not occur."""
     text = decode(token_ids)
     found = text.find(stop)
     if found < 0:
-        return tuple(token_ids)
-    end = found + len(stop) - len(stop.lstrip("\n"))
-    low, high = 0, len(token_ids)
-    while low < high:  # the longest prefix whose text does not pass the end
-        middle = (low + high + 1) // 2
-        if len(decode(token_ids[:middle])) <= end:
-            low = middle
+        return tuple(token_ids), False
+    newlines = len(stop) - len(stop.lstrip("\n"))
+    step = text[: found + (newlines or len(stop))]
+    low, high = 1, len(token_ids)
+    while low < high:  # the fewest ids that hold the whole step
+        middle = (low + high) // 2
+        if decode(token_ids[:middle]).startswith(step):
+            high = middle
         else:
-            high = middle - 1
-    return tuple(token_ids[:low])
+            low = middle + 1
+    return tuple(token_ids[:low]), True
+
+
+def sample_steps(
+    request: GenerationRequest, decode: Decode, usage: Usage
+) -> EngineTask[list[Completion]]:
+    """Samples of a prompt, each cut where its first step ends (``finish`` is then ``stop``).
+
+    A stop text before anything visible ends no step: sampling goes on behind it, and the step holds
+    the ids of both. Tokens are added to ``usage``, those that were cut away too."""
+    assert request.stop is not None
+    done: list[Completion] = []
+    asked: dict[tuple[int, ...], GenerationRequest] = {(): request}
+    for _ in range(MAX_BLANKS):
+        answers = yield list(asked.values())
+        blank = Counter[tuple[int, ...]]()
+        for (opening, part), completions in zip(asked.items(), answers, strict=True):
+            usage.add_samples(part, completions)
+            for completion in completions:
+                ids, found = trim_to_step(completion.token_ids, request.stop, decode)
+                ids = opening + ids
+                if found and not decode(ids).strip():
+                    blank[ids] += 1
+                else:
+                    finish = "stop" if found else completion.finish
+                    done.append(replace(completion, token_ids=ids, finish=finish))
+        asked = {
+            ids: replace(
+                request,
+                prompt_ids=request.prompt_ids + ids,
+                num_samples=num,
+                max_tokens=request.max_tokens - len(ids),
+            )
+            for ids, num in blank.items()
+            if request.max_tokens > len(ids)
+        }
+        if not asked:
+            break
+    return done
+
+
+def merge(completions: Sequence[Completion], decode: Decode) -> list[Candidate]:
+    """Distinct candidates, most sampled first. What was cut off, or holds no text, is none."""
+    by_text: dict[str, Counter[tuple[tuple[int, ...], bool]]] = {}
+    for completion in completions:
+        text = decode(completion.token_ids).strip()
+        if text and completion.finish in ("eos", "stop"):
+            spelling = (completion.token_ids, completion.finish == "eos")
+            by_text.setdefault(text, Counter())[spelling] += 1
+    candidates = []
+    for text, spellings in by_text.items():
+        [((ids, ended), _)] = spellings.most_common(1)
+        candidates.append(Candidate(ids, text, spellings.total(), ended))
+    return sorted(candidates, key=lambda candidate: -candidate.count)
 
 
 def split_steps(solution: str) -> list[str]:
