@@ -40,21 +40,9 @@ class Step:
         }[self.kind]
 
 
-# Settings that came after the format of stages. One that says nothing is left out of the keys, so that
-# what was made before is not made again.
-ADDED: dict[str, Json] = {
-    "data": {"benchmarks": [], "decontaminate": True},
-    "evaluation": {"best_of": False, "num_benchmark_problems": None, "search_benchmarks": False},
-}
-
-
 def settings_of(config: Config, *names: str) -> Json:
     """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
     values = config.model_dump(mode="json")
-    for group, defaults in ADDED.items():
-        for name, default in defaults.items():
-            if values[group][name] == default:
-                del values[group][name]
     chosen: Json = {"seed": config.seed}
     for name in names:
         node = values
@@ -81,16 +69,14 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
-GENERATION = ("model.dtype", "model.max_length", "prompts", "judge")
+GENERATION = ("model.dtype", "model.max_length", "prompts", "judge", "engine.seeded_sampling")
 
 
 def steps_of(run: RunDirectory) -> list[Step]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
-    data_settings = settings_of(config, "data", "num_iterations", "evaluation")
-    for name in ("best_of", "search_benchmarks"):  # of what is asked of a model, not of the data
-        data_settings["evaluation"].pop(name, None)
-    data = run.stage("data", data_settings)
+    measured = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
+    data = run.stage("data", settings_of(config, "data", "num_iterations", *measured))
     base = run.stage("base", fingerprint(config.model.base))
     steps = [Step("data", 0, "M0", data)]
 
@@ -101,14 +87,16 @@ def steps_of(run: RunDirectory) -> list[Step]:
         return stage
 
     evaluate("M0", base, 0)
-    sft_settings = settings_of(config, "model.dtype", "prompts", "judge.mode")
+    rows = ("model.dtype", "model.max_length", "prompts", "judge.mode")
+    sft_settings = settings_of(config, *rows)
     made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
     steps.append(Step("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
         searching = config.in_iteration(k)
-        settings = settings_of(searching, *GENERATION, "search", "method")
+        whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
+        settings = settings_of(searching, *GENERATION, "search", "method", *whole)
         del settings["method"]["objective"]
         judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])

@@ -23,8 +23,8 @@ def decode(ids):
 
 @cache
 def tokenizer(name):
-    """A real tokenizer: byte-level BPE with and without long runs of newlines, SentencePiece with bytes to
-    fall back on, tiktoken's."""
+    """A real tokenizer: byte-level BPE with and without long runs of newlines, SentencePiece with
+    bytes to fall back on, tiktoken's."""
     from transformers import AutoTokenizer
     from transformers.tokenization_mistral_common import MistralCommonBackend
 

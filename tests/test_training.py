@@ -1,4 +1,5 @@
 import math
+import random
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
 from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
-from psr_ray.method.preferences import PREFERENCE_SCHEMA
+from psr_ray.method.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard
 from psr_ray.training.examples import (
@@ -36,10 +37,18 @@ PROMPTS = PromptBuilder(
 def test_an_epoch_sees_every_row_once(num_rows, size, seed):
     plan = batches(num_rows, 1, size, seed)
     seen = [i for batch in plan for i in batch]
-    assert all(len(batch) == size for batch in plan)
-    if num_rows % size == 0:
-        assert sorted(seen) == list(range(num_rows))
-    assert len(set(seen[:num_rows])) == min(num_rows, len(seen))
+    assert sorted(seen) == list(range(num_rows))
+    sizes = {len(batch) for batch in plan}
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(plan) == math.ceil(num_rows / size)
+
+
+def test_epochs_that_do_not_divide_skip_and_repeat_nothing():
+    plan = batches(61, 1, 32, 0)
+    assert [len(batch) for batch in plan] == [30, 31]
+    half = [i for batch in batches(61, 1.5, 32, 0) for i in batch]
+    assert (len(half), len(set(half[:61]))) == (92, 61)
 
 
 def test_mixed_batches_hold_the_share_asked_for():
@@ -100,8 +109,35 @@ def test_pairs_that_do_not_fit_are_left_out_and_named(tmp_path):
     ]
     write_shard(tmp_path / "pairs", rows, PREFERENCE_SCHEMA)
     work = dpo_work(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
-    assert [pair.id for pair in work.pairs] == ["fits"]
-    assert work.dropped == ["too long", "too wide a tree"]
+    assert [pair.id for pair in work.pairs] == ["fits", "too wide a tree"]  # one pass of its own
+    assert work.dropped == ["too long"]
+
+
+def test_batches_do_not_depend_on_which_search_ended_first(tmp_path):
+    config = load_config(ROOT / "configs" / "smoke.yaml", ("dpo.solutions_per_batch=3",))
+    pairs, solutions = [], []
+    for search in range(12):
+        solutions.append({"id": f"{search}", "prompt_ids": [1], "completion_ids": [search]})
+        for step in range(1, 4):
+            pairs.append(
+                dict.fromkeys(PREFERENCE_SCHEMA.names)
+                | {
+                    "id": f"{search}#{step}", "problem_id": f"{search}", "step_number": step,
+                    "prompt_ids": [1] * step, "chosen_ids": [search], "rejected_ids": [step],
+                }
+            )  # fmt: skip
+    found = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        order = random.Random(number)
+        order.shuffle(pairs), order.shuffle(solutions)
+        for start in range(0, 36, 5 + number):
+            write_shard(folder / "pairs", pairs[start : start + 5 + number], PREFERENCE_SCHEMA)
+        write_shard(folder / "solutions", solutions, SOLUTION_SCHEMA)
+        work = dpo_work(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
+        batches = [[work.pairs[i] for i in batch] for batch in work.pair_plan]
+        found.append((batches, [[work.examples[i] for i in batch] for batch in work.plan]))
+    assert found[0] == found[1]
 
 
 def loss(chosen, rejected, reference=(-5.0, -5.0), tokens=(4, 8), **settings):

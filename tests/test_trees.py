@@ -187,6 +187,21 @@ def test_logits_in_chunks_are_the_logits_at_once(bias):
             torch.testing.assert_close(one, other)
 
 
+def test_the_heads_gradient_in_bfloat16_is_rounded_once():
+    """Summed over chunks in bfloat16 its relative error was 7e-3; that of one product is 2.4e-3."""
+    torch.manual_seed(0)
+    hidden, labels = torch.randn(1024, 32).bfloat16(), torch.randint(VOCAB, (1024,))
+    weight = torch.randn(VOCAB, 32).bfloat16()
+    exact = weight.double().requires_grad_()
+    logits = hidden.double() @ exact.T
+    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+    linear = torch.nn.Linear(32, VOCAB, bias=False, dtype=torch.bfloat16)
+    linear.weight.data.copy_(weight)
+    (-Head(linear, 64)(hidden, labels)).sum().backward()
+    error = (linear.weight.grad.double() - exact.grad).norm() / exact.grad.norm()
+    assert error < 4e-3
+
+
 def test_a_model_whose_attention_does_not_follow_the_tree_is_refused():
     pairs = search_pairs(2, random.Random(0))
     units = [Unit(pair_tree(pairs), (0, 1)), Unit(pair_tree(pairs[:1]), (0,))]

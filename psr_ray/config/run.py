@@ -45,14 +45,16 @@ class SearchConfig(Frozen):
     top_p: Probability = 0.95
     """Nucleus mass of candidates (paper: 0.95)."""
     max_steps: Positive = 20
-    """Most steps of a search (paper: 20)."""
+    """Most rounds of a search: each samples and ranks candidates for a step, and those that end in a
+    rollback count, too (paper: 20, its "max iteration number")."""
     max_step_tokens: Positive = 512
     """Most tokens of a step; a candidate cut off there has not ended."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3
     """Rollbacks allowed in a search before it ends (paper: only the cap on steps)."""
     when_all_identical: Literal["accept", "rollback"] = "accept"
-    """All candidates the same text: append it without a pair, or treat it as a tie. The paper's
-    rule read literally rolls back; that would punish certainty, so we accept."""
+    """All candidates the same step (the same text, whatever its tokens): append it without a pair, or
+    treat it as a tie. The paper's rule read literally rolls back; that would punish certainty, so we
+    accept."""
     tie_break: Literal["most_sampled", "first"] = "most_sampled"
     """Which of several best (or worst) candidates is taken (paper: not stated)."""
 
@@ -119,7 +121,8 @@ class EngineConfig(Frozen):
 
     seeded_sampling: bool = False
     """Seed every request by its prompt: what a problem samples then depends on no other problem and on
-    no number of engines (up to rounding). vLLM samples such requests one by one: slower on GPU."""
+    no number of engines (up to rounding). vLLM samples such requests one by one: slower on GPU; on CPU
+    prompts are then read whole, never in parts."""
     max_failed_share: Share = 0.5
     """Share of a stage's rows that may fail (a problem too long, say, or one that kills its engine)
     before the stage does."""
@@ -210,6 +213,11 @@ class Config(Frozen):
                 )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
+        if self.judge.mode == "explain" and self.judge.max_tokens >= self.model.max_length:
+            raise ValueError(
+                f"`judge.max_tokens` ({self.judge.max_tokens}) must be below `model.max_length` "
+                f"({self.model.max_length}): a judgement needs its prompt beside it"
+            )
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
         if self.method.objective == "nll" and not self.dpo.nll_weight:

@@ -30,11 +30,12 @@ class TrainingConfig(Frozen):
     num_epochs: Annotated[float, Field(gt=0)] = 1
     """Passes over the rows; may be a fraction."""
     batch_size: Positive = 32
-    """Rows of an optimizer step, over all workers."""
+    """Rows of an optimizer step, over all workers; where an epoch does not divide by it, its steps are a
+    row smaller or more, and each row is still seen once an epoch."""
     tokens_per_pass: Positive = 8192
-    """Most tokens of one forward pass of a worker, which holds several rows or searches side by side;
-    accumulation makes up the rest. A search with more is cut where a step ends, its prefix repeated;
-    a pair with more is left out, counted and named."""
+    """Tokens of one forward pass of a worker, which holds several rows or searches side by side;
+    accumulation makes up the rest. A search with more is cut where a step ends, its prefix repeated; a
+    row or pair with more makes a pass of its own, so that this changes speed and memory alone."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of steps with rising learning rate (paper: not stated; Step-DPO uses 0.1)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

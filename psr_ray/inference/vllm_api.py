@@ -49,6 +49,10 @@ def engine_arguments(
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
     if settings.tensor_parallel_size == 0:
         arguments |= {"distributed_executor_backend": "uni", "block_size": 32}
+        if settings.seeded_sampling:
+            # a prompt read in parts draws a token too many, which vLLM takes back from a generator's
+            # offset; a CPU generator has none (RuntimeError in GPUModelRunner._bookkeeping_sync)
+            arguments["enable_chunked_prefill"] = False
     else:
         arguments |= {
             "tensor_parallel_size": settings.tensor_parallel_size,

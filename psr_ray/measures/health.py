@@ -43,7 +43,8 @@ JUDGE_ACCURACY = 0.6
 LONGER_WINS, LONGER_BEYOND_TRUTH = 0.7, 0.2
 # Steps per solution and tokens per step against M1 (arXiv 2503.03746, Tables 7 and 8, show both).
 FEWER_STEPS, LONGER_STEPS = 0.8, 1.2
-# Change of the chosen steps' log-probability in training, in nats: a step e times less likely.
+# Change of the chosen steps' log-probability by training, mean over its pairs, in nats: a step e times
+# less likely.
 CHOSEN_LOGP = -1.0
 # Rise of the share of solutions without a boxed answer, or cut off, against M1.
 DRIFT = 0.1
@@ -105,7 +106,7 @@ def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
     if change is not None and change < CHOSEN_LOGP:
         yield (
             "likelihood displacement",
-            f"training made the chosen steps less likely ({change:+.1f} nats a step at its end)",
+            f"training made the chosen steps less likely ({change:+.1f} nats a step, mean of all)",
         )
     if before is None:
         return

@@ -13,7 +13,7 @@ from psr_ray.config import Config, MethodConfig, SourceConfig
 from psr_ray.data.benchmarks import num_problems
 from psr_ray.planning.lengths import Lengths
 from psr_ray.stages import Step
-from psr_ray.training.examples import mixed_batches, num_steps
+from psr_ray.training.examples import batch_sizes, mixed_batches
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def dpo_work(config: Config, source: SourceConfig, lengths: Lengths) -> Work:
     """A search is one token tree: its prompt and chosen steps once, its rejected steps beside them."""
     steps = steps_of_source(source, lengths)
     pairs, dpo = round(source.num * steps), config.dpo
-    count = num_steps(pairs, dpo.num_epochs, dpo.batch_size)
+    count = len(batch_sizes(pairs, dpo.num_epochs, dpo.batch_size))
     tree = lengths.problem_prompt + 2 * steps * lengths.step
     trained = dpo.num_epochs * source.num * tree
     trained += count * dpo.solutions_per_batch * (lengths.problem_prompt + lengths.solution)

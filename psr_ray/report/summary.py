@@ -63,7 +63,7 @@ def model_entry(name: str, steps: list[Step]) -> Json | None:
         "num_pairs": preferences.get("num_pairs", 0),
         "chosen_right_share": preferences.get("chosen_right_share"),
         "rejected_right_share": preferences.get("rejected_right_share"),
-        "training": made_by.get("last"),
+        "training": (made_by.get("last") or {}) | (made_by.get("learned") or {}) or None,
         "num_dropped_rows": made_by.get("num_dropped", 0),
         "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(

@@ -77,8 +77,7 @@ class Checkpoints:
     def restore(self) -> int:
         """Load the newest checkpoint; returns the number of steps that are done, 0 without one.
 
-        Raises ``PsrError`` where it was written by other workers than these, or on other batches (those
-        of another ``tokens_per_pass``, say, which leaves out rows that do not fit)."""
+        Raises ``PsrError`` where it was written by other workers than these, or on other batches."""
         latest = self.worker.from_first(read_json(self.folder / LATEST))
         if latest is None:
             return 0

@@ -6,9 +6,11 @@ same rows in the same optimizer step.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from psr_ray.config import JudgeConfig
@@ -116,24 +118,24 @@ def cycle(num_rows: int, rng: random.Random) -> Iterable[int]:
         yield from order
 
 
-def num_steps(num_rows: int, num_epochs: float, rows_per_step: int) -> int:
-    """Optimizer steps of a training run; at least one."""
-    return max(1, round(num_epochs * num_rows / rows_per_step))
+def batch_sizes(num_rows: int, num_epochs: float, batch_size: int) -> list[int]:
+    """Rows of every optimizer step: in all ``num_epochs`` passes over the rows, to a row; as few steps
+    as ``batch_size`` allows, and as even (61 rows by 32 are 30 and 31). At least one step."""
+    total = max(1, round(num_epochs * num_rows))
+    num = math.ceil(total / batch_size)
+    return [total * (step + 1) // num - total * step // num for step in range(num)]
 
 
 def batches(num_rows: int, num_epochs: float, batch_size: int, seed: int) -> list[list[int]]:
     """Row indices of every optimizer step."""
     stream = iter(cycle(num_rows, random.Random(f"order/{seed}")))
-    return [
-        [next(stream) for _ in range(batch_size)]
-        for _ in range(num_steps(num_rows, num_epochs, batch_size))
-    ]
+    return [list(islice(stream, size)) for size in batch_sizes(num_rows, num_epochs, batch_size)]
 
 
 def batches_by_search(
     pairs: Sequence[PreferenceExample], num_epochs: float, batch_size: int, seed: int
 ) -> list[list[int]]:
-    """Indices of the pairs of every optimizer step, all with ``batch_size`` pairs.
+    """Indices of the pairs of every optimizer step, at most ``batch_size`` each.
 
     Searches come in a new random order each epoch, the pairs of one side by side and from the first
     step to the last: they are scored as one token tree, or two where a batch ends in between.
@@ -147,10 +149,8 @@ def batches_by_search(
         for group in cycle(len(groups), random.Random(f"order/{seed}"))
         for index in groups[group]
     )
-    return [
-        [next(stream) for _ in range(batch_size)]
-        for _ in range(num_steps(len(pairs), num_epochs, batch_size))
-    ]
+    sizes = batch_sizes(len(pairs), num_epochs, batch_size)
+    return [list(islice(stream, size)) for size in sizes]
 
 
 def mixed_batches(
@@ -172,12 +172,9 @@ def mixed_batches(
     from_eft = batch_size - from_ift
     ift = iter(cycle(num_ift, random.Random(f"ift/{seed}")))
     eft = iter(cycle(num_eft, random.Random(f"eft/{seed}")))
-    steps = (
-        num_steps(num_eft, num_epochs, from_eft)
-        if from_eft
-        else num_steps(num_ift, num_epochs, from_ift)
-    )
+    if not from_eft:
+        return [list(islice(ift, size)) for size in batch_sizes(num_ift, num_epochs, from_ift)]
     return [
-        [next(ift) for _ in range(from_ift)] + [num_ift + next(eft) for _ in range(from_eft)]
-        for _ in range(steps)
+        [*islice(ift, from_ift), *(num_ift + index for index in islice(eft, size))]
+        for size in batch_sizes(num_eft, num_epochs, from_eft)
     ]

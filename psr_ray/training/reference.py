@@ -127,3 +127,29 @@ def reference_logps(
         raise PsrError("reference log-probabilities are incomplete or NaN: the model is broken")
     engine.train()
     return table
+
+
+# Pairs by which a training is measured, at most: a mean's standard error is below 5 % of its spread.
+MAX_MEASURED = 512
+
+
+def changes_of(
+    engine: Any,
+    pairs: Sequence[PreferenceExample],
+    reference: torch.Tensor,
+    worker: Worker,
+    budget: int,
+) -> dict[str, float]:
+    """What a training did to its pairs, under the weights as they are at its end: means over all pairs,
+    or ``MAX_MEASURED`` evenly spaced ones. ``reference`` [2, N] is of all pairs.
+
+    A step's own figures are those of one batch before its update; the last of them say little."""
+    step = max(1, math.ceil(len(pairs) / MAX_MEASURED))
+    after = reference_logps(engine, pairs[::step], worker, budget)
+    chosen, rejected = after - reference[:, ::step].to(after)
+    return {
+        "num_measured_pairs": len(chosen),
+        "chosen_logp_change": float(chosen.mean()),
+        "rejected_logp_change": float(rejected.mean()),
+        "accuracy": float((chosen > rejected).double().mean()),
+    }

@@ -31,7 +31,6 @@ from psr_ray.training.examples import (
     solution_example,
     within_length,
 )
-from psr_ray.training.units import pair_tree
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +83,7 @@ def train(job: TrainingJob) -> None:
     from psr_ray.training.distributed import Worker
     from psr_ray.training.engine import build_engine, export
     from psr_ray.training.metrics import MetricsWriter
-    from psr_ray.training.reference import TOLERANCES, check_packing
+    from psr_ray.training.reference import TOLERANCES, changes_of, check_packing
     from psr_ray.training.terms import dpo_term, sft_term
 
     training, budget = job.training, job.training.tokens_per_pass
@@ -129,6 +128,7 @@ def train(job: TrainingJob) -> None:
         if rank == 0:
             loop.keep_batch(job.out, terms, error)
         raise
+    learned = changes_of(engine, work.pairs, reference, worker, budget) if work.pair_plan else {}
     writer.close()
     export(module, tokenizer, job, rank)
     if rank == 0:
@@ -138,6 +138,7 @@ def train(job: TrainingJob) -> None:
             "num_dropped": len(work.dropped),
             "dropped": work.dropped[:20],
             "last": figures,
+            "learned": learned,
         }
         write_text(job.out / "training.json", json.dumps(facts, indent=1))
 
@@ -191,15 +192,17 @@ def sft_work(job: TrainingJob, prompts: PromptBuilder) -> Work:
 
 
 def dpo_work(job: TrainingJob) -> Work:
-    """Step preferences that fit, and the whole solutions that go with each batch, if any do."""
+    """Step preferences that fit, and the whole solutions that go with each batch, if any do.
+
+    Rows come in the order of their ids: shards hold them in the order in which searches ended, which is
+    another one each time."""
     assert job.preferences is not None
     length, settings, seed = job.config.model.max_length, job.config.dpo, job.config.seed
-    rows = read_rows(shards(job.preferences / PAIRS))
+    rows = sorted(
+        read_rows(shards(job.preferences / PAIRS)),
+        key=lambda row: (row["problem_id"], row["step_number"], row["id"]),
+    )
     pairs, dropped = within_length(map(preference_example, rows), length)
-    budget = settings.tokens_per_pass
-    fits = [len(pair_tree([pair])) <= budget for pair in pairs]
-    dropped += [pair.id for pair, fit in zip(pairs, fits, strict=True) if not fit]
-    pairs = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     if not pairs:
         raise PsrError(
             f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
@@ -209,7 +212,7 @@ def dpo_work(job: TrainingJob) -> Work:
     solutions: list[SFTExample] = []
     plan: list[list[int]] = []
     if settings.solutions_per_batch:
-        rows = read_rows(shards(job.preferences / SOLUTIONS))
+        rows = sorted(read_rows(shards(job.preferences / SOLUTIONS)), key=lambda row: row["id"])
         solutions, too_long = within_length(map(solution_example, rows), length)
         dropped += too_long
     if solutions:
