@@ -19,6 +19,8 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from psr_ray.answers.whole import read_whole
+
 # Seconds of one comparison; those of ordinary answers take milliseconds.
 LIMIT_S = 5.0
 # Seconds within which its process says something, also where it has to be started first.
@@ -87,19 +89,28 @@ def _confine() -> None:
 
 
 def _verify(gold: str, answer: str) -> bool:
-    """math-verify without its own timeouts, which need a main thread and signals."""
+    """math-verify without its own timeouts, which need a main thread and signals; what it left out of
+    an answer makes it another one."""
     from math_verify import verify
 
     try:
-        return bool(verify(_parsed(gold), _parsed(answer), timeout_seconds=None))
+        equal = bool(verify(_parsed(gold), _parsed(answer), timeout_seconds=None))
+        return equal and _whole(gold) and _whole(answer)
     except Exception:  # sympy raises what it likes
         return False
 
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> list[Any]:
-    """An answer as math-verify reads it: a gold one is read once for all samples of its problem."""
-    from math_verify import parse
+    """An answer as math-verify reads it: a gold one is read once for all samples of its problem. The
+    whole of it: where it cannot be read, math-verify would look for a number somewhere in it."""
+    from math_verify import LatexExtractionConfig, parse
 
-    parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
+    whole = LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)
+    parsed: list[Any] = parse(f"\\boxed{{{text}}}", extraction_config=[whole], parsing_timeout=None)
     return parsed
+
+
+@lru_cache(maxsize=1024)
+def _whole(text: str) -> bool:
+    return read_whole(text, _parsed)

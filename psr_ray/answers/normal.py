@@ -9,10 +9,15 @@ from fractions import Fraction
 # comma may also group the thousands of one number.
 SEPARATOR = ";"
 
+# Between the groups of three digits of one number: commas drawn nearer, commas and spaces in braces.
+GROUPED = r"(?:(?:\\!)?(?:,|\{,\})\s*\\!\s*|\{\s*(?:,|~|\\[ ,!;:])\s*\}(?:\\!)?)"
 REPLACED = [
     (re.compile(pattern), by)
     for pattern, by in (
+        (r"^\s*\\begin\{cases\}([^&]*)\\end\{cases\}\s*$", r"\1"),
         (r"\\\\", SEPARATOR),  # the next row of a matrix
+        (rf"(?<=\d){GROUPED}(?=\d{{3}}(?!\d))", ""),
+        (r"\b(?:US|USD)\s*(?=\\?\$)|[€£¥₹]|\\(euro|pounds|textdollar)(?![a-z])", ""),
         (r"\\\$|\\(left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])", ""),
         (r"\\[!:>]|\\(quad|qquad|thinspace)(?![a-zA-Z])|\\ |~|\u00a0", " "),
         (r"\\;|\\,", " "),
@@ -34,8 +39,11 @@ REPLACED = [
             r"\\(text|mbox|mathrm|textbf|mathbf|textit|operatorname|rm|textrm)\s*\{([^{}]*)\}",
             r" \2 ",
         ),
-        (r"\\%", "%"),
+        (r"\\%|(?<=\d)\s*percent\b", "%"),
+        (r"\\colon(?![a-z])|\uff1a|\u2236|(?<=\d)\s+to\s+(?=\d)", ":"),
+        (r"\u2248|\\thickapprox(?![a-z])", r"\\approx "),
         (r"\\cdot(?![a-z])|\\times(?![a-z])", r"\\cdot "),
+        (r"\\varnothing(?![a-z])|\u2205", r"\\emptyset"),
         (r"\\infin(?![a-z])", r"\\infty"),
         (r"\+\s*\\infty", r"\\infty"),
         (r"\\frac\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
@@ -59,13 +67,22 @@ UNITS = (
 UNIT = re.compile(
     rf"(?<=[\d}}).a-zπ])\s+({UNITS})\.?(\s*\^?\s*\{{?[23]\}}?)?$|(?<=\d)({UNITS})$", re.I
 )
+# What says how to read the digits before it: half of the day, the base.
+CLOCK = re.compile(r"(?<=:\d\d)\s*([ap])\.?m\.?$", re.I)
+BASE = re.compile(r"(?<=\d)_(?:(\d)|\{(\d+)\})$")
+SPACED = re.compile(r"(?<![\d.,^_])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?! ?\d)")
 NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)?(\.\d+)?(%?)")
 FRACTION = re.compile(
     r"([+-]?)\\frac\{([+-]?\d{1,18})\}\{([+-]?\d{1,18})\}(%?)|([+-]?\d{1,18})/(\d{1,18})(%?)"
 )
-NAME = re.compile(
-    r"^\s*(?:[a-zA-Z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([a-zA-Z, ]+\))?\s*(?:=|\\in(?![a-z]))\s*"
+MIXED = re.compile(
+    r"([+-]?)(\d{1,18})(?: ?\\frac\{(\d{1,18})\}\{(\d{1,18})\}| (\d{1,18})/(\d{1,18}))(%?)"
 )
+ONE_NAME = r"(?:[a-zA-Z]|\\[a-z]+)(?:_(?:\w|\{(?:\w|\\[a-z]+ ?)+\}))?'?(?:\([a-zA-Z, ]+\))?"
+NAME = re.compile(
+    rf"(?!(?:\\pi|e)\s*\\approx)({ONE_NAME})\s*(?:=|\\in(?![a-z])\s*|\\approx(?![a-z])\s*)"
+)
+NAMES = re.compile(rf"\(({ONE_NAME}(?:[,{SEPARATOR}]{ONE_NAME})+)\)=")
 
 
 def normal(answer: str) -> str:
@@ -75,22 +92,35 @@ def normal(answer: str) -> str:
         text = pattern.sub(by, text)
     text = " ".join(text.replace("$", " ").split()).strip(f" {SEPARATOR}")
     text = re.sub(r"(?<=[^.])\.$|^\\\(|\\\)$|^\\\[|\\\]$", "", text).strip()
-    return re.sub(r"\s*([;,()\[\]{}+\-=<>|/^_%&])\s*", r"\1", text)
+    text = re.sub(r"\s*([;:,()\[\]{}+\-=<>|/^_%&])\s*", r"\1", text)
+    return SPACED.sub(lambda found: found[0].replace(" ", ""), text)
+
+
+def without_spaces(text: str) -> str:
+    """A text without its spaces, but those that part two numbers."""
+    return re.sub(r"(?<!\d) | (?!\d)", "", text)
 
 
 def without_unit(text: str) -> tuple[str, str]:
     """An answer in its normal form, and the unit it ended with ("" where there is none)."""
-    found = UNIT.search(text)
+    found = UNIT.search(text) or CLOCK.search(text) or BASE.search(text)
     if found is None or found.start() == 0:
         return text, ""
-    return text[: found.start()].strip(), found[0].strip().lower().rstrip(".s")
+    unit = re.sub(r"[.{}]", "", found[0].strip().lower()).rstrip("s")
+    return text[: found.start()].strip(), unit
 
 
 def without_name(text: str) -> str:
-    """The right side of ``x=5``, ``f(x)=2x`` and ``x\\in[0,1]``."""
-    found = NAME.match(text)
+    """The right side of ``x=5``, ``f(x)=2x``, ``x\\in[0,1]`` and ``(p,q)=(3,2)``."""
+    found = NAME.match(text) or NAMES.match(text)
     rest = "" if found is None else text[found.end() :]
     return text if not rest or re.search(r"=|\\[lg]e(?![a-z])|[<>]", rest) else rest
+
+
+def exact(text: str) -> str:
+    """An exact value without the number it approximately is; that number where it stands alone."""
+    before, _, after = (part.strip() for part in text.partition("\\approx"))
+    return (before or after) if number(after) is not None else text
 
 
 def number(text: str) -> tuple[Fraction, bool] | None:
@@ -99,9 +129,21 @@ def number(text: str) -> tuple[Fraction, bool] | None:
     if found is not None and (found[2] or found[3]):
         digits = (found[2] or "0").replace(",", "") + (found[3] or "")
         return Fraction(found[1] + digits), bool(found[4])
+    found = MIXED.fullmatch(text)
+    if found is not None:
+        return _mixed(found)
     found = FRACTION.fullmatch(text)
     if found is None:
         return None
     sign = -1 if found[1] == "-" else 1
     above, below = int(found[2] or found[5]), int(found[3] or found[6])
     return (Fraction(sign * above, below), bool(found[4] or found[7])) if below else None
+
+
+def _mixed(found: re.Match[str]) -> tuple[Fraction, bool] | None:
+    """``2\\frac{1}{3}``; a whole number before another fraction is a product, if anything."""
+    above, below = int(found[3] or found[5]), int(found[4] or found[6])
+    if not 0 < above < below:
+        return None
+    value = int(found[2]) + Fraction(above, below)
+    return (-value if found[1] == "-" else value), bool(found[7])
