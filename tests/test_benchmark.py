@@ -6,9 +6,11 @@ import pytest
 from conftest import ROOT
 from scripted import character_prompts, drive
 
+from psr_ray.answers import is_equal, stated_answer
 from psr_ray.config.file import load_config
 from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of, benchmark_rows
 from psr_ray.data.problems import Problem
+from psr_ray.data.records import solution_row
 from psr_ray.data.rows import problem_row
 from psr_ray.data.sources import Failures
 from psr_ray.data.stage import evaluation_files, write_data
@@ -129,7 +131,7 @@ def test_a_run_has_the_benchmarks_and_leaves_out_what_they_hold(tmp_path):
     facts = write_data(config, tmp_path / "data")
     assert facts["rows"]["benchmark"] == 4
     assert facts["rows"]["search-1"] == 8
-    assert facts["num_in_benchmarks"] == 1
+    assert facts["num_held_out"] == 1
     assert facts["num_failed"] == 0
     rows = list(read_rows([tmp_path / "data" / "benchmark.parquet"]))
     assert {benchmark_of(row["id"]) for row in rows} == {"amc23", "gsm8k_mine"}
@@ -158,26 +160,64 @@ def test_a_benchmark_without_answers_or_unknown_is_refused(tmp_path):
         check_inputs(configured(tmp_path, "data.benchmarks=[gsm9k]"))
 
 
-# Keys of configs/smoke.yaml before there were benchmarks: what was made then is not made again.
-KEYS = {
-    "data": "796c75f1", "evaluate-M0": "fdaaf4d8", "sft": "ace4c8bc", "evaluate-M1": "6a57447f",
-    "search-1": "920469e0", "preferences-1": "661496b6", "train-1": "4e97d042",
-    "evaluate-M2": "42f3a59c",
-}  # fmt: skip
-
-
-def test_settings_that_came_later_change_no_key(tmp_path):
+def test_what_is_asked_of_a_model_redoes_its_evaluations_alone(tmp_path):
     def keys(*settings):
         run = RunDirectory(configured(tmp_path, *settings))
-        return {s.stage.name: s.stage.key[:8] for s in steps_of(run)}
+        return {s.stage.name: s.stage.key for s in steps_of(run)}
 
-    assert keys() == KEYS
     changed = keys("data.benchmarks=[gsm8k]")
-    assert not set(KEYS.values()) & set(changed.values())
+    assert not set(keys().values()) & set(changed.values())
     asked_more = keys("data.benchmarks=[gsm8k]", "evaluation.best_of=true",
                       "evaluation.search_benchmarks=true")  # fmt: skip
     redone = {name for name in changed if changed[name] != asked_more[name]}
-    assert {name for name in redone if not name.startswith("evaluate-")} == set()
+    assert redone == {"evaluate-M0", "evaluate-M1", "evaluate-M2"}
+
+
+def test_held_out_problems_are_not_learned_from_whatever_their_case_and_spacing(tmp_path):
+    held = problems_file(tmp_path, "held", ["How many  boxes?", LONG.format(7)])
+    hard = problems_file(tmp_path, "hard", [LONG.format(9)])
+    texts = ["how many BOXES", LONG.format(7).upper() + " Say?", f"({LONG.format(9)})", *OTHERS]
+    train = problems_file(tmp_path, "train", texts)
+    ift = tmp_path / "ift.jsonl"
+    solved = {"problem": "HOW many boxes?", "answer": "4", "solution": "Step 1: \\boxed{4}"}
+    ift.write_text(
+        "".join(json.dumps(solved | {"problem": t}) + "\n" for t in ("HOW many boxes?", "More?"))
+    )
+    files = [f"data.{name}={{kind: file, path: {path}, num: 20}}"
+             for name, path in (("heldout", held), ("hard", hard), ("ift", ift))]  # fmt: skip
+    config = configured(tmp_path, *files, f"data.train=[{{kind: file, path: {train}, num: 20}}]")
+    facts = write_data(config, tmp_path / "data")
+    assert (facts["rows"]["search-1"], facts["rows"]["ift"], facts["num_held_out"]) == (8, 1, 4)
+    failed = (tmp_path / "data" / "failed.jsonl").read_text()
+    assert failed.count("held out by data.heldout") == 3
+    assert failed.count("held out by data.hard") == 1
+
+
+def test_answers_outside_a_box_are_counted_apart(tmp_path):
+    solved = [
+        solution_row(str(i), "x?", "1/2", text, 9, "eos")
+        for i, text in enumerate(["\\boxed{0.5}", "So the answer is $1/2$.", "It is 3.", "None."])
+    ]
+    assert [row["correct"] for row in solved] == [True, False, False, False]
+    config = load_config(ROOT / "configs" / "smoke.yaml")
+    figures = write_benchmark(tmp_path, solved, config, "m", "mine")
+    assert (figures["accuracy"], figures["accuracy_with_unboxed"]) == (0.25, 0.5)
+    assert "50.0% with answers found elsewhere" in benchmark_lines(figures)
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("The answer is 42.", "42"),
+        ("**Final Answer:** $x=\\frac{1}{2}$", "$x=\\frac{1}{2}"),
+        ("The answer is 3. No, the answer is 3.5. Done.", "3.5"),
+        ("Step 1: 3+4=7\nStep 2: 7*1,000=7,000", "7,000"),
+        ("I do not know", None),
+    ],
+)
+def test_an_answer_without_a_box_is_what_is_stated_last_or_the_last_number(solution, answer):
+    found = stated_answer(solution)
+    assert found == answer or is_equal(answer or "", found)
 
 
 def test_benchmarks_that_would_be_called_the_same_are_refused(tmp_path):

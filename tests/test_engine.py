@@ -81,6 +81,22 @@ out["most_open"] = most_open
 out["still_alive"] = prompts.decode(after[0].token_ids) == out["greedy"]
 
 
+def seeded(most):
+    values = (f"engine.max_rows_in_flight={most}", "engine.seeded_sampling=true")
+    settings = load_config("configs/smoke.yaml", values)
+    engine = VllmEngine(settings.model.base, settings.model, settings.engine, 0)
+
+    def twice(k):
+        first = yield from ask(f"{k} " * (30 + 4 * k) + ":", num_samples=6, temperature=1.0)
+        text = f"{k}" + prompts.decode(first[0].token_ids)
+        second = yield from ask(text, num_samples=6, temperature=1.0)
+        return [completion.token_ids for completion in first + second]
+
+    samples = engine.run([twice(k) for k in range(30)])
+    engine.close()
+    return samples
+
+
 
 def crash(output):
     raise MemoryError("planted")
@@ -90,6 +106,8 @@ engine._finish = crash
 out["alive_before"] = engine.is_alive
 out["death"] = [str(engine.submit(ask("1+1=")).exception(60)) for _ in range(2)]
 out["alive_after"] = engine.is_alive
+# 30 searches, two rounds of six samples each, all at once or four at a time
+out["seeded"] = seeded(512) == seeded(4)
 print("RESULT" + json.dumps(out))
 """
 
@@ -125,5 +143,6 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["late"] == ["time", True]
     assert out["in_time"]
     assert out["still_alive"]
+    assert out["seeded"]  # at full load, too
     assert [out["alive_before"], out["alive_after"]] == [True, False]
     assert out["death"] == ["the vLLM engine died: MemoryError: planted"] * 2

@@ -94,8 +94,10 @@ def test_steps(text, ids):
     def decode(some):
         return "".join(chr(97 + i % 26) + ("\n" if i % 7 == 0 else "") for i in some)
 
-    trimmed = trim_to_step(ids, "\n", decode)
+    trimmed, found = trim_to_step(ids, "\n", decode)
     assert tuple(ids[: len(trimmed)]) == trimmed
+    assert found is ("\n" in decode(ids))
+    assert trimmed or not ids
 
 
 @fuzz

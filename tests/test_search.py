@@ -118,10 +118,11 @@ def test_cut_off_candidates_are_left_out_and_counted():
 def test_search_ends_at_the_step_cap_and_at_the_context():
     search, _ = run(lambda prompt, n: ["step\n"] * n, prefers(), max_steps=4)
     assert (search.end, len(search.chosen())) == ("max_steps", 4)
-    search, _ = run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=70)
+    short = {"max_tokens": 20}
+    search, _ = run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=70, judging=short)
     assert search.end == "max_length"
     with pytest.raises(ProblemTooLong, match="max_length 45"):
-        run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=45)
+        run(lambda prompt, n: ["step\n"] * n, prefers(), max_length=45, judging=short)
 
 
 def test_rounds_that_end_in_a_rollback_count_as_the_papers_iterations_do():

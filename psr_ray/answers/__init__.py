@@ -1,6 +1,6 @@
 """Final answers: found in a solution, and compared with the gold one."""
 
-from psr_ray.answers.boxed import extract_boxed
+from psr_ray.answers.boxed import extract_boxed, stated_answer
 from psr_ray.answers.equality import is_equal
 
-__all__ = ["extract_boxed", "is_equal"]
+__all__ = ["extract_boxed", "is_equal", "stated_answer"]

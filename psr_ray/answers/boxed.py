@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+STATED = re.compile(r"\banswer\s*(?:is|are|was|:|=)\s*:?", re.IGNORECASE)
+# Where a sentence with an answer ends: at a full stop that no digit follows.
+END = re.compile(r"\.(?:\s|$)|\*\*")
+NUMBER = re.compile(r"-?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%?")
+
 
 def extract_boxed(solution: str) -> str | None:
     """The content of the last whole ``\\boxed{...}``, braces balanced; None where there is none."""
@@ -14,3 +21,20 @@ def extract_boxed(solution: str) -> str | None:
         if depth == 0:
             return solution[start + len("\\boxed{") : position].strip()
     return None
+
+
+def stated_answer(solution: str) -> str | None:
+    """The answer that a solution without a box states: what follows its last "answer is" or "answer:",
+    else its last number; None where it holds neither.
+
+    The usual fall-back of maths evaluations (Qwen2.5-Math's, lm-evaluation-harness's
+    "flexible-extract"). It guesses, so that what it finds is counted apart.
+    """
+    stated = list(STATED.finditer(solution))
+    if stated:
+        line = solution[stated[-1].end() :].strip(" *\n").partition("\n")[0]
+        answer = END.split(line)[0].strip(" *$")
+        if answer:
+            return answer
+    numbers: list[str] = NUMBER.findall(solution)
+    return numbers[-1] if numbers else None

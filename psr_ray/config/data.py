@@ -59,7 +59,9 @@ class DataConfig(Frozen):
     """Benchmarks that every model solves greedily: names (`gsm8k`, `math`, `math500`, `gaokao2023en`,
     `olympiadbench`, `aime24`, `amc23`; from the Hugging Face Hub) or files, called by their names."""
     decontaminate: bool = True
-    """Leave out problems to learn from that share 13 words in a row with a problem of `benchmarks`."""
+    """Leave out problems to learn from that share 13 words in a row (or all their words) with a problem
+    of `benchmarks`, `heldout`, `hard` or `judge`; case, signs and blanks make no difference. Problems of
+    the embedded source are kept apart by their numbers."""
 
     def sources(self) -> dict[str, SourceConfig]:
         """Every source by its key in the config."""

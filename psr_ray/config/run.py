@@ -28,13 +28,33 @@ class ModelConfig(Frozen):
     """Run code that comes with the model folder. Off: weights are data."""
 
 
+class SystemConfig(Frozen):
+    """System messages, by what a prompt is for. Null leaves it to the chat template, which may have one
+    of its own: that of Qwen2.5-Math ("reason step by step … \\boxed{}") fits a solver, not a judge."""
+
+    solve: str | None = None
+    """Before problems to solve."""
+    judge: str | None = None
+    """Before steps and solutions to judge."""
+
+
 class PromptConfig(Frozen):
     templates: str = "paper"
     """`paper` (the paper's structure, for chat and base models), `compact` (tiny model), a folder."""
     chat_template: bool = True
     """Wrap prompts in the tokenizer's chat template; false for base models."""
-    step_stop: str = "\nStep "
-    """Text at which a step ends. Leading newlines belong to the step, the rest does not."""
+    step_stop: Annotated[str, Field(min_length=1)] = "\nStep "
+    """Text at which a step ends. Leading newlines belong to the step, what follows them begins the next
+    one; without leading newlines all of it belongs to the step."""
+    system: SystemConfig = SystemConfig()
+
+    @model_validator(mode="after")
+    def system_needs_chat_template(self) -> PromptConfig:
+        if not self.chat_template and self.system != SystemConfig():
+            raise ValueError(
+                "`system` needs `chat_template: true`: a base model has no system message"
+            )
+        return self
 
 
 class SearchConfig(Frozen):

@@ -1,4 +1,4 @@
-"""Problems that a benchmark holds, found by shared 13-grams of words."""
+"""Problems that a benchmark or a held-out set holds, found by shared 13-grams of words."""
 
 from __future__ import annotations
 

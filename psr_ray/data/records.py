@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psr_ray.answers import extract_boxed, is_equal
+from psr_ray.answers import extract_boxed, is_equal, stated_answer
 from psr_ray.data.rows import Row
 from psr_ray.data.seed.pairs import JudgedPair
 from psr_ray.method.judge import Comparison, Verdict
@@ -95,6 +95,7 @@ def solution_row(
 ) -> Row:
     """A greedy solution, graded where the answer is known."""
     predicted = extract_boxed(text)
+    unboxed = None if predicted is not None else stated_answer(text)
     return {
         "id": problem_id,
         "problem": problem,
@@ -102,6 +103,8 @@ def solution_row(
         "text": text,
         "predicted": predicted,
         "correct": None if answer is None else is_equal(answer, predicted),
+        "unboxed": unboxed,
+        "unboxed_correct": None if answer is None else is_equal(answer, unboxed),
         "finish": finish,
         "num_steps": len(split_steps(text)),
         "num_tokens": num_tokens,

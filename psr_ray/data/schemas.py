@@ -75,6 +75,8 @@ SOLUTION_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("predicted", pa.string()),
         ("correct", pa.bool_()),
+        ("unboxed", pa.string()),  # the answer stated outside a box, where there is no box
+        ("unboxed_correct", pa.bool_()),
         ("finish", pa.string()),
         ("num_steps", pa.int32()),
         ("num_tokens", pa.int64()),

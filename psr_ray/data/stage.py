@@ -6,7 +6,7 @@
     heldout-search.parquet  heldout-sample.parquet         the first held-out problems once more
     benchmark.parquet  benchmark-search.parquet …          the benchmarks, the same way
 
-What was left out (broken lines, problems that a benchmark holds) is listed in failed.jsonl with its
+What was left out (broken lines, problems that are held out) is listed in failed.jsonl with its
 file, line and reason.
 """
 
@@ -40,7 +40,9 @@ from psr_ray.errors import PsrError
 from psr_ray.storage.files import write_text
 from psr_ray.storage.shards import write_rows
 
-IN_BENCHMARK = "in a benchmark"
+HELD_OUT = "held out"
+# What models are measured on, beside the benchmarks; no problem of theirs is learned from.
+MEASURED = ("heldout", "hard", "judge")
 
 
 def search_files(config: Config) -> list[str]:
@@ -64,26 +66,38 @@ def evaluation_files(config: Config, model: str) -> list[str]:
     return files
 
 
-def without_benchmarks(
-    rows: Sequence[Row], known: Benchmarks | None, name: str, failures: Failures
+def held_out_phrases(config: Config, files: dict[str, list[Row]]) -> Benchmarks:
+    """What must not be learned: the problems of the benchmarks, the held-out ones, the judge's. Those of
+    the embedded source are kept apart by their numbers instead (they share their wording)."""
+    data = config.data
+    if not data.decontaminate:
+        return Benchmarks()
+    known = phrases_of([benchmark_file(name) for name in data.benchmarks])
+    for name in MEASURED:
+        texts = [row["problem"] for row in files.get(name, []) if row["plan"] is None]
+        known.add(f"data.{name}", texts)
+    return known
+
+
+def without_held_out(
+    rows: Sequence[Row], known: Benchmarks, name: str, failures: Failures
 ) -> list[Row]:
-    """The rows whose problems no benchmark holds; the others go to ``failures``.
+    """The rows whose problems are not held out; the others go to ``failures``.
 
     Raises ``PsrError`` where none is left.
     """
-    if known is None:
-        return list(rows)
     kept = []
     for place, row in enumerate(rows, start=1):
-        held_by = known.found_in(row["problem"])
+        held_by = known.found_in(row["problem"]) if row["plan"] is None else None
         if held_by is None:
             kept.append(row)
         else:
-            failures.add(Path(f"data.{name}"), place, f"{IN_BENCHMARK}: {held_by}: {row['id']}")
+            failures.add(Path(f"data.{name}"), place, f"{HELD_OUT} by {held_by}: {row['id']}")
     if rows and not kept:
         raise PsrError(
-            f"data.{name}: all of its {len(rows)} problems share 13 words in a row with problems of "
-            "data.benchmarks; train on others, or set data.decontaminate to false"
+            f"data.{name}: all of its {len(rows)} problems share 13 words in a row with problems that "
+            "are held out (data.benchmarks, heldout, hard, judge); train on others, or set "
+            "data.decontaminate to false"
         )
     return kept
 
@@ -103,14 +117,12 @@ def write_data(config: Config, folder: Path) -> Row:
         files["hard"] = problem_rows(data.hard, "heldout", "hard", seed, failures)
     if data.judge is not None:
         files["judge"] = pair_rows(data.judge, "judge", seed, failures)
-    known = None
     if data.benchmarks:
         files |= benchmark_files(config, failures)
-        if data.decontaminate:
-            known = phrases_of([benchmark_file(name) for name in data.benchmarks])
+    known = held_out_phrases(config, files)
     for name in ("ift", "eft", "eft_solutions"):
         if name in files:
-            files[name] = without_benchmarks(files[name], known, name, failures)
+            files[name] = without_held_out(files[name], known, name, failures)
     files |= fresh_problems(config, failures, known)
     check_disjoint(
         {
@@ -118,7 +130,7 @@ def write_data(config: Config, folder: Path) -> Row:
             "eft": map(problem_of, files["eft"] + files.get("eft_solutions", [])),
             **{
                 name: map(problem_of, files.get(name, []))
-                for name in ("judge", "heldout", "hard", *search_files(config))
+                for name in (*MEASURED, *search_files(config))
             },
         }
     )
@@ -128,11 +140,11 @@ def write_data(config: Config, folder: Path) -> Row:
         write_rows(folder / f"{name}.parquet", rows, TASK_SCHEMA)
     lines = "".join(json.dumps(item) + "\n" for item in failures.items)
     write_text(folder / "failed.jsonl", lines)
-    contaminated = [item for item in failures.items if item["reason"].startswith(IN_BENCHMARK)]
+    contaminated = [item for item in failures.items if item["reason"].startswith(HELD_OUT)]
     return {
         "rows": {name: len(rows) for name, rows in files.items()},
         "num_failed": len(failures.items) - len(contaminated),
-        "num_in_benchmarks": len(contaminated),
+        "num_held_out": len(contaminated),
         "failed_examples": failures.items[:3],
     }
 
@@ -161,9 +173,7 @@ def benchmark_files(config: Config, failures: Failures) -> dict[str, list[Row]]:
     return {"benchmark": rows} | repeated("benchmark", again, ("search", "sample"))
 
 
-def fresh_problems(
-    config: Config, failures: Failures, known: Benchmarks | None
-) -> dict[str, list[Row]]:
+def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dict[str, list[Row]]:
     """The problems that each iteration searches; no problem is searched twice."""
     pools: dict[SourceConfig, list[Row]] = {}
     wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
@@ -174,7 +184,7 @@ def fresh_problems(
         whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else total})
         if whole not in pools:
             rows = problem_rows(whole, "train", "search", config.seed, failures)
-            pools[whole] = without_benchmarks(rows, known, "train", failures)
+            pools[whole] = without_held_out(rows, known, "train", failures)
             random.Random(f"problems/{config.seed}").shuffle(pools[whole])
         fresh = [row for row in pools[whole] if row["id"] not in used][: source.num]
         if not fresh:

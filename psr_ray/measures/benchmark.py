@@ -119,7 +119,8 @@ def benchmark_lines(figures: Figures) -> str:
     low, high = figures["accuracy_ci95"]
     lines = [
         f"accuracy {accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}) on {num} problems, "
-        f"{figures['num_failed']} failed rows, {figures['unboxed_share']:.1%} without a boxed answer"
+        f"{figures['num_failed']} failed rows, {figures['unboxed_share']:.1%} without a boxed answer "
+        f"({figures['accuracy_with_unboxed']:.1%} with answers found elsewhere)"
     ]
     if figures["num_doubtful"]:
         lines.append(f"{figures['num_doubtful']} marked wrong though they look equal: {DOUBTFUL}")

@@ -59,6 +59,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.chat = settings.chat_template
         self.stop = settings.step_stop
+        self.system = settings.system
         if self.chat and not tokenizer.chat_template:
             raise PsrError(
                 f"model {tokenizer.name_or_path}: its tokenizer has no chat template; "
@@ -78,7 +79,7 @@ class PromptBuilder:
 
     def solve_ids(self, problem: str) -> tuple[int, ...]:
         """The prompt after which the model writes its first step."""
-        return self._ids(self._render("solve", problem=self.as_data(problem)))
+        return self._ids(self._render("solve", problem=self.as_data(problem)), self.system.solve)
 
     def judge_ids(
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
@@ -87,7 +88,8 @@ class PromptBuilder:
 
         What all comparisons of a step share stands first: their prefixes share a KV cache.
         """
-        return self._ids(self.judge_text(problem, steps_so_far, step_a, step_b))
+        text = self.judge_text(problem, steps_so_far, step_a, step_b)
+        return self._ids(text, self.system.judge)
 
     def judge_text(
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
@@ -106,14 +108,15 @@ class PromptBuilder:
         text = self._judge_text("verdict", problem, steps_so_far, step_a, step_b)
         if not self.chat:
             return self._ids(text + VERDICT_OPENING)
-        return self._ids(text) + tuple(
+        return self._ids(text, self.system.judge) + tuple(
             self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
         )
 
     def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
         """The prompt after which the judge explains and gives a solution its points."""
         texts = [self.as_data(text, judged=True) for text in (problem, "\n".join(steps))]
-        return self._ids(self._render("points", problem=texts[0], solution=texts[1]))
+        text = self._render("points", problem=texts[0], solution=texts[1])
+        return self._ids(text, self.system.judge)
 
     def verdict_choices(self) -> tuple[int, int]:
         """The ids of the letters A and B as they follow ``[[``."""
@@ -180,15 +183,22 @@ class PromptBuilder:
                 "built-in ones use"
             ) from error
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def _ids(self, text: str, system: str | None = None) -> tuple[int, ...]:
         if not self.chat:
             return tuple(self.tokenizer.encode(text))
-        ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                [*messages, {"role": "user", "content": text}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except jinja2.TemplateError as error:
+            raise PsrError(
+                f"model {self.tokenizer.name_or_path}: its chat template takes no such messages "
+                f"({error}); leave out prompts.system, where it is set"
+            ) from error
         return tuple(ids)
 
 

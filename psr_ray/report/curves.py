@@ -19,44 +19,6 @@ if TYPE_CHECKING:
 Z95 = 1.96
 
 
-def plot_by_model(axis: Axes, models: list[Json], key: str, label: str, scale: float = 1.0) -> None:
-    """One figure over the models; models without it are left out, their places are not."""
-    points = [(x, scale * e[key]) for x, e in enumerate(models) if e[key] is not None]
-    axis.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
-
-
-def models_figure(models: list[Json]) -> bytes:
-    """Accuracy, judge health and step shape, by model."""
-    figure, (accuracy, judge, steps) = new_figure(3)
-    known = [(x, e) for x, e in enumerate(models) if e["accuracy"] is not None]
-    accuracy.errorbar(
-        [x for x, _ in known],
-        [100 * e["accuracy"] for _, e in known],
-        yerr=[100 * e["accuracy_se"] for _, e in known],
-        marker="o",
-        capsize=4,
-    )
-    accuracy.set(title="greedy accuracy, held-out", ylabel="%", ylim=(0, 100))
-    for key, label in (
-        ("judge_accuracy_on_policy", "right on own steps"),
-        ("judge_accuracy_fixed", "right on fixed set"),
-        ("order_flip_share", "order flips"),
-        ("tie_share", "ties"),
-        ("unparsable_share", "unparsable"),
-    ):
-        plot_by_model(judge, models, key, label, scale=100)
-    judge.set(title="judge", ylabel="%", ylim=(-3, 103))
-    plot_by_model(steps, models, "steps_per_solution", "steps per solution")
-    plot_by_model(steps, models, "tokens_per_step", "tokens per step")
-    steps.set(title="steps", ylim=(0, None))
-    for axis in (accuracy, judge, steps):
-        axis.set_xticks(range(len(models)), [entry["name"] for entry in models])
-        axis.set_xlim(-0.3, len(models) - 0.7)
-    for axis in (judge, steps):
-        axis.legend(fontsize=8, frameon=False, loc="center right")
-    return to_png(figure)
-
-
 def training_curves(run_dir: Path, models: list[Json]) -> bytes | None:
     """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage."""
     curves = []
@@ -130,10 +92,19 @@ def mean_points(models: list[Json], key: str) -> list[tuple[str, float, float, f
     return found
 
 
-def health_figure(models: list[Json]) -> bytes:
-    """Accuracy on all problems, the judge, self-reward beside true reward and pass@8, by model, with
-    95 % intervals. Verdicts of one problem are not independent: on own steps it is too narrow."""
-    figure, (accuracy, judge, reward) = new_figure(3, height=3.8)
+def plot_by_model(axis: Axes, models: list[Json], key: str, label: str, scale: float = 1.0) -> None:
+    """One figure over the models; models without it are left out, their places are not."""
+    points = [(x, scale * e[key]) for x, e in enumerate(models) if e.get(key) is not None]
+    if points:
+        axis.plot([x for x, _ in points], [y for _, y in points], marker=".", ls="--", label=label)
+
+
+def models_figure(models: list[Json]) -> bytes:
+    """Accuracy on all problems, the judge, steps, self-reward beside true reward and pass@8, by model.
+
+    Bars are 95 % intervals. Verdicts of one problem are not independent: on own steps they are too
+    narrow."""
+    figure, (accuracy, judge, steps, reward) = new_figure(4, height=3.8)
     names = [entry["name"] for entry in models]
     benchmarks = dict.fromkeys(b for entry in models for b in entry.get("benchmarks") or {})
     with_bars(accuracy, names, accuracy_points(models, lambda entry: entry), "held-out")
@@ -145,14 +116,24 @@ def health_figure(models: list[Json]) -> bytes:
     with_bars(judge, names, mean_points(models, "judge_accuracy_fixed"), "right on fixed pairs")
     own = share_points(models, "judge_accuracy_on_policy", "num_gradable_verdicts")
     with_bars(judge, names, own, "right on own steps")
-    judge.set(title="judge", ylim=(-3, 103))
+    for key, label in (
+        ("order_flip_share", "order flips"),
+        ("tie_share", "ties"),
+        ("unparsable_share", "unparsable"),
+    ):
+        plot_by_model(judge, models, key, label, scale=100)
+    judge.set(title="judge", ylabel="%", ylim=(-3, 103))
+    plot_by_model(steps, models, "steps_per_solution", "steps per solution")
+    plot_by_model(steps, models, "tokens_per_step", "tokens per step")
+    steps.set(title="steps", ylim=(0, None))
     probed = [{"name": entry["name"], **(entry.get("probes") or {})} for entry in models]
     with_bars(reward, names, mean_points(probed, "self_reward"), "self-reward against M1")
     with_bars(reward, names, mean_points(probed, "true_reward"), "true reward against M1")
     with_bars(reward, names, mean_points(models, "pass_at_8"), "pass@8")
-    reward.set(title="reward and diversity", ylim=(-3, 103))
-    for axis in (accuracy, judge, reward):
+    reward.set(title="reward and diversity", ylabel="%", ylim=(-3, 103))
+    for axis in (accuracy, judge, steps, reward):
         axis.set_xticks(range(len(models)), names)
+        axis.set_xlim(-0.3, len(models) - 0.7)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, frameon=False)
     return to_png(figure)

@@ -172,7 +172,7 @@ HEALTH_LEGEND = (
     "half). τ: Kendall's tau-b of its rankings of M1's candidates to those of another model. says A: "
     "share of verdicts. longer wins: share of judged pairs of different lengths that the longer step "
     "wins. answers of 8: different answers among eight samples. Δlogp: change of the steps' "
-    "log-probability at the end of training, in nats. A dash: not measured."
+    "log-probability by training, mean over its pairs, in nats. A dash: not measured."
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from psr_ray.report.curves import health_figure, models_figure, training_curves
+from psr_ray.report.curves import models_figure, training_curves
 from psr_ray.report.display import (
     COLUMNS,
     HEALTH_COLUMNS,
@@ -40,11 +40,7 @@ def write_report(run_dir: Path, summary: Json) -> Path:
     overview = models_figure(models)
     (run_dir / "report.png").write_bytes(overview)
     figures = [
-        ("accuracy, judge and steps by model", overview),
-        (
-            "accuracy, judge, reward and diversity by model, with 95 % intervals",
-            health_figure(models),
-        ),
+        ("accuracy, judge, steps, reward and diversity by model, with 95 % intervals", overview),
         ("step-DPO training curves", training_curves(run_dir, models)),
     ]
     memory = summary["peak_rss_bytes"]

@@ -85,8 +85,8 @@ def accuracy_view(models: list[Json], names: list[str]) -> View:
 
     return View(
         "Accuracy by iteration and benchmark (Table 1)",
-        "Greedy, in percent, with the 95 % interval (Wilson). The paper's MATH has 5,000 problems; it "
-        "gives no intervals.",
+        "Greedy, in percent, with the 95 % interval (Wilson); in brackets, where they would add to it, "
+        "with answers that stand in no box. The paper's MATH has 5,000 problems; it gives no intervals.",
         ["model", *names],
         with_published(models, names, own, ACCURACY, ".1f"),
     )
@@ -102,7 +102,9 @@ def accuracy(figures: Json | None) -> str:
     if figures is None or figures["accuracy"] is None:
         return "–"
     low, high = figures["accuracy_ci95"]
-    return f"{100 * figures['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    shown = f"{100 * figures['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    with_unboxed = figures.get("accuracy_with_unboxed") or 0.0
+    return shown + (f" ({100 * with_unboxed:.1f})" if with_unboxed > figures["accuracy"] else "")
 
 
 def judge_view(models: list[Json]) -> View:
@@ -111,7 +113,7 @@ def judge_view(models: list[Json]) -> View:
         "Judge accuracy by iteration (Table 3)",
         "Percent of verdicts that are right: on fixed pairs in both orders (± one standard error), and "
         "on the model's own fresh steps of which exactly one is right, where that is known. The "
-        "paper's 500 pairs are filtered by agreement; its M0 sees three examples.",
+        "paper's 500 pairs are filtered by agreement; its M0 sees three examples, ours none.",
         ["model", "fixed pairs", "own steps", *(f"{PAPER_ROW}{size}" for size in SIZES)],
     )
     for entry in models:
@@ -122,13 +124,17 @@ def judge_view(models: list[Json]) -> View:
                 entry["name"],
                 "–" if fixed is None else f"{100 * fixed:.1f} ± {100 * (error or 0.0):.1f}",
                 "–" if own is None else f"{100 * own:.1f}",
-                *(
-                    f"{JUDGE[s][entry['name']]}" if entry["name"] in JUDGE[s] else "–"
-                    for s in SIZES
-                ),
+                *(published_judge(size, entry["name"]) for size in SIZES),
             ]
         )
     return view
+
+
+def published_judge(size: str, model: str) -> str:
+    """The paper's figure of a model's judge; M0's was shown three examples."""
+    if model not in JUDGE[size]:
+        return "–"
+    return f"{JUDGE[size][model]}{' (3-shot)' if model == 'M0' else ''}"
 
 
 def steps_view(models: list[Json], names: list[str]) -> View:

@@ -48,7 +48,8 @@ def print_status(folder: Path, console: Console) -> None:
     table.add_column("stage")
     table.add_column("state")
     under_way = False
-    for step in steps_of(run):
+    steps = steps_of(run)
+    for step in steps:
         state = "to do"
         if step.stage.is_complete:
             state = finished_line(step, step.stage.manifest or {}).removeprefix(step.title).strip()
@@ -62,6 +63,9 @@ def print_status(folder: Path, console: Console) -> None:
                     state += f", about {duration(progress.left_s)} left"
         table.add_row(step.stage.name, state)
     console.print(table)
+    if all(step.stage.is_complete for step in steps) and holder is None:
+        console.print("complete")
+        return
     if holder is None:
         console.print("nobody works on it; the same command or job goes on with it")
         return
