@@ -6,15 +6,53 @@ import shutil
 import pytest
 from conftest import ROOT
 
+from psr_ray.config import PromptConfig
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 
 
 def test_a_model_without_a_chat_template_is_named_with_the_setting_to_change():
     config = load_config(ROOT / "configs" / "smoke.yaml", ("prompts.chat_template=true",))
     with pytest.raises(PsrError, match=r"no chat template; set prompts\.chat_template to false"):
         check_inputs(config)
+
+
+SYSTEM = """{% if messages[0].role == 'system' %}<s>{{ messages[0].content }}</s>
+{% else %}<s>reason step by step, \\boxed{}</s>
+{% endif %}{{ messages[-1].content }}"""
+STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+
+
+def prompts_of(template, **system):
+    tokenizer = load_tokenizer(str(ROOT / "models" / "tiny-m0"))
+    tokenizer.chat_template = template
+    settings = PromptConfig(templates="compact", chat_template=True, system=system)
+    return PromptBuilder(tokenizer, settings)
+
+
+def test_system_messages_are_set_by_purpose_or_left_to_the_template():
+    judge, own = "You judge.", "reason step by step"
+    prompts = prompts_of(SYSTEM, judge=judge)
+    judged = [
+        prompts.judge_ids("1+1?", [], "2", "3"),
+        prompts.verdict_ids("1+1?", [], "2", "3"),
+        prompts.points_ids("1+1?", ["2"]),
+    ]
+    for ids in judged:
+        assert judge in prompts.decode(ids)
+        assert own not in prompts.decode(ids)
+    assert own in prompts.decode(prompts.solve_ids("1+1?"))
+    assert own in prompts.decode(prompts_of(SYSTEM).judge_ids("1+1?", [], "2", "3"))
+    assert "Solve." in prompts.decode(prompts_of(SYSTEM, solve="Solve.").solve_ids("1+1?"))
+
+
+def test_a_template_without_a_system_role_and_a_base_model_are_named():
+    with pytest.raises(PsrError, match=r"no system role\); leave out prompts\.system"):
+        prompts_of(STRICT, judge="x").judge_ids("1+1?", [], "2", "3")
+    with pytest.raises(ValueError, match="`system` needs `chat_template: true`"):
+        PromptConfig(chat_template=False, system={"solve": "x"})
 
 
 def test_a_model_whose_tokenizer_cannot_end_a_solution_is_named(tmp_path):

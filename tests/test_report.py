@@ -1,6 +1,7 @@
 import io
 import json
 
+import yaml
 from conftest import ROOT
 from rich.console import Console
 
@@ -11,8 +12,9 @@ from psr_ray.measures.solutions import solution_figures
 from psr_ray.planning.show import print_plan
 from psr_ray.report.display import cells, duration, model_table
 from psr_ray.report.html import headline, write_report
+from psr_ray.report.status import print_status
 from psr_ray.report.summary import write_summary
-from psr_ray.runs import RunDirectory
+from psr_ray.runs import CONFIG_FILE, RunDirectory
 from psr_ray.stages import steps_of
 from psr_ray.storage.shards import write_shard
 
@@ -49,9 +51,9 @@ def test_judge_accuracy_is_a_mean_over_both_orders_with_missing_verdicts_wrong()
     assert figures["unparsable_share_fixed"] == 1 / 6
 
 
-def finished_run(tmp_path):
+def finished_run(tmp_path, name="<b>x</b>"):
     """A run folder whose stages are complete, with made-up figures."""
-    config = load_config(ROOT / "configs" / "smoke.yaml", (f"runs_dir={tmp_path}", "name=<b>x</b>"))
+    config = load_config(ROOT / "configs" / "smoke.yaml", (f"runs_dir={tmp_path}", f"name={name}"))
     run = RunDirectory(config)
     for i, step in enumerate(steps_of(run)):
         step.stage.open()
@@ -68,7 +70,7 @@ def finished_run(tmp_path):
         step.stage.finish(1.0, **facts)
     hostile = {"id": "s", "problem": "<script>alert(1)</script>", "end": "finished", "steps": []}
     row = dict.fromkeys(SEARCH_SCHEMA.names) | hostile | {"num_rollbacks": 1}
-    write_shard(tmp_path / "<b>x<" / "b>" / "search-1" / "search", [row], SEARCH_SCHEMA)
+    write_shard(run.path / "search-1" / "search", [row], SEARCH_SCHEMA)
     return run
 
 
@@ -82,6 +84,33 @@ def test_the_report_shows_every_model_and_treats_texts_as_data(tmp_path):
     assert "\\u003cscript\\u003ealert(1)" in html  # as data of the walk-through
     assert "<b>x</b>" not in html
     assert (run.path / "report.png").stat().st_size > 1000
+
+
+def test_a_complete_run_says_so_and_one_under_way_does_not(tmp_path):
+    run = finished_run(tmp_path, "done")
+    values = run.config.model_dump(mode="json")
+    (run.path / CONFIG_FILE).write_text(yaml.safe_dump(values))
+
+    def status():
+        console = Console(width=120, file=io.StringIO())
+        print_status(run.path, console)
+        return console.file.getvalue()
+
+    assert status().splitlines()[-1].strip() == "complete"
+    (run.path / "train-1" / "_MANIFEST.json").unlink()
+    assert "nobody works on it; the same command or job goes on with it" in status()
+
+
+def test_the_changes_of_a_training_are_those_of_all_its_pairs(tmp_path):
+    run = finished_run(tmp_path)
+    for step in steps_of(run):
+        if step.stage.name == "train-1":
+            last = {"dpo_loss": 0.5, "chosen_logp_change": 0.3}  # of one batch
+            learned = {"chosen_logp_change": -1.5, "rejected_logp_change": -4.0}
+            step.stage.finish(1.0, last=last, learned=learned)
+    summary = write_summary(run)
+    assert summary["models"][2]["training"]["chosen_logp_change"] == -1.5
+    assert [a["kind"] for a in summary["alarms"]] == ["likelihood displacement"]
 
 
 def test_the_table_turns_on_a_narrow_screen(tmp_path):
