@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 from conftest import ROOT
 
 from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
 from psr_ray.compare.evidence import update_evidence
-from psr_ray.compare.results import targets, write_results
-from psr_ray.compare.statistics import bootstrap_interval, problem_error
+from psr_ray.compare.results import is_above, render, targets, write_results
 from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import mean_and_error
 from psr_ray.runs import RunDirectory
@@ -50,20 +48,6 @@ def test_seeds_share_the_held_out_problems_and_nothing_else():
 def test_mean_and_standard_error_over_seeds():
     assert mean_and_error([0.1, 0.2, 0.3]) == (pytest.approx(0.2), pytest.approx(0.1 / 3**0.5))
     assert mean_and_error([0.1]) == (0.1, None)
-
-
-def test_bootstrap_covers_what_both_seeds_and_problems_vary():
-    """Of 200 made-up comparisons with a known difference, about 95 % of the intervals hold it."""
-    rng = np.random.default_rng(0)
-    held = 0
-    for trial in range(200):
-        seed_effects = rng.normal(0, 0.02, size=(20, 1))
-        problem_effects = rng.normal(0, 0.3, size=(1, 200))
-        values = 0.05 + seed_effects + problem_effects + rng.normal(0, 0.3, size=(20, 200))
-        low, high = bootstrap_interval(values, 400, seed=trial)
-        held += low <= 0.05 <= high
-    assert 180 <= held <= 199
-    assert problem_error(np.array([[0.0, 1.0, 0.0, 1.0]])) == pytest.approx((1 / 3) ** 0.5 / 2)
 
 
 def record(method, seed, m1, m2, num=100, problems="x"):
@@ -107,7 +91,6 @@ def comparison(tmp_path):
         methods={"process": {}, "outcome": {}, "random-pairs": {}},
         seeds=(0, 1),
         results_dir=str(tmp_path / "results"),
-        num_bootstrap=500,
     )
     comparison.records.mkdir(parents=True)
     for seed in (0, 1):
@@ -138,10 +121,79 @@ def test_targets_are_judged_by_the_figures(comparison):
     evidence, _ = update_evidence(comparison)
     met = {text: met for text, met, _ in targets(evidence)}
     assert met["rises at every iteration, in the mean"] is True
-    assert met["beats `outcome` at equal generated tokens (95 % interval)"] is True
+    assert met["beats `outcome` (95 % interval)"] is True
     assert met["`random-pairs` stays within 2 standard errors of M1"] is True
     [rise] = [met for text, met, _ in targets(evidence) if text.startswith("rises by at least 5")]
     assert rise is None  # two seeds are too few to say
+    assert [is_above(ci, many) for ci in ([0.1, 0.2], [-0.2, -0.1]) for many in (0, 1)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert [is_above([-0.1, 0.3], many) for many in (False, True)] == [None, False]
+
+
+def rewrite(comparison, method, seed, **changes):
+    """Change a stored record."""
+    path = comparison.record(method, seed)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def page_of(comparison):
+    evidence, _ = update_evidence(comparison)
+    return " ".join(render(evidence, {"accuracy": "a.svg", "health": "h.svg"}).split())
+
+
+def test_the_page_says_how_many_tokens_each_side_had(comparison):
+    cost = {"num_sampled_tokens": 20, "num_judge_tokens": 30, "num_pairs": 5, "wall_s": 1.0}
+    for seed in comparison.seeds:
+        rewrite(comparison, "outcome", seed, cost=cost)
+    page = page_of(comparison)
+    assert "`outcome` generated 1.67 times the tokens" in page
+    assert "equal generated tokens" not in page
+
+
+def test_the_page_says_what_its_intervals_are_of(comparison):
+    page = page_of(comparison)
+    assert "Intervals are 95 %, by Student's t, for other seeds and other problems" in page
+    assert (
+        "With 2 seeds an interval reaches at least 12.7 standard errors over seeds to each side."
+        in page
+    )
+    assert "over problems alone" not in page
+    comparison.record("outcome", 1).unlink()
+    page = page_of(comparison)
+    assert (
+        "With one seed (`outcome`, `process` minus `outcome`) it is over problems alone, and says "
+        "nothing of other seeds." in page
+    )
+
+
+def test_the_page_says_of_which_pairs_it_has_the_change_of_training(comparison):
+    for seed in comparison.seeds:
+        for method in comparison.methods:
+            models = json.loads(comparison.record(method, seed).read_text())["models"]
+            models[-1]["training"] = {"chosen_logp_change": 0.1}
+            rewrite(comparison, method, seed, models=models)
+    last, pairs = "a mean of the last batch", "of all its pairs, measured after it."
+    assert f"{last}." in page_of(comparison)
+    models[-1]["training"]["num_measured_pairs"] = 7
+    rewrite(comparison, "random-pairs", 1, models=models)
+    assert f"{last} or, in newer records, {pairs}" in page_of(comparison)
+
+
+def test_the_page_says_that_all_start_from_one_m1_where_they_do(comparison):
+    assert "start from one M1, take the same problems, and run" in page_of(comparison)
+    models = json.loads(comparison.record("outcome", 1).read_text())["models"]
+    models[1]["accuracy"] = 0.51
+    rewrite(comparison, "outcome", 1, models=models)
+    page = page_of(comparison)
+    assert "All methods of a seed take the same problems and run through the same code" in page
+
+
+def test_records_of_unequal_numbers_of_problems_are_named(comparison):
+    short = {"M1": {"heldout": "10", "hard": ""}, "M2": {"heldout": "10", "hard": ""}}
+    rewrite(comparison, "outcome", 1, correct=short)
+    with pytest.raises(PsrError, match=r"outcome-seed-1, M[12]: heldout: outcomes of 2 problems"):
+        update_evidence(comparison)
 
 
 def test_records_of_different_problems_cannot_be_paired(comparison):

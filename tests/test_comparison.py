@@ -27,7 +27,6 @@ def finished(tmp_path_factory):
         "seeds": [0],
         "parallel_runs": 2,
         "results_dir": str(folder / "results"),
-        "num_bootstrap": 200,
         "overrides": {
             "runs_dir": str(folder / "runs"),
             "num_iterations": 2,

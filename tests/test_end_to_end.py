@@ -72,7 +72,7 @@ def test_every_model_is_measured_on_the_benchmark_and_beside_the_paper(run_dir):
 
 def test_the_report_is_one_file_with_the_table_and_the_figures(run_dir):
     html = (run_dir / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 2
     assert "<td>M2</td>" in html
     assert "http://" not in html
     assert "https://" not in html

@@ -155,7 +155,7 @@ def test_a_right_answer_is_right_though_its_grading_process_is_killed_at_it():
     graded = []
 
     def grade():
-        while len(graded) < 5000:
+        while len(graded) < 200:
             number = len(graded) + 2
             graded.append(
                 isolated.equal(f"\\frac{{1}}{{{number}}}", f"\\dfrac{{2}}{{{2 * number}}}")

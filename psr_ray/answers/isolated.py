@@ -6,22 +6,20 @@ is. Such an answer is wrong, and costs its time limit.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import resource
 import signal
-import sys
 import threading
-from concurrent.futures import wait
+from contextlib import suppress
 from functools import cache, lru_cache
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
-
-from pebble import ProcessExpired, ProcessPool
 
 from psr_ray.answers.whole import read_whole
 
-# Seconds of one comparison; those of ordinary answers take milliseconds.
+# Seconds of a processor for one comparison, so that a busy machine makes no right answer wrong; those
+# of ordinary answers take milliseconds.
 LIMIT_S = 5.0
 # Seconds within which its process says something, also where it has to be started first.
 ANSWER_S = 60.0
@@ -29,9 +27,8 @@ ANSWER_S = 60.0
 MEMORY = 4 * 2**30
 # Characters of an answer; a longer one is not read at all.
 MAX_LENGTH = 500
-PR_SET_PDEATHSIG = 1
 
-_starting = threading.Lock()
+_one_at_a_time = threading.Lock()
 
 
 def equal(gold: str, answer: str) -> bool:
@@ -40,52 +37,85 @@ def equal(gold: str, answer: str) -> bool:
     Raises ``RuntimeError`` where the process that compares cannot be had."""
     if max(len(gold), len(answer)) > MAX_LENGTH:
         return False
-    try:
-        return _compare(gold, answer)
-    except ProcessExpired as error:  # killed from outside, perhaps: the pool has another
-        logging.getLogger("psr_ray").warning("grading goes on in another process: %s", error)
-    except RuntimeError as error:
-        logging.getLogger("psr_ray").warning("grading is started again: %s", error)
-        with _starting:
-            _pool().stop()
-            _pool.cache_clear()
-    try:
-        return _compare(gold, answer)
-    except ProcessExpired as error:  # killed by what it compares: too much memory, too deep
-        return _not_comparable(gold, answer, error)
-
-
-def _compare(gold: str, answer: str) -> bool:
-    with _starting:
-        future = _pool().schedule(_verify, args=[gold, answer], timeout=LIMIT_S)
-    if not wait([future], timeout=ANSWER_S).done:
-        raise RuntimeError(f"the process that compares answers said nothing for {ANSWER_S:g} s")
-    try:
-        return bool(future.result())
-    except TimeoutError as error:
-        return _not_comparable(gold, answer, error)
-
-
-def _not_comparable(gold: str, answer: str, error: Exception) -> bool:
-    logging.getLogger("psr_ray").debug("not comparable: %r, %r: %r", gold, answer, error)
+    with _one_at_a_time:
+        for again in (False, True):
+            grader = _grader()
+            try:
+                return grader.equal(gold, answer)
+            except TimeoutError as error:
+                why = f"answers cannot be compared: {error}"
+                if again:
+                    grader.end()
+                    raise RuntimeError(why) from error
+            except (EOFError, OSError) as error:
+                why = f"the process that compares answers ended: {error!r}"
+            if grader.end() == -signal.SIGPROF:
+                why = "it took too long"
+                break
+            if not again:  # ended from outside, perhaps; else by what it compares: too much memory
+                logging.getLogger("psr_ray").warning("grading is started again: %s", why)
+    logging.getLogger("psr_ray").debug("not comparable: %r, %r: %s", gold, answer, why)
     return False
 
 
+class _Grader:
+    """A process that compares what it is sent; it ends when the other end of its pipe does."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        try:
+            self._received()
+        except (EOFError, OSError) as error:
+            raise RuntimeError(
+                f"no process to compare answers in: it ended with {self.end()}: {error!r}"
+            ) from error
+
+    def equal(self, gold: str, answer: str) -> bool:
+        """Raises ``EOFError`` or ``OSError`` where the process has ended, ``TimeoutError`` where it
+        says nothing."""
+        self.connection.send((gold, answer))
+        return self._received()
+
+    def end(self) -> int | None:
+        """End the process, if it has not ended, and forget it; its exit code."""
+        _grader.cache_clear()
+        self.connection.close()
+        self.process.join(1)
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode
+
+    def _received(self) -> bool:
+        if not self.connection.poll(ANSWER_S):
+            raise TimeoutError(f"the process that compares them said nothing for {ANSWER_S:g} s")
+        return bool(self.connection.recv())
+
+
 @cache
-def _pool() -> ProcessPool:
-    return ProcessPool(max_workers=1, initializer=_confine, context=get_context("spawn"))
+def _grader() -> _Grader:
+    return _Grader()
 
 
-def _confine() -> None:
-    """In the process: a limit on memory, and its end when its parent ends, whatever it is at. What a
-    comparison needs is imported here, outside its time limit."""
+def _serve(connection: Connection) -> None:
+    """In the process: a limit on memory; what a comparison needs is imported outside its time limit."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = MEMORY if most == resource.RLIM_INFINITY else min(most, MEMORY)
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns that it has no timeout
-    _verify("1", "\\frac{2}{2}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other end's affair
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process
+    with suppress(EOFError, BrokenPipeError):  # the other end has gone
+        connection.send(_verify("1", "\\frac{2}{2}"))
+        while True:
+            gold, answer = connection.recv()
+            signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+            result = _verify(gold, answer)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send(result)
 
 
 def _verify(gold: str, answer: str) -> bool:

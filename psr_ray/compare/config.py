@@ -37,8 +37,6 @@ class CompareConfig(Frozen):
     """Where the small records of finished runs are stored; commit this folder."""
     page: str | None = None
     """Results page to write, its figures in a folder beside it; null: `results_dir`/`name`.md."""
-    num_bootstrap: Annotated[int, Field(ge=100)] = 10_000
-    """Resamples of seeds and problems for the intervals."""
 
     @field_validator("seeds")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+from psr_ray.measures.intervals import t_quantile
 from psr_ray.report.figures import new_figure, to_svg
 from psr_ray.report.pages import markdown_templates
 from psr_ray.storage.files import Json, write_text
@@ -29,6 +30,12 @@ def decimal(value: float | None, places: int = 2, signed: bool = False) -> str:
     if value is None:
         return "–"
     return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+
+
+def is_above(low_high: list[float], many: bool) -> bool | None:
+    """Whether a whole interval is above zero. One of few seeds may be too wide to say: None."""
+    low, high = low_high
+    return None if low <= 0 < high and not many else low > 0
 
 
 def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
@@ -65,9 +72,9 @@ def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
         tokens = methods["outcome"]["tokens_mean"] / own["tokens_mean"]
         text = (
             f"{percent(evidence[f'{reference}_minus_outcome'], signed=True)} points {interval(ci)}; "
-            f"outcome generated {tokens:.2f} times the tokens"
+            f"`outcome` generated {tokens:.2f} times the tokens"
         )
-        found.append(("beats `outcome` at equal generated tokens (95 % interval)", ci[0] > 0, text))
+        found.append(("beats `outcome` (95 % interval)", is_above(ci, many), text))
     chance = methods.get("random-pairs")
     if chance is not None:
         mean, spread = chance["rise_mean"], chance["rise_se"]
@@ -81,8 +88,45 @@ def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
     for name, figures in (evidence.get("test_time") or {}).items():
         ci = figures["search_minus_greedy_ci95"]
         text = f"{percent(figures['search_minus_greedy'], signed=True)} points {interval(ci)}"
-        found.append((f"step search at test time beats greedy ({name})", ci[0] > 0, text))
+        target = f"step search at test time beats greedy ({name})"
+        found.append((target, is_above(ci, many), text))
     return found
+
+
+def one_first_model(evidence: Json) -> bool:
+    """Whether the first models of a seed do equally well by all methods: they then are the same."""
+    found: dict[int, set[tuple[float, float | None]]] = {}
+    for method in evidence["methods"].values():
+        for seed in method["seeds"]:
+            first = next(iter(seed["accuracy"]))
+            found.setdefault(seed["seed"], set()).add(
+                (seed["accuracy"][first], seed["hard"][first])
+            )
+    return all(len(accuracies) == 1 for accuracies in found.values())
+
+
+def about_seeds(evidence: Json) -> str:
+    """What the number of seeds means for the intervals of this page."""
+    names = list(evidence["methods"])
+    single = [f"`{name}`" for name in names if len(evidence["methods"][name]["seeds"]) == 1]
+    reference = evidence["reference"]
+    for name in names:
+        if evidence.get(f"{reference}_minus_{name.replace('-', '_')}_num_seeds") == 1:
+            single.append(f"`{reference}` minus `{name}`")
+    several = [len(m["seeds"]) for m in evidence["methods"].values() if len(m["seeds"]) > 1]
+    texts = []
+    if several:
+        reach = t_quantile(min(several) - 1)
+        texts.append(
+            f"With {min(several)} seeds an interval reaches at least {reach:.1f} standard errors over "
+            "seeds to each side."
+        )
+    if single:
+        texts.append(
+            f"With one seed ({', '.join(single)}) it is over problems alone, and says "
+            "nothing of other seeds."
+        )
+    return "\n".join(texts)
 
 
 def render(evidence: Json, figures: dict[str, str]) -> str:
@@ -96,6 +140,8 @@ def render(evidence: Json, figures: dict[str, str]) -> str:
         reference=evidence["reference"],
         models=list(names),
         targets=targets(evidence),
+        about_seeds=about_seeds(evidence),
+        one_first_model=one_first_model(evidence),
         figures=figures,
     )
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
+
+import mpmath
 
 
 def standard_error(share: float, num: int) -> float:
@@ -27,3 +31,14 @@ def interval(share: float, num: int, confidence: float = 0.95) -> tuple[float, f
     middle = (share + z * z / (2 * num)) / (1 + z * z / num)
     half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@lru_cache
+def t_quantile(degrees: int, confidence: float = 0.95) -> float:
+    """How many standard errors an interval reaches to each side by Student's t."""
+
+    def outside(t: float) -> Any:
+        share = degrees / (degrees + t * t)
+        return mpmath.betainc(degrees / 2, 0.5, 0, share, regularized=True) - (1 - confidence)
+
+    return float(mpmath.findroot(outside, (0.1, 1000.0), solver="bisect", tol=1e-12))
