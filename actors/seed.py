@@ -47,6 +47,7 @@ GENERATION = (
     "judge",
     "evaluation",
     "seed_data",
+    "engine.seeded_sampling",
 )
 
 
