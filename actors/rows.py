@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.pipeline import result_of
+from actors.remote import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.cluster.capacity import check_capacity, engine_demand

@@ -8,6 +8,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.placement import await_room
+from actors.remote import user_error
 from psr_ray.cluster.capacity import training_demand
 from psr_ray.errors import PsrError, first_line, last_line
 from psr_ray.report.progress import ProgressWriter
@@ -111,12 +112,3 @@ def was_killed(error: Any) -> bool:
     causes = getattr(error, "worker_failures", {}).values()
     found = [getattr(cause, "health_check_failure", cause) for cause in causes]
     return any(isinstance(cause, RayActorError) for cause in found)
-
-
-def user_error(error: BaseException | None) -> PsrError | None:
-    """The ``PsrError`` among the causes of an error, if there is one."""
-    while error is not None:
-        if isinstance(error, PsrError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

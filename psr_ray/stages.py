@@ -20,8 +20,8 @@ Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One stage in the run's order. ``iteration`` 0 prepares M1; ``model`` is used or made."""
+class PlannedStage:
+    """A stage in the run's order. Iteration 0 makes M1; ``model`` is the one used or made."""
 
     kind: Kind
     iteration: int
@@ -72,25 +72,25 @@ def method_settings(config: Config, name: str) -> Json:
 GENERATION = ("model.dtype", "model.max_length", "prompts", "judge", "engine.seeded_sampling")
 
 
-def steps_of(run: RunDirectory) -> list[Step]:
+def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
     measured = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
     data = run.stage("data", settings_of(config, "data", "num_iterations", *measured))
     base = run.stage("base", fingerprint(config.model.base))
-    steps = [Step("data", 0, "M0", data)]
+    plan = [PlannedStage("data", 0, "M0", data)]
 
     def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
         settings = settings_of(config, *GENERATION, "evaluation", "search")
         stage = run.stage(f"evaluate-{model}", settings, [data, made_by, *others])
-        steps.append(Step("evaluate", iteration, model, stage))
+        plan.append(PlannedStage("evaluate", iteration, model, stage))
         return stage
 
     evaluate("M0", base, 0)
     rows = ("model.dtype", "model.max_length", "prompts", "judge.mode")
     sft_settings = settings_of(config, *rows)
     made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
-    steps.append(Step("sft", 0, "M1", made_by))
+    plan.append(PlannedStage("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
@@ -104,27 +104,29 @@ def steps_of(run: RunDirectory) -> list[Step]:
         settings = settings_of(config, "model.dtype", "method.objective")
         settings |= method_settings(config, "dpo")
         made_by = run.stage(f"train-{k}", settings, [preferences, made_by])
-        steps.append(Step("search", k, f"M{k}", search))
-        steps.append(Step("preferences", k, f"M{k}", preferences))
-        steps.append(Step("train", k, f"M{k + 1}", made_by))
+        plan.append(PlannedStage("search", k, f"M{k}", search))
+        plan.append(PlannedStage("preferences", k, f"M{k}", preferences))
+        plan.append(PlannedStage("train", k, f"M{k + 1}", made_by))
         evaluate(f"M{k + 1}", made_by, k, probes)
-    return steps
+    return plan
 
 
-def model_path(steps: list[Step], model: str, config: Config) -> str:
+def model_path(plan: list[PlannedStage], model: str, config: Config) -> str:
     """The folder of M0 (the config's), or of a model that the run made."""
     if model == "M0":
         return config.model.base
-    [made_by] = [s for s in steps if s.kind in ("sft", "train") and s.model == model]
+    [made_by] = [
+        planned for planned in plan if planned.kind in ("sft", "train") and planned.model == model
+    ]
     return str(made_by.stage.folder / MODEL_FOLDER)
 
 
-def force(steps: list[Step], name: str) -> list[str]:
+def force(plan: list[PlannedStage], name: str) -> list[str]:
     """Forget a stage and every later one; returns the names forgotten (none: no such stage)."""
-    names = [step.stage.name for step in steps]
+    names = [planned.stage.name for planned in plan]
     if name not in names:
         return []
-    gone = steps[names.index(name) :]
-    for step in gone:
-        step.stage.remove()
-    return [step.stage.name for step in gone]
+    gone = plan[names.index(name) :]
+    for planned in gone:
+        planned.stage.remove()
+    return [planned.stage.name for planned in gone]

@@ -29,7 +29,7 @@ from psr_ray.planning.lengths import lengths_of
 from psr_ray.planning.work import evaluation_work
 from psr_ray.report.paper import views, write_views
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import read_rows
 
 
@@ -163,7 +163,7 @@ def test_a_benchmark_without_answers_or_unknown_is_refused(tmp_path):
 def test_what_is_asked_of_a_model_redoes_its_evaluations_alone(tmp_path):
     def keys(*settings):
         run = RunDirectory(configured(tmp_path, *settings))
-        return {s.stage.name: s.stage.key for s in steps_of(run)}
+        return {planned.stage.name: planned.stage.key for planned in planned_stages(run)}
 
     changed = keys("data.benchmarks=[gsm8k]")
     assert not set(keys().values()) & set(changed.values())

@@ -51,7 +51,7 @@ def alarms(tmp_path, *settings, without=()):
 
     config = load_config(SMOKE, (f"runs_dir={tmp_path}", *SETTINGS, *settings))
     summary = run_pipeline(
-        config, Quiet(), wanted=lambda step: step.stage.name not in ("evaluate-M0", *without)
+        config, Quiet(), wanted=lambda planned: planned.stage.name not in ("evaluate-M0", *without)
     )
     return {(alarm["model"], alarm["kind"]): alarm["message"] for alarm in summary["alarms"]}
 

@@ -18,7 +18,7 @@ from psr_ray.inference.vllm_api import engine_arguments, sampling_params
 from psr_ray.method.generation import Completion
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.training.engine import deepspeed_config, load_model
 from psr_ray.training.worker import TrainingJob, dpo_work, sft_work
 
@@ -85,7 +85,9 @@ def changed(config, path):
 
 
 def keys(config):
-    return {step.stage.name: step.stage.key for step in steps_of(RunDirectory(config))}
+    return {
+        planned.stage.name: planned.stage.key for planned in planned_stages(RunDirectory(config))
+    }
 
 
 class Reads:

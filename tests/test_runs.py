@@ -12,7 +12,7 @@ from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
 from psr_ray.runs import RunDirectory, fingerprint
-from psr_ray.stages import force, steps_of
+from psr_ray.stages import force, planned_stages
 from psr_ray.storage.folders import FolderLock
 from psr_ray.storage.shards import finished_ids, read_rows, write_shard
 
@@ -42,8 +42,8 @@ def test_a_stage_is_complete_only_with_its_own_key(tmp_path):
 
 def test_a_setting_redoes_its_stage_and_what_follows_and_speed_settings_redo_nothing(tmp_path):
     def keys(*overrides):
-        steps = steps_of(RunDirectory(demo(tmp_path, *overrides)))
-        return {s.stage.name: s.stage.key for s in steps}
+        plan = planned_stages(RunDirectory(demo(tmp_path, *overrides)))
+        return {planned.stage.name: planned.stage.key for planned in plan}
 
     base = keys()
     changed = keys("dpo.beta=0.3")
@@ -66,13 +66,13 @@ def test_the_same_model_under_another_path_is_the_same_and_another_model_is_not(
 
 def test_force_forgets_a_stage_and_all_later_ones(tmp_path):
     run = RunDirectory(demo(tmp_path))
-    steps = steps_of(run)
-    for step in steps:
-        step.stage.open()
-        step.stage.finish(0.0)
-    assert force(steps, "nonsense") == []
-    assert force(steps, "search-3")[0] == "search-3"
-    left = [s.stage.name for s in steps if s.stage.is_complete]
+    plan = planned_stages(run)
+    for planned in plan:
+        planned.stage.open()
+        planned.stage.finish(0.0)
+    assert force(plan, "nonsense") == []
+    assert force(plan, "search-3")[0] == "search-3"
+    left = [planned.stage.name for planned in plan if planned.stage.is_complete]
     assert left[-1] == "evaluate-M3"
 
 
