@@ -30,7 +30,7 @@ from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.trackers import track_evaluation
-from psr_ray.training.worker import TrainingJob
+from psr_ray.training.job import TrainingJob
 
 
 @ray.remote(num_cpus=0, max_restarts=0)

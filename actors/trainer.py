@@ -14,7 +14,7 @@ from psr_ray.errors import PsrError, first_line, last_line
 from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.locations import is_remote, store_of
 from psr_ray.telemetry.logs import StageLogger
-from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
+from psr_ray.training.job import TrainingJob, environment, steps_kept, train
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
 MAX_IDLE_DEATHS = 2

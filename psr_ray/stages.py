@@ -14,7 +14,7 @@ from typing import Literal
 from psr_ray.config import Config
 from psr_ray.runs import RunDirectory, Stage, fingerprint
 from psr_ray.storage.files import Json
-from psr_ray.training.worker import MODEL_FOLDER
+from psr_ray.training.job import MODEL_FOLDER
 
 Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
 

@@ -17,15 +17,16 @@ from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard
 from psr_ray.training.examples import (
     batches,
+    dpo_data,
     eft_example,
     ift_example,
     mixed_batches,
     within_length,
 )
-from psr_ray.training.loop import check_first_dpo_loss, learning_rate
+from psr_ray.training.job import TrainingJob
 from psr_ray.training.losses import step_dpo_loss
-from psr_ray.training.units import sft_units
-from psr_ray.training.worker import TrainingJob, dpo_work
+from psr_ray.training.microbatches import sft_trees
+from psr_ray.training.trainer import check_first_dpo_loss, learning_rate
 
 TOKENIZER = load_tokenizer("models/tiny-m0")
 PROMPTS = PromptBuilder(
@@ -64,8 +65,8 @@ def test_examples_close_with_eos_and_score_the_completion_only():
     ift = ift_example(problem_row("solve", problem), PROMPTS)
     assert ift.completion_ids[-1] == TOKENIZER.eos_token_id
     assert PROMPTS.decode(ift.completion_ids) == problem.solution
-    [unit] = sft_units([ift], [0])
-    assert unit.tree.paths() == [(list(ift.prompt_ids), list(ift.completion_ids))]
+    [packed] = sft_trees([ift], [0])
+    assert packed.tree.paths() == [(list(ift.prompt_ids), list(ift.completion_ids))]
 
 
 def test_judge_examples_teach_reasoning_or_the_verdict_alone():
@@ -108,7 +109,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_named(tmp_path):
         for name, (prompt, step) in sizes.items()
     ]
     write_shard(tmp_path / "pairs", rows, PREFERENCE_SCHEMA)
-    work = dpo_work(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
+    work = dpo_data(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
     assert [pair.id for pair in work.pairs] == ["fits", "too wide a tree"]  # one pass of its own
     assert work.dropped == ["too long"]
 
@@ -134,7 +135,7 @@ def test_batches_do_not_depend_on_which_search_ended_first(tmp_path):
         for start in range(0, 36, 5 + number):
             write_shard(folder / "pairs", pairs[start : start + 5 + number], PREFERENCE_SCHEMA)
         write_shard(folder / "solutions", solutions, SOLUTION_SCHEMA)
-        work = dpo_work(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
+        work = dpo_data(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
         batches = [[work.pairs[i] for i in batch] for batch in work.pair_plan]
         found.append((batches, [[work.examples[i] for i in batch] for batch in work.plan]))
     assert found[0] == found[1]

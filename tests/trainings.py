@@ -49,7 +49,7 @@ def write_preferences(folder):
 def train(folder, out, kind, *overrides):
     """Train under Ray Train and return weights and the metrics of each step."""
     from actors.trainer import run_training
-    from psr_ray.training.worker import TrainingJob
+    from psr_ray.training.job import TrainingJob
 
     config = load_config(
         ROOT / "configs" / "smoke.yaml",

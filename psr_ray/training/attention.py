@@ -9,16 +9,13 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from psr_ray.errors import PsrError
 from psr_ray.training.trees import Run, TokenTree
-
-if TYPE_CHECKING:
-    from psr_ray.training.packs import Pack
 
 ATTENTION = "token_tree"
 
@@ -48,6 +45,16 @@ class Spans:
 
     segments: tuple[int, ...]
     spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Which tokens of a pack see which: spans on a CPU, FlexAttention's block mask on a GPU. ``longest``
+    is the length of the longest path."""
+
+    longest: int
+    spans: Spans
+    block_mask: Any = None
 
 
 def spans_of(trees: Iterable[TokenTree]) -> Spans:
@@ -132,28 +139,28 @@ def tree_attention(
     value: torch.Tensor,
     _attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    pack: Pack | None = None,
+    layout: AttentionLayout | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of transformers' models (``attn_implementation``); plain causal without a pack."""
+    """Attention of transformers' models (``attn_implementation``); plain causal without a layout."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = key.shape[1] != query.shape[1]
     window = others.get("sliding_window")
-    if pack is not None and window is not None and pack.longest > window:
+    if layout is not None and window is not None and layout.longest > window:
         raise PsrError(
-            f"the model attends within a window of {window} tokens, and a row has {pack.longest}: token "
-            f"trees need full attention; set model.max_length to {window}"
+            f"the model attends within a window of {window} tokens, and a row has {layout.longest}: "
+            f"token trees need full attention; set model.max_length to {window}"
         )
-    if pack is None:
+    if layout is None:
         out = F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
         )
-    elif pack.block_mask is not None:
+    elif layout.block_mask is not None:
         out = compiled_flex()(
-            query, key, value, block_mask=pack.block_mask, scale=scale, enable_gqa=grouped
+            query, key, value, block_mask=layout.block_mask, scale=scale, enable_gqa=grouped
         )
     else:
-        out = span_attention(query, key, value, pack.spans, scale)
+        out = span_attention(query, key, value, layout.spans, scale)
     return out.transpose(1, 2).contiguous(), None
 
 
