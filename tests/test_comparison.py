@@ -1,4 +1,4 @@
-"""A small comparison with the real parts: shared stages, records, resumption, the page."""
+"""A comparison of two iterations with the real parts, a judge frozen. A shorter one: test_end_to_end.py."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from psr_ray.compare.config import load_comparison, planned_runs
 from psr_ray.compare.evidence import update_evidence
 from psr_ray.compare.results import write_results
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

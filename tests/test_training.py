@@ -185,3 +185,10 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
     constant = DPOConfig(lr=1.0, schedule="constant", warmup_ratio=0.0)
     assert {learning_rate(constant, s, 10) for s in range(10)} == {1.0}
+
+
+def test_no_pairs_is_one_line_that_says_where(tmp_path):
+    config = load_config(ROOT / "configs" / "smoke.yaml")
+    job = TrainingJob("dpo", config, "", "step-DPO → M2", tmp_path, tmp_path, tmp_path, tmp_path)
+    with pytest.raises(PsrError, match=f"step-DPO → M2: no step preferences in {tmp_path}"):
+        dpo_work(job)

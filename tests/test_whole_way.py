@@ -13,7 +13,7 @@ from json_server import JsonHandler, serving
 
 from psr_ray.storage.shards import read_rows, shards
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1200)]
 
 GSM8K = ROOT / "tests" / "data" / "gsm8k_train_1000.jsonl"
 BENCHMARK = ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl"

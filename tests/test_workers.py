@@ -14,37 +14,41 @@ from psr_ray.errors import PsrError
 pytestmark = pytest.mark.slow
 
 
+LONG = [pytest.mark.faults, pytest.mark.long]
 SPLITS = [
     ("num_workers=1", "tokens_per_pass=160", "zero_stage=0"),  # many passes
-    ("num_workers=2", "tokens_per_pass=512", "zero_stage=0"),
+    pytest.param(("num_workers=2", "tokens_per_pass=512", "zero_stage=0"), marks=LONG),
     # stages 1 and 2: test_training_nodes.py
     ("num_workers=2", "tokens_per_pass=700", "zero_stage=3"),
 ]
 
 
-def test_any_split_of_a_dpo_batch_gives_the_same_weights(ray_up, preferences, tmp_path):
-    def settings(split):
-        small = ["model.max_length=160"] if "tokens_per_pass=160" in split else []
-        rows = ["dpo.solutions_per_batch=4", "dpo.schedule=constant"]
-        return [f"dpo.{s}" for s in split] + rows + small
+def settings(split):
+    small = ["model.max_length=160"] if "tokens_per_pass=160" in split else []
+    rows = ["dpo.solutions_per_batch=4", "dpo.schedule=constant"]
+    return [f"dpo.{s}" for s in split] + rows + small
 
+
+@pytest.fixture(scope="module")
+def unsplit(ray_up, preferences, tmp_path_factory):
+    """The weights and the steps of a training whose batches are one pass each."""
     whole = settings(("num_workers=1", "tokens_per_pass=8192", "zero_stage=0"))
-    reference, steps = train(preferences, tmp_path / "whole", "dpo", *whole)
+    return train(preferences, tmp_path_factory.mktemp("unsplit"), "dpo", *whole)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_any_split_of_a_dpo_batch_gives_the_same_weights(unsplit, preferences, tmp_path, split):
+    reference, steps = unsplit
     start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
     assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert [step["num_passes"] for step in steps] == [2, 2, 2]
     moved = difference(start, reference)
     assert moved > 1e-4
-    for i, split in enumerate(SPLITS):
-        model, other = train(preferences, tmp_path / str(i), "dpo", *settings(split))
-        assert difference(reference, model) < 0.02 * moved, split
-        print(split, [step["num_passes"] for step in other])
-        for name in ("dpo_loss", "nll", "sft_loss", "chosen_logp", "grad_norm"):
-            expected = [step[name] for step in steps]
-            assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), (
-                split,
-                name,
-            )
+    model, other = train(preferences, tmp_path, "dpo", *settings(split))
+    assert difference(reference, model) < 0.02 * moved
+    for name in ("dpo_loss", "nll", "sft_loss", "chosen_logp", "grad_norm"):
+        expected = [step[name] for step in steps]
+        assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), name
 
 
 def test_two_workers_fine_tune_as_one_does(ray_up, preferences, tmp_path):
@@ -64,9 +68,9 @@ FOUR_BITS = "dpo.lora={rank: 4, four_bit: true}"
 @pytest.mark.parametrize(
     ("zero", "lora"),
     [
-        pytest.param(0, LORA, marks=[pytest.mark.faults, pytest.mark.long]),
+        pytest.param(0, LORA, marks=LONG),
         (3, LORA),
-        (2, FOUR_BITS),
+        pytest.param(2, FOUR_BITS, marks=LONG),
     ],
 )
 def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_path, zero, lora):
@@ -99,12 +103,6 @@ def test_states_in_the_nodes_memory_give_the_same_weights(ray_up, preferences, t
     assert other[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert len(other) == len(steps)
     assert difference(reference, model) < 0.02 * difference(start, reference)
-
-
-def test_no_pairs_is_one_line_that_says_where(ray_up, preferences, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(PsrError, match="no step preferences in"):
-        train(tmp_path / "empty", tmp_path / "out", "dpo")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(ray_up, preferences, tmp_path):
