@@ -14,7 +14,7 @@ from psr_ray.cluster.connect import connected
 from psr_ray.compare.config import CompareConfig, PlannedRun, planned_runs
 from psr_ray.compare.record import stored_record, write_record
 from psr_ray.doctor import check_inputs
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, last_line
 from psr_ray.report.display import finished_line
 from psr_ray.stages import PlannedStage
 
@@ -78,12 +78,6 @@ def run_comparison(comparison: CompareConfig, console: Console, *, only: str | N
             f"{len(failed)} of {len(due)} runs failed; the same command tries them again: "
             + "; ".join(failed)
         )
-
-
-def last_line(error: BaseException) -> str:
-    """What an error says, without the traceback that Ray puts before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 def do_run(run: PlannedRun, display: LineDisplay, after: Callable[[], None] | None) -> None:

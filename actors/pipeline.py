@@ -21,7 +21,7 @@ from psr_ray.storage.files import Json
 from psr_ray.storage.folders import disk_checked
 
 # Deaths in one stage, of the driver actor or of an actor it needs, after which the run is given up.
-MAX_DEATHS = 3
+MAX_DRIVER_DEATHS = 3
 
 
 class Display(Protocol):
@@ -92,7 +92,7 @@ def run_iteration(
             ray.kill(driver)  # it may be out of reach only
             show(due, display)
             num_deaths = 1 if len(due) < num_left else num_deaths + 1
-            if num_deaths == MAX_DEATHS:
+            if num_deaths == MAX_DRIVER_DEATHS:
                 raise PsrError(
                     f"{due[0].title}: a process it needs died {num_deaths} times (out of memory? "
                     f"{first_line(error)}); finished work is kept, rerun the command to resume"

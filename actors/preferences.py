@@ -8,9 +8,9 @@ from typing import Any
 
 from psr_ray.inference.tasks import output_folder
 from psr_ray.method.preferences import (
+    CHOSEN_STEPS_SCHEMA,
     PAIRS,
     PREFERENCE_SCHEMA,
-    SOLUTION_SCHEMA,
     SOLUTIONS,
     preferences_of,
     solution_of,
@@ -49,7 +49,7 @@ def shard_preferences(shard: Path, folder: Path) -> dict[str, int]:
     rows = [pair for search in searches for pair in preferences_of(search)]
     solutions = [row for row in map(solution_of, searches) if row is not None]
     if solutions:
-        write_shard(folder / SOLUTIONS, solutions, SOLUTION_SCHEMA)
+        write_shard(folder / SOLUTIONS, solutions, CHOSEN_STEPS_SCHEMA)
     if rows:
         write_shard(folder / PAIRS, rows, PREFERENCE_SCHEMA)
     return {

@@ -19,7 +19,7 @@ from psr_ray.errors import PsrError
 from psr_ray.inference.tasks import output_folder
 from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import Stage, content_key
-from psr_ray.stages import GENERATION, settings_of
+from psr_ray.stages import GENERATION_SETTINGS, settings_of
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
@@ -55,7 +55,7 @@ def do_rows(
         )
     folder = location(out).absolute()
     ids = [row["id"] for row in rows]
-    settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
+    settings = settings_of(config, *GENERATION_SETTINGS, "search", "method", "evaluation")
     settings |= {"model": model, "ids": ids}
     if len(tasks) > 1:
         settings["tasks"] = list(tasks)

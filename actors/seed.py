@@ -34,20 +34,12 @@ from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import Stage, content_key, fingerprint
-from psr_ray.stages import settings_of
+from psr_ray.stages import GENERATION_SETTINGS, settings_of
 from psr_ray.storage.files import Json, write_text
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.shards import read_rows, shards, write_rows
 
-GENERATION = (
-    "model.dtype",
-    "model.max_length",
-    "prompts",
-    "search",
-    "judge",
-    "evaluation",
-    "seed_data",
-)
+SEED_SETTINGS = (*GENERATION_SETTINGS, "search", "evaluation", "seed_data")
 
 
 def writer_name(config: Config, model: str) -> str:
@@ -59,7 +51,7 @@ def writer_name(config: Config, model: str) -> str:
 def written(config: Config, folder: Path, prompts: Mapping[str, str], model: str) -> dict[str, Row]:
     """What the teacher (``seed_data.endpoint``, else the local model) writes after each prompt."""
     rows = [problem_row("write", Problem(id=name, text=text)) for name, text in prompts.items()]
-    settings = settings_of(config, *GENERATION) | {
+    settings = settings_of(config, *SEED_SETTINGS) | {
         "writer": writer_name(config, model),
         "prompts": sorted(prompts.items()),
     }
@@ -97,7 +89,7 @@ def step_trees(
     trees = list[Row]()
     if rows:
         check_model(model, config)
-        settings = settings_of(config, *GENERATION) | {
+        settings = settings_of(config, *SEED_SETTINGS) | {
             "model": fingerprint(model),
             "problems": list(rows.values()),
         }
@@ -149,7 +141,7 @@ def build_eft(
     holds other results.
     """
     digests = [[digest(path) for path in paths] for paths in (problems, prm800k, benchmarks)]
-    settings = settings_of(config, *GENERATION) | {"files": digests}
+    settings = settings_of(config, *SEED_SETTINGS) | {"files": digests}
     models = [fingerprint(model), writer_name(config, judge)]
     stage = Stage("eft", folder, content_key("eft", settings, models))
     if stage.is_complete:

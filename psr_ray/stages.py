@@ -69,7 +69,14 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
-GENERATION = ("model.dtype", "model.max_length", "prompts", "judge", "engine.seeded_sampling")
+# Settings that whatever an engine writes depends on.
+GENERATION_SETTINGS = (
+    "model.dtype",
+    "model.max_length",
+    "prompts",
+    "judge",
+    "engine.seeded_sampling",
+)
 
 
 def planned_stages(run: RunDirectory) -> list[PlannedStage]:
@@ -81,7 +88,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     plan = [PlannedStage("data", 0, "M0", data)]
 
     def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
-        settings = settings_of(config, *GENERATION, "evaluation", "search")
+        settings = settings_of(config, *GENERATION_SETTINGS, "evaluation", "search")
         stage = run.stage(f"evaluate-{model}", settings, [data, made_by, *others])
         plan.append(PlannedStage("evaluate", iteration, model, stage))
         return stage
@@ -96,7 +103,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     for k in range(1, config.num_iterations + 1):
         searching = config.in_iteration(k)
         whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
-        settings = settings_of(searching, *GENERATION, "search", "method", *whole)
+        settings = settings_of(searching, *GENERATION_SETTINGS, "search", "method", *whole)
         del settings["method"]["objective"]
         judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])

@@ -12,7 +12,7 @@ from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
 from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
-from psr_ray.method.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard
 from psr_ray.training.examples import (
@@ -134,7 +134,7 @@ def test_batches_do_not_depend_on_which_search_ended_first(tmp_path):
         order.shuffle(pairs), order.shuffle(solutions)
         for start in range(0, 36, 5 + number):
             write_shard(folder / "pairs", pairs[start : start + 5 + number], PREFERENCE_SCHEMA)
-        write_shard(folder / "solutions", solutions, SOLUTION_SCHEMA)
+        write_shard(folder / "solutions", solutions, CHOSEN_STEPS_SCHEMA)
         work = dpo_data(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
         batches = [[work.pairs[i] for i in batch] for batch in work.pair_plan]
         found.append((batches, [[work.examples[i] for i in batch] for batch in work.plan]))
@@ -191,4 +191,4 @@ def test_no_pairs_is_one_line_that_says_where(tmp_path):
     config = load_config(ROOT / "configs" / "smoke.yaml")
     job = TrainingJob("dpo", config, "", "step-DPO → M2", tmp_path, tmp_path, tmp_path, tmp_path)
     with pytest.raises(PsrError, match=f"step-DPO → M2: no step preferences in {tmp_path}"):
-        dpo_work(job)
+        dpo_data(job)

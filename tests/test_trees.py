@@ -21,7 +21,7 @@ from transformers import (
 
 from psr_ray.errors import PsrError
 from psr_ray.training import attention
-from psr_ray.training.attention import Span, Spans, dense_mask, register_attention
+from psr_ray.training.attention import QuerySpan, QuerySpans, dense_mask, register_attention
 from psr_ray.training.logprobs import Head, PackScorer
 from psr_ray.training.microbatches import PackedTree, pair_tree
 from psr_ray.training.packs import pack_trees
@@ -122,7 +122,7 @@ def test_the_mask_of_a_whole_pack_says_the_same():
     trees = [pair_tree(search_pairs(num, rng, str(num))) for num in (3, 1)]
     pack = pack_trees(trees)
     size = len(pack.ids_S)  # as FlexAttention has it
-    spans = Spans((size,), (Span(size, (0,), dense_mask(pack.ends_S)),))
+    spans = QuerySpans((size,), (QuerySpan(size, (0,), dense_mask(pack.ends_S)),))
     paths = [path for tree in trees for path in tree.paths()]
     assert_equal(model("llama"), replace(pack, layout=replace(pack.layout, spans=spans)), paths)
 

@@ -7,13 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from psr_ray.answers import is_equal
 from psr_ray.data.rows import Row
 from psr_ray.measures.intervals import mean_and_error
+from psr_ray.measures.solutions import Figures
 
-Figures = dict[str, Any]
 T = TypeVar("T")
 
 

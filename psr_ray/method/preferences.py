@@ -62,7 +62,7 @@ def preferences_of(search: Row) -> Iterator[Row]:
         prefix = prefix + list(chosen["token_ids"])
 
 
-SOLUTION_SCHEMA = pa.schema([("id", pa.string()), ("prompt_ids", IDS), ("completion_ids", IDS)])
+CHOSEN_STEPS_SCHEMA = pa.schema([("id", pa.string()), ("prompt_ids", IDS), ("completion_ids", IDS)])
 
 
 def solution_of(search: Row) -> Row | None:

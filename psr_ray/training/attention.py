@@ -26,7 +26,7 @@ DENSE_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Span:
+class QuerySpan:
     """A run of a pack, or a whole small tree: the number of its queries, the segments of its keys, and
     its mask [queries, keys] (None where plain causal attention says the same)."""
 
@@ -36,7 +36,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Spans:
+class QuerySpans:
     """A pack's spans, in order, and the lengths of the segments that they share as keys.
 
     Keys are cut into segments once for all spans: the gradient of a cut is one copy, that of a slice is
@@ -44,7 +44,7 @@ class Spans:
     """
 
     segments: tuple[int, ...]
-    spans: tuple[Span, ...]
+    spans: tuple[QuerySpan, ...]
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,28 @@ class AttentionLayout:
     is the length of the longest path."""
 
     longest: int
-    spans: Spans
+    spans: QuerySpans
     block_mask: Any = None
 
 
-def spans_of(trees: Iterable[TokenTree]) -> Spans:
+def spans_of(trees: Iterable[TokenTree]) -> QuerySpans:
     """The spans of trees side by side."""
     segments: list[int] = []
-    spans: list[Span] = []
+    spans: list[QuerySpan] = []
     for tree in trees:
         if len(tree.runs) > 1 and len(tree) <= DENSE_TOKENS:
-            spans.append(Span(len(tree), (len(segments),), dense_mask(torch.tensor(tree.ends))))
+            spans.append(
+                QuerySpan(len(tree), (len(segments),), dense_mask(torch.tensor(tree.ends)))
+            )
             segments.append(len(tree))
         else:
             lengths, own = spans_of_runs(tree.runs, len(segments))
             segments += lengths
             spans += own
-    return Spans(tuple(segments), tuple(spans))
+    return QuerySpans(tuple(segments), tuple(spans))
 
 
-def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list[Span]]:
+def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list[QuerySpan]]:
     """The lengths of a tree's segments, numbered from ``num_before``, and a span for each run."""
     ranges = [(*run.before, (run.start, run.stop)) for run in runs]
     cuts = sorted({cut for keys in ranges for pair in keys for cut in pair})
@@ -84,12 +86,12 @@ def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list
         if num_ancestors:  # all of them, and the run's own tokens so far
             mask = torch.ones(num, num_ancestors + num, dtype=torch.bool).tril_(num_ancestors)
         segments = tuple(index for a, b in keys for index in range(place[a], place[b]))
-        spans.append(Span(num, segments, mask))
+        spans.append(QuerySpan(num, segments, mask))
     return [b - a for a, b in itertools.pairwise(cuts)], spans
 
 
 def span_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Spans, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: QuerySpans, scale: float
 ) -> torch.Tensor:
     """Attention [1, H, S, D], span by span: each token meets its ancestors and nothing else."""
     keys, values = (torch.split(tensor, list(spans.segments), dim=2) for tensor in (key, value))
