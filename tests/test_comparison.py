@@ -1,4 +1,4 @@
-"""A comparison of two iterations with the real parts, one judge frozen; a shorter one: test_end_to_end."""
+"""A comparison of two iterations with the real parts, one judge frozen (shorter: test_end_to_end)."""
 
 import json
 import shutil
