@@ -21,14 +21,14 @@ from psr_ray.config import Config, MethodConfig
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.measures.evaluation import model_figures, search_figures
+from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
-from psr_ray.method.probes import PROBES, probes_of
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import PlannedStage, model_path, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
+from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import track_evaluation
 from psr_ray.training.job import TrainingJob
 

@@ -13,12 +13,12 @@ from psr_ray.cluster.capacity import check_capacity, demands_of
 from psr_ray.config import Config
 from psr_ray.errors import PsrError, first_line
 from psr_ray.report.memory import PeakMemory
-from psr_ray.report.progress import interval_s
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory
 from psr_ray.stages import PlannedStage, force, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.folders import disk_checked
+from psr_ray.telemetry.progress import interval_s
 
 # Deaths in one stage, of the driver actor or of an actor it needs, after which the run is given up.
 MAX_DRIVER_DEATHS = 3

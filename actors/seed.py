@@ -18,8 +18,7 @@ from actors.endpoint import EndpointWorker, without_engine
 from actors.rows import engine_stage
 from psr_ray.config import Config
 from psr_ray.data.benchmarks import phrases_of
-from psr_ray.data.problems import Problem
-from psr_ray.data.rows import TASK_SCHEMA, Row, problem_row
+from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.eft import (
     ValuedPair,
     in_order,
@@ -33,9 +32,10 @@ from psr_ray.data.sources import Failures, problems_of, read_records
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint
 from psr_ray.stages import GENERATION_SETTINGS, settings_of
-from psr_ray.storage.files import Json, write_text
+from psr_ray.storage.files import Json, Row, write_text
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.shards import read_rows, shards, write_rows
 

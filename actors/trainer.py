@@ -11,10 +11,10 @@ from actors.placement import await_room
 from actors.remote import user_error
 from psr_ray.cluster.capacity import training_demand
 from psr_ray.errors import PsrError, first_line, last_line
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.locations import is_remote, store_of
 from psr_ray.telemetry.logs import StageLogger
-from psr_ray.training.job import TrainingJob, environment, steps_kept, train
+from psr_ray.telemetry.progress import ProgressWriter
+from psr_ray.training.job import TrainingJob, environment, steps_kept
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
 MAX_IDLE_DEATHS = 2
@@ -79,7 +79,7 @@ def fit(job: TrainingJob) -> None:
     if training.use_gpu:
         resources["GPU"] = 1
     trainer = Trainer(
-        lambda settings: train(settings["job"]),
+        train_on_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -95,6 +95,13 @@ def fit(job: TrainingJob) -> None:
         ),
     )
     trainer.fit()
+
+
+def train_on_worker(settings: dict[str, Any]) -> None:
+    """Run by Ray Train in each worker, inside its process group."""
+    from psr_ray.training.trainer import Trainer
+
+    Trainer(settings["job"]).run()
 
 
 def storage_settings(folder: Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import shutil
 from conftest import ROOT
 
 from psr_ray.config.file import load_config
-from psr_ray.data.schemas import SEARCH_SCHEMA
-from psr_ray.data.seed.arithmetic import ift_problems
 from psr_ray.data.stage import write_data
+from psr_ray.embedded.seed import ift_problems
+from psr_ray.inference.schemas import SEARCH_SCHEMA
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.searches import figures_of
 from psr_ray.measures.solutions import solution_figures

@@ -9,13 +9,12 @@ from scripted import character_prompts, drive
 from psr_ray.answers import is_equal, stated_answer
 from psr_ray.config.file import load_config
 from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of, benchmark_rows
-from psr_ray.data.problems import Problem
-from psr_ray.data.records import solution_row
 from psr_ray.data.rows import problem_row
 from psr_ray.data.sources import Failures
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
+from psr_ray.inference.records import solution_row
 from psr_ray.inference.tasks import sample_task
 from psr_ray.measures.benchmark import (
     benchmark_lines,
@@ -27,6 +26,7 @@ from psr_ray.measures.intervals import interval
 from psr_ray.measures.sampling import by_number
 from psr_ray.planning.lengths import lengths_of
 from psr_ray.planning.work import evaluation_work
+from psr_ray.problems import Problem
 from psr_ray.report.paper import views, write_views
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, Quiet
 
 from psr_ray.config.file import load_config
-from psr_ray.data.seed.arithmetic import ift_problems, judged_pairs
+from psr_ray.embedded.seed import ift_problems, judged_pairs
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from psr_ray.config import Config, MethodConfig
 from psr_ray.config.base import Frozen
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import problem_row
-from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
 from psr_ray.data.stage import evaluation_files, write_data
+from psr_ray.embedded.seed import generate_problems, judged_pairs
 from psr_ray.inference.tasks import TASKS
 from psr_ray.inference.vllm_api import engine_arguments, sampling_params
 from psr_ray.method.generation import Completion

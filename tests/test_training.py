@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from psr_ray.config import DPOConfig, JudgeConfig, PromptConfig, SFTConfig
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
-from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
+from psr_ray.embedded.seed import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
 from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer

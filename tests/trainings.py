@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA, pair_row, problem_row
-from psr_ray.data.seed.arithmetic import ift_problems, judged_pairs
+from psr_ray.embedded.seed import ift_problems, judged_pairs
 from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_rows, write_shard

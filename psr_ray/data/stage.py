@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psr_ray.config import Config, SourceConfig
-from psr_ray.data.arithmetic import check_disjoint
 from psr_ray.data.benchmarks import (
     benchmark_file,
     benchmark_of,
@@ -28,7 +27,7 @@ from psr_ray.data.benchmarks import (
     phrases_of,
 )
 from psr_ray.data.decontamination import Benchmarks
-from psr_ray.data.rows import TASK_SCHEMA, Row, problem_of
+from psr_ray.data.rows import TASK_SCHEMA, problem_of
 from psr_ray.data.sources import (
     Failures,
     ift_rows,
@@ -36,8 +35,9 @@ from psr_ray.data.sources import (
     problem_rows,
     solution_judgement_rows,
 )
+from psr_ray.embedded.arithmetic import check_disjoint
 from psr_ray.errors import PsrError
-from psr_ray.storage.files import write_text
+from psr_ray.storage.files import Row, write_text
 from psr_ray.storage.shards import write_rows
 
 HELD_OUT = "held out"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from psr_ray.config import Config
-from psr_ray.data.records import judgement_row, samples_row, search_row, solution_row, text_row
-from psr_ray.data.rows import Row, pair_of, problem_of
-from psr_ray.data.schemas import (
+from psr_ray.data.rows import pair_of, problem_of
+from psr_ray.inference.records import judgement_row, samples_row, search_row, solution_row, text_row
+from psr_ray.inference.rollouts import tree_task
+from psr_ray.inference.schemas import (
     JUDGEMENT_SCHEMA,
     PROBE_SCHEMA,
     SAMPLES_SCHEMA,
@@ -30,10 +31,10 @@ from psr_ray.method.ranking import (
     ranking_of,
     read_verdict,
 )
-from psr_ray.method.rollouts import tree_task
 from psr_ray.method.search import ProblemTooLong, pick, search_steps
 from psr_ray.method.steps import Candidate, merge, sample_steps
 from psr_ray.method.truth import right_candidates
+from psr_ray.storage.files import Row
 
 SCHEMAS: dict[str, pa.Schema] = {
     "search": SEARCH_SCHEMA,

@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import TypeVar
 
 from psr_ray.answers import is_equal
-from psr_ray.data.rows import Row
 from psr_ray.measures.intervals import mean_and_error
 from psr_ray.measures.solutions import Figures
+from psr_ray.storage.files import Row
 
 T = TypeVar("T")
 

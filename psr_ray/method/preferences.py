@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from psr_ray.data.rows import Row
-from psr_ray.data.schemas import IDS
+from psr_ray.storage.files import Row
 
+IDS = pa.list_(pa.int32())
 # Folders of a preferences stage.
 PAIRS, SOLUTIONS = "pairs", "solutions"
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from psr_ray.config import Config
-from psr_ray.data.problems import Problem
 from psr_ray.method.generation import EngineTask, GenerationRequest, Usage
 from psr_ray.method.judge import Comparison, Verdict, is_tie
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import JudgementTooLong, Ranking, State
 from psr_ray.method.steps import Candidate, merge, sample_steps
+from psr_ray.problems import Problem
 
 Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
 

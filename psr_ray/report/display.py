@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from psr_ray.report.progress import read_progress
 from psr_ray.stages import PlannedStage
 from psr_ray.storage.files import Json
+from psr_ray.telemetry.progress import read_progress
 
 # Seconds between two lines that say what a run waits for.
 SAY_EVERY_S = 60.0

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from psr_ray.errors import PsrError
 from psr_ray.report.display import duration, finished_line
-from psr_ray.report.progress import interval_s, read_progress
 from psr_ray.runs import CONFIG_FILE, JOBS, stored_run
 from psr_ray.stages import planned_stages
 from psr_ray.storage.files import read_json
 from psr_ray.storage.folders import HOLDER
 from psr_ray.storage.locations import location
+from psr_ray.telemetry.progress import interval_s, read_progress
 
 # Seconds without a new state after which a holder is no longer said to work.
 SILENT_S = 120.0

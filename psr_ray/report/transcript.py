@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from rich.tree import Tree
 
-from psr_ray.data.rows import Row
+from psr_ray.storage.files import Row
 
 
 def one_line(text: str, width: int = 110) -> str:

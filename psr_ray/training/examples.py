@@ -14,10 +14,11 @@ from itertools import islice
 from typing import Any
 
 from psr_ray.config import JudgeConfig
-from psr_ray.data.rows import Row, pair_of
+from psr_ray.data.rows import pair_of
 from psr_ray.errors import PsrError
 from psr_ray.method.preferences import PAIRS, SOLUTIONS
 from psr_ray.method.prompts import VERDICT_OPENING, PromptBuilder
+from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 from psr_ray.training.job import TrainingJob
 

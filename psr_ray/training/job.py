@@ -36,13 +36,6 @@ class TrainingJob:
         return self.config.sft if self.kind == "sft" else self.config.dpo
 
 
-def train(job: TrainingJob) -> None:
-    """Run by Ray Train on every worker, inside its process group."""
-    from psr_ray.training.trainer import Trainer
-
-    Trainer(job).run()
-
-
 def steps_kept(out: Path) -> int:
     """Optimizer steps in the newest checkpoint of a training's folder."""
     latest = read_json(out / CHECKPOINTS / LATEST)

@@ -20,9 +20,9 @@ import torch
 from psr_ray.config import DPOConfig, TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import KEY_FILE
 from psr_ray.storage.files import write_text
+from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import Trackers
 from psr_ray.training.checkpoint import Checkpoints
 from psr_ray.training.engine import build_engine, export

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.config import Config
-from psr_ray.data.rows import Row, problem_of
+from psr_ray.data.rows import problem_of
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.search import ProblemTooLong
 from psr_ray.method.steps import Candidate, merge, sample_steps
+from psr_ray.storage.files import Row
 
 
 def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
