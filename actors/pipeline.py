@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from actors.remote import result_of
 from psr_ray.cluster.capacity import check_capacity, demands_of
 from psr_ray.config import Config
+from psr_ray.data.stage import check_sources
 from psr_ray.errors import PsrError, first_line
 from psr_ray.report.memory import PeakMemory
 from psr_ray.report.summary import write_summary
@@ -55,6 +56,8 @@ def run_pipeline(
             if forced is not None and not force(plan, forced):
                 names = ", ".join(planned.stage.name for planned in plan)
                 raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
+            if plan[0].stage.is_complete:
+                check_sources(config, plan[0].stage.manifest or {})
             due = []
             for planned in filter(wanted, plan):
                 if planned.stage.is_complete:

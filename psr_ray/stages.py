@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psr_ray.config import Config
-from psr_ray.runs import RunDirectory, Stage, fingerprint
+from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
 from psr_ray.storage.files import Json
+from psr_ray.storage.locations import location
 from psr_ray.training.job import MODEL_FOLDER
 
 Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
@@ -44,6 +45,9 @@ def settings_of(config: Config, *names: str) -> Json:
     """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
     values = config.model_dump(mode="json")
     chosen: Json = {"seed": config.seed}
+    own_templates = location(config.prompts.templates)
+    if own_templates.is_dir() and "prompts" in names:
+        chosen["templates"] = digest_of(own_templates.glob("*.jinja"))
     for name in names:
         node = values
         for part in name.split("."):
@@ -105,6 +109,8 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
         settings = settings_of(searching, *GENERATION_SETTINGS, "search", "method", *whole)
         del settings["method"]["objective"]
+        if searching.method.ranking not in ("pairwise", "points"):
+            del settings["judge"]
         judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])

@@ -212,6 +212,11 @@ def test_answers_outside_a_box_are_counted_apart(tmp_path):
         ("**Final Answer:** $x=\\frac{1}{2}$", "$x=\\frac{1}{2}"),
         ("The answer is 3. No, the answer is 3.5. Done.", "3.5"),
         ("Step 1: 3+4=7\nStep 2: 7*1,000=7,000", "7,000"),
+        ("The answer is\n\\[\n42\n\\]", "42"),
+        ("The answer is 42, since 6*7=42.", "42"),
+        ("The probability is .5", "0.5"),
+        ("x = 12-5", "5"),
+        ("It is -5", "-5"),
         ("I do not know", None),
     ],
 )

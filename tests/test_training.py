@@ -60,6 +60,13 @@ def test_mixed_batches_hold_the_share_asked_for():
     assert sorted(eft) == list(range(100, 400))
 
 
+def test_smaller_mixed_batches_hold_the_share_asked_for_too():
+    for num_eft, share in ((17, 0.5), (10, 0.5), (5, 0.25)):
+        for batch in mixed_batches(100, num_eft, share, 1, 32, seed=0):
+            ift = sum(i < 100 for i in batch)
+            assert abs(ift - share * len(batch)) <= 1
+
+
 def test_examples_close_with_eos_and_score_the_completion_only():
     [problem] = generate_problems("ift", 1, seed=0)
     ift = ift_example(problem_row("solve", problem), PROMPTS)

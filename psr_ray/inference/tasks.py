@@ -27,6 +27,7 @@ from psr_ray.method.ranking import (
     JudgementTooLong,
     PairwiseRanking,
     State,
+    check_room,
     judge_requests,
     ranking_of,
     read_verdict,
@@ -152,7 +153,11 @@ def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
     problem, so_far = problem_of(row), list(row["steps_so_far"])
     state = State(problem, tuple(row["prefix_ids"]), so_far, 0, usage)
     ranking = PairwiseRanking(prompts, config.judge, config.model.max_length)
-    ranked = yield from ranking.rank(state, everyone)
+    try:
+        ranked = yield from ranking.rank(state, everyone)
+    except JudgementTooLong:  # with its own step
+        own, everyone = [], others
+        ranked = yield from ranking.rank(state, everyone)
     texts = [c.text for c in everyone]
     truth = right_candidates(problem, so_far, texts, "step")
     place = texts.index(own[0].text) if own else None
@@ -191,6 +196,7 @@ def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
         prompts,
         config.judge,
     )
+    check_room(requests, config.model.max_length)
     [first], [second] = yield requests
     return judgement_row(
         pair,

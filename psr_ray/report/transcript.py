@@ -31,7 +31,11 @@ def search_tree(search: Row) -> Tree:
             line.stylize("green" if role == "best " else "red" if role == "worst" else "dim")
             node.add(line)
         if step["num_truncated"]:
-            node.add(Text(f"{step['num_truncated']} candidates cut off at max_step_tokens"))
+            node.add(
+                Text(
+                    f"{step['num_truncated']} samples without a step (cut off, or ended without text)"
+                )
+            )
         for verdict in step["verdicts"][:2]:
             wins = verdict["first_wins"]
             says = "no verdict" if wins is None else f"A wins {wins:.2f}"

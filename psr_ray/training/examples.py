@@ -172,14 +172,14 @@ def mixed_batches(
     """
     if ift_share is None or not num_ift or not num_eft:
         return batches(num_ift + num_eft, num_epochs, batch_size, seed)
-    from_ift = round(ift_share * batch_size)
-    from_eft = batch_size - from_ift
+    from_eft = batch_size - round(ift_share * batch_size)
     ift = iter(cycle(num_ift, random.Random(f"ift/{seed}")))
     eft = iter(cycle(num_eft, random.Random(f"eft/{seed}")))
     if not from_eft:
-        return [list(islice(ift, size)) for size in batch_sizes(num_ift, num_epochs, from_ift)]
+        return [list(islice(ift, size)) for size in batch_sizes(num_ift, num_epochs, batch_size)]
+    ratio = (batch_size - from_eft) / from_eft
     return [
-        [*islice(ift, from_ift), *(num_ift + index for index in islice(eft, size))]
+        [*islice(ift, round(size * ratio)), *(num_ift + index for index in islice(eft, size))]
         for size in batch_sizes(num_eft, num_epochs, from_eft)
     ]
 
