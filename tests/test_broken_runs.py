@@ -59,6 +59,8 @@ def alarms(tmp_path, *settings, without=()):
 AFTER_M1 = ("search-1", "preferences-1", "train-1", "evaluate-M2")
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_a_judge_that_always_says_a(ray_up, tmp_path):
     eft = write(tmp_path / "eft.jsonl", pair_rows(1200, lambda row: {"verdict": "A"}))
     ift = "data.ift={kind: arithmetic, num: 1200}"

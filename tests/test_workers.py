@@ -51,6 +51,8 @@ def test_any_split_of_a_dpo_batch_gives_the_same_weights(unsplit, preferences, t
         assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), name
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_two_workers_fine_tune_as_one_does(ray_up, preferences, tmp_path):
     one, steps = train(
         preferences, tmp_path / "one", "sft", "sft.num_workers=1", "sft.tokens_per_pass=8192"
