@@ -14,10 +14,9 @@ from psr_ray.cluster.connect import connected
 from psr_ray.compare.config import CompareConfig, PlannedRun, planned_runs
 from psr_ray.compare.record import stored_record, write_record
 from psr_ray.doctor import check_inputs
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, last_line
 from psr_ray.report.display import finished_line
-from psr_ray.stages import Step
-from psr_ray.storage.files import Json
+from psr_ray.stages import PlannedStage
 
 
 @dataclass
@@ -28,19 +27,16 @@ class LineDisplay:
     name: str
     stop: Event
 
-    def skipped(self, step: Step) -> None:
+    def skipped(self, planned: PlannedStage) -> None:
         """Nothing to say."""
 
-    def started(self, step: Step) -> None:
-        """Nothing to say."""
-
-    def watch(self) -> None:
-        """Called while a stage is under way: ends this run's thread when all are to stop."""
+    def watch(self, _: PlannedStage) -> None:
+        """Ends this run's thread when all are to stop."""
         if self.stop.is_set():
             raise PsrError("stopped")
 
-    def finished(self, step: Step, manifest: Json) -> None:
-        self.console.print(f"{self.name}: {finished_line(step, manifest)}", soft_wrap=True)
+    def finished(self, planned: PlannedStage) -> None:
+        self.console.print(f"{self.name}: {finished_line(planned)}", soft_wrap=True)
 
 
 def run_comparison(comparison: CompareConfig, console: Console, *, only: str | None = None) -> None:
@@ -82,12 +78,6 @@ def run_comparison(comparison: CompareConfig, console: Console, *, only: str | N
             f"{len(failed)} of {len(due)} runs failed; the same command tries them again: "
             + "; ".join(failed)
         )
-
-
-def last_line(error: BaseException) -> str:
-    """What an error says, without the traceback that Ray puts before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 def do_run(run: PlannedRun, display: LineDisplay, after: Callable[[], None] | None) -> None:

@@ -1,165 +1,157 @@
-"""The driver actor of one iteration: search → step preferences → step-DPO → evaluation.
+"""The driver actor of one iteration: search, step preferences, step-DPO, evaluation.
 
-It holds no data: it reads folders, starts the stage that is due, and writes the manifest when the
-stage is whole. It may die at any moment; the next one goes on from the files.
+It holds no rows: engines, training workers and tasks read and write the stages' folders. It may die at
+any moment; another one resumes from the files.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import ray
 
+from actors.preferences import build_preferences
+from actors.remote import in_task
 from actors.stream import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import evaluation_files, write_data
-from psr_ray.inference.tasks import output_folder
 from psr_ray.measures.evaluation import model_figures, search_figures
+from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
-from psr_ray.method.preferences import (
-    PAIRS,
-    PREFERENCE_SCHEMA,
-    SOLUTION_SCHEMA,
-    SOLUTIONS,
-    preferences_of,
-    solution_of,
-)
-from psr_ray.method.probes import PROBES, probes_of
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import Step, model_path, steps_of
+from psr_ray.stages import PlannedStage, model_path, planned_stages
 from psr_ray.storage.files import Json
-from psr_ray.storage.shards import read_rows, shards, write_rows, write_shard
+from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
+from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import track_evaluation
-from psr_ray.training.worker import TrainingJob
+from psr_ray.training.job import TrainingJob
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class IterationDriver:
-    """Does the stages of one iteration, one ``do`` call each."""
+    """Runs one iteration: 0 makes M1 from M0, k makes M(k+1) from Mk (paper, section 3).
 
-    def __init__(self, config: Config) -> None:
-        self.run = RunDirectory(config)
-        self.order = steps_of(self.run)
-        self.steps = {step.stage.name: step for step in self.order}
+    ``wanted`` names the stages to run; the others are left out.
+    """
 
-    def do(self, name: str) -> Json:
-        """Do a stage, unless it is complete; returns its manifest."""
-        step = self.steps[name]
-        if not step.stage.is_complete:
-            started = time.time()
-            log = StageLogger(step.stage.folder)
-            log.info("stage started")
-            step.stage.open()
-            facts = getattr(self, f"_{step.kind}")(step)
-            step.stage.finish(time.time() - started, **facts)
-            step.stage.tidy()
-            log.info("stage finished", extra={"seconds": round(time.time() - started, 1)})
-        manifest = step.stage.manifest
-        assert manifest is not None
-        return manifest
+    def __init__(self, config: Config, wanted: Collection[str]) -> None:
+        self.config = config
+        self.wanted = wanted
+        self.plan = planned_stages(RunDirectory(config))
+        self.stages = {planned.stage.name: planned for planned in self.plan}
 
-    def _data(self, step: Step) -> Json:
-        return write_data(self.run.config, step.stage.folder)
+    def run(self, iteration: int) -> None:
+        """Run the stages of an iteration that are not complete, in order."""
+        k = iteration
+        if k == 0:
+            self.stage("data", self.write_data)
+            self.stage("evaluate-M0", self.evaluate)
+            self.stage("sft", self.fine_tune)
+            self.stage("evaluate-M1", self.evaluate)
+            return
+        self.stage(f"search-{k}", self.search)
+        self.stage(f"preferences-{k}", self.build_preferences)
+        self.stage(f"train-{k}", self.train)
+        self.stage(f"evaluate-M{k + 1}", self.evaluate)
 
-    def _sft(self, step: Step) -> Json:
-        return self._train_job(step, "M0", None)
+    def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
+        """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted."""
+        planned = self.stages[name]
+        stage = planned.stage
+        if name not in self.wanted or stage.is_complete:
+            return
+        started, log = time.time(), StageLogger(stage.folder)
+        log.info("stage started")
+        stage.open()
+        facts = body(planned)
+        stage.finish(time.time() - started, **facts)
+        stage.tidy()
+        log.info("stage finished", extra={"seconds": round(time.time() - started, 1)})
 
-    def _train(self, step: Step) -> Json:
-        k = step.iteration
-        return self._train_job(step, f"M{k}", self.steps[f"preferences-{k}"].stage.folder)
+    def write_data(self, planned: PlannedStage) -> Json:
+        return in_task(write_data, self.config, planned.stage.folder)
 
-    def _train_job(self, step: Step, start_from: str, preferences: Path | None) -> Json:
-        folder = step.stage.folder
+    def fine_tune(self, planned: PlannedStage) -> Json:
+        """M1: M0 fine-tuned on solutions in steps and judged pairs."""
+        return self._train(planned, "M0", None)
+
+    def search(self, planned: PlannedStage) -> Json:
+        """Mk searches its problems step by step and judges the candidates, or M1 does."""
+        k, folder = planned.iteration, planned.stage.folder
+        config = self.config.in_iteration(k)
+        first = self._model("M1") if config.method.first_judges else None
+        self._run_engines(planned, [self._data(f"search-{k}")], config, first)
+        return in_task(search_summary, folder)
+
+    def build_preferences(self, planned: PlannedStage) -> Json:
+        searched = self.stages[f"search-{planned.iteration}"].stage.folder
+        return build_preferences(searched, planned.stage.folder)
+
+    def train(self, planned: PlannedStage) -> Json:
+        """M(k+1): Mk trained by step-DPO on its step preferences."""
+        k = planned.iteration
+        return self._train(planned, f"M{k}", self.stages[f"preferences-{k}"].stage.folder)
+
+    def evaluate(self, planned: PlannedStage) -> Json:
+        """Measure a model. Every model judges pairs of steps here, whatever the run's method."""
+        config = self.config.model_copy(update={"method": MethodConfig()})
+        folder, first = planned.stage.folder, self.stages["evaluate-M1"].stage.folder
+        inputs = [self._data(name) for name in evaluation_files(config, planned.model)]
+        if planned.iteration > 0 and (first / PROBES).is_file():
+            inputs.append(first / PROBES)
+        self._run_engines(planned, inputs, config)
+        if planned.model == "M1" and config.evaluation.num_probes:
+            in_task(write_probes, folder, config.evaluation.num_probes, config.seed)
+        before = self.stages[f"evaluate-M{max(planned.iteration, 1)}"].stage.folder
+        figures = in_task(model_figures, folder, first=first, before=before)
+        key, number = self.stages["data"].stage.key, int(planned.model.removeprefix("M"))
+        track_evaluation(self.config, folder, key, number, figures)
+        return figures | {"measured_with": provenance(self.config)}
+
+    def _train(self, planned: PlannedStage, start_from: str, preferences: Path | None) -> Json:
+        folder = planned.stage.folder
         run_training(
             TrainingJob(
                 kind="sft" if preferences is None else "dpo",
-                config=self.run.config,
+                config=self.config,
                 model=self._model(start_from),
-                stage=step.title,
-                run_dir=self.run.path,
+                stage=planned.title,
+                run_dir=self.config.run_dir,
                 out=folder,
-                data=self.steps["data"].stage.folder,
+                data=self.stages["data"].stage.folder,
                 preferences=preferences,
             )
         )
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 
-    def _search(self, step: Step) -> Json:
-        k = step.iteration
-        config = self.run.config.in_iteration(k)
-        first = self._model("M1") if config.method.first_judges else None
-        self._engines(step, [f"search-{k}"], config, first)
-        return search_figures(step.stage.folder).summary()
-
-    def _preferences(self, step: Step) -> Json:
-        folder = step.stage.folder
-        searched = self.steps[f"search-{step.iteration}"].stage.folder
-        counts: Counter[str] = Counter()
-        for shard in shards(output_folder(searched, "search")):
-            searches = list(read_rows([shard]))
-            rows = [pair for search in searches for pair in preferences_of(search)]
-            solutions = [row for row in map(solution_of, searches) if row is not None]
-            if solutions:
-                write_shard(folder / SOLUTIONS, solutions, SOLUTION_SCHEMA)
-            if rows:
-                write_shard(folder / PAIRS, rows, PREFERENCE_SCHEMA)
-            counts["solutions"] += len(solutions)
-            counts["pairs"] += len(rows)
-            counts["graded"] += sum(row["chosen_is_right"] is not None for row in rows)
-            counts["chosen_right"] += sum(bool(row["chosen_is_right"]) for row in rows)
-            counts["rejected_right"] += sum(bool(row["rejected_is_right"]) for row in rows)
-        graded = counts["graded"]
-        return {
-            "num_pairs": counts["pairs"],
-            "num_solutions": counts["solutions"],
-            "chosen_right_share": counts["chosen_right"] / graded if graded else None,
-            "rejected_right_share": counts["rejected_right"] / graded if graded else None,
-        }
-
-    def _evaluate(self, step: Step) -> Json:
-        """Measure a model. Every model judges pairs of steps here, whatever the run's method."""
-        config = self.run.config.model_copy(update={"method": MethodConfig()})
-        inputs = evaluation_files(config, step.model)
-        first = self.steps["evaluate-M1"].stage
-        if step.iteration > 0 and (first.folder / PROBES).is_file():
-            inputs.append(PROBES)
-        self._engines(step, inputs, config)
-        folder = step.stage.folder
-        if step.model == "M1" and config.evaluation.num_probes:
-            rows = probes_of(folder, config.evaluation.num_probes, config.seed)
-            if rows:
-                write_rows(folder / PROBES, rows, TASK_SCHEMA)
-        before = self.steps[f"evaluate-M{max(step.iteration, 1)}"].stage
-        figures = model_figures(folder, first=first.folder, before=before.folder)
-        key, number = self.steps["data"].stage.key, int(step.model.removeprefix("M"))
-        track_evaluation(self.run.config, folder, key, number, figures)
-        return figures | {"measured_with": provenance(self.run.config)}
+    def _run_engines(
+        self, planned: PlannedStage, inputs: list[Path], config: Config, first: str | None = None
+    ) -> None:
+        progress = ProgressWriter(self.config.run_dir, planned.title, "rows")
+        model = self._model(planned.model)
+        run_rows(inputs, planned.stage.folder, model, config, progress, first)
 
     def _model(self, name: str) -> str:
-        return model_path(self.order, name, self.run.config)
+        return model_path(self.plan, name, self.config)
 
-    def _engines(
-        self, step: Step, inputs: list[str], config: Config, first: str | None = None
-    ) -> None:
-        data = self.steps["data"].stage.folder
-        probes = self.steps["evaluate-M1"].stage.folder / PROBES
-        run_rows(
-            [probes if name == PROBES else data / f"{name}.parquet" for name in inputs],
-            step.stage.folder,
-            self._model(step.model),
-            config,
-            ProgressWriter(self.run.path, step.title, "rows"),
-            first,
-        )
+    def _data(self, name: str) -> Path:
+        return self.stages["data"].stage.folder / f"{name}.parquet"
 
 
-# Environment of a driver actor's process.
-DRIVER_ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+def search_summary(folder: Path) -> Json:
+    """Figures of a search stage, for its manifest."""
+    return search_figures(folder).summary()
+
+
+def write_probes(folder: Path, num: int, seed: int) -> None:
+    """Keep steps of M1's searches for later models to rank again."""
+    rows = probes_of(folder, num, seed)
+    if rows:
+        write_rows(folder / PROBES, rows, TASK_SCHEMA)

@@ -10,9 +10,9 @@ from actors.placement import mark_engine
 from actors.searcher import EngineWorker
 from psr_ray.config import Config
 from psr_ray.config.seed import EndpointConfig
-from psr_ray.data.records import text_row
-from psr_ray.data.rows import Row
 from psr_ray.errors import PsrError, first_line
+from psr_ray.inference.records import text_row
+from psr_ray.storage.files import Row
 
 
 class Endpoint:

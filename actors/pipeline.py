@@ -1,37 +1,39 @@
-"""The whole run on one screen: stages in order, a driver actor for each iteration, the report."""
+"""A run: an actor drives each iteration, and another one resumes where it dies; then the report."""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, Protocol
 
-from actors.trainer import user_error
+from actors.remote import result_of
 from psr_ray.cluster.capacity import check_capacity, demands_of
 from psr_ray.config import Config
+from psr_ray.data.stage import check_sources
 from psr_ray.errors import PsrError, first_line
 from psr_ray.report.memory import PeakMemory
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory
-from psr_ray.stages import Step, force, steps_of
+from psr_ray.stages import PlannedStage, force, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.folders import disk_checked
+from psr_ray.telemetry.progress import interval_s
 
-# Deaths in one stage, of its driver actor or an actor it needs, that are made good from the files.
-MAX_DEATHS = 2
+# Deaths in one stage, of the driver actor or of an actor it needs, after which the run is given up.
+MAX_DRIVER_DEATHS = 3
 
 
 class Display(Protocol):
-    """What the pipeline tells a person."""
+    """Shows a person what the stages' files say."""
 
-    def skipped(self, step: Step) -> None: ...
+    def skipped(self, planned: PlannedStage) -> None: ...
 
-    def started(self, step: Step) -> None: ...
+    def watch(self, planned: PlannedStage, /) -> None:
+        """Called about twice a second with the first stage that is not complete."""
 
-    def finished(self, step: Step, manifest: Json) -> None: ...
-
-    def watch(self) -> None: ...
+    def finished(self, planned: PlannedStage) -> None: ...
 
 
 def run_pipeline(
@@ -40,9 +42,9 @@ def run_pipeline(
     *,
     forced: str | None = None,
     accept_changes: bool = False,
-    wanted: Callable[[Step], bool] = lambda step: True,
+    wanted: Callable[[PlannedStage], bool] = lambda planned: True,
 ) -> Json:
-    """Do every stage that is not complete (of those ``wanted``); returns the run's summary.
+    """Run every stage that is not complete (of those ``wanted``); returns the run's summary.
 
     ``forced`` names a stage to redo, with all that come after it.
     """
@@ -50,34 +52,74 @@ def run_pipeline(
     with disk_checked(run.path):
         run.claim(accept_changes=accept_changes)
         try:
-            steps = steps_of(run)
-            if forced is not None and not force(steps, forced):
-                names = ", ".join(step.stage.name for step in steps)
+            plan = planned_stages(run)
+            if forced is not None and not force(plan, forced):
+                names = ", ".join(planned.stage.name for planned in plan)
                 raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
-            steps = [step for step in steps if wanted(step)]
-            complete = [step for step in steps if step.stage.is_complete]
-            for step in complete:
-                step.stage.tidy()  # where a driver was killed before it could
-            if len(complete) == len(steps):
-                for step in steps:
-                    display.skipped(step)
-            else:
-                with PeakMemory(run.path):
-                    do_steps(config, steps, display)
+            if plan[0].stage.is_complete:
+                check_sources(config, plan[0].stage.manifest or {})
+            due = []
+            for planned in filter(wanted, plan):
+                if planned.stage.is_complete:
+                    planned.stage.tidy()  # where a driver was killed before it could
+                    display.skipped(planned)
+                else:
+                    due.append(planned)
+            if due:
+                with PeakMemory(run.path), driver_of(config, due) as driver:
+                    for iteration, stages in groupby(due, lambda planned: planned.iteration):
+                        run_iteration(iteration, list(stages), driver, display)
             return write_summary(run)
         finally:
             run.release()
 
 
-def do_steps(config: Config, steps: list[Step], display: Display) -> None:
-    """Start Ray and have each iteration's driver do its stages."""
+def run_iteration(
+    iteration: int, due: list[PlannedStage], start_driver: Callable[[], Any], display: Display
+) -> None:
+    """Have a driver run the stages of an iteration that are due; after a death another one resumes."""
+    import ray
+
+    num_deaths = 0
+    poll_s = max(0.5, interval_s(due[0].stage.folder))
+    while True:
+        driver, num_left = start_driver(), len(due)
+        pending = driver.run.remote(iteration)
+        try:
+            while not ray.wait([pending], timeout=poll_s)[0]:
+                show(due, display)
+            result_of(pending)
+            show(due, display)
+            return
+        except ray.exceptions.RayActorError as error:  # its own death, or an actor's that it needs
+            ray.kill(driver)  # it may be out of reach only
+            show(due, display)
+            num_deaths = 1 if len(due) < num_left else num_deaths + 1
+            if num_deaths == MAX_DRIVER_DEATHS:
+                raise PsrError(
+                    f"{due[0].title}: a process it needs died {num_deaths} times (out of memory? "
+                    f"{first_line(error)}); finished work is kept, rerun the command to resume"
+                ) from error
+
+
+def show(due: list[PlannedStage], display: Display) -> None:
+    """Take the stages that have become complete off the list and show them, and the one in progress."""
+    while due and due[0].stage.is_complete:
+        display.finished(due.pop(0))
+    if due:
+        display.watch(due[0])
+
+
+@contextmanager
+def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], Any]]:
+    """Inside, Ray is up and the cluster checked; yields what starts a driver actor on this node."""
     from psr_ray.cluster.connect import connected
 
     with connected(config):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from actors.driver import DRIVER_ENVIRONMENT, IterationDriver
+        from actors.driver import IterationDriver
         from psr_ray.cluster.nodes import check_nodes, node_kinds
 
         check_capacity(demands_of(config), node_kinds())
@@ -86,54 +128,19 @@ def do_steps(config: Config, steps: list[Step], display: Display) -> None:
         here = ray.get_runtime_context()
         # Ray Train's helpers ask for their cluster anew, and find several where several are on a machine
         variables = DRIVER_ENVIRONMENT | python_path() | {"RAY_ADDRESS": here.gcs_address}
-        placed = {
-            "runtime_env": {"env_vars": variables},
+        placed = actor_class.options(
+            runtime_env={"env_vars": variables},
             # a driver's node goes only with the command's
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(here.get_node_id(), soft=True),
-        }
-        driver: Any = None
-        iteration = -1
-        for step in steps:
-            if step.stage.is_complete:
-                display.skipped(step)
-                continue
-            display.started(step)
-            for num_deaths in itertools.count():
-                if step.iteration != iteration or num_deaths:
-                    iteration = step.iteration
-                    driver = actor_class.options(**placed).remote(config)
-                pending = driver.do.remote(step.stage.name)
-                while not ray.wait([pending], timeout=0.5)[0]:
-                    display.watch()
-                try:
-                    display.finished(step, result_of(pending))
-                    break
-                except (
-                    ray.exceptions.RayActorError
-                ) as error:  # its own death, or an actor's it needs
-                    if num_deaths == MAX_DEATHS:
-                        raise PsrError(
-                            f"{step.title}: a process it needs died {num_deaths + 1} times (out of "
-                            f"memory? {first_line(error)}); what is finished is kept, the same command "
-                            "goes on"
-                        ) from error
-                    ray.kill(driver)  # it may be out of reach only
-
-
-def result_of(pending: Any) -> Json:
-    """The manifest a driver returned; a user's error without Ray's wrapping."""
-    import ray
-
-    try:
-        manifest: Json = ray.get(pending)
-    except ray.exceptions.RayTaskError as error:
-        found = user_error(error.cause)
-        if found is None:
-            raise
-        raise found from error
-    return manifest
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here.get_node_id(), soft=True),
+        )
+        names = {planned.stage.name for planned in due}
+        yield lambda: placed.remote(config, names)
 
 
 def python_path() -> dict[str, str]:
     """Lets workers of a local Ray import from where this process does."""
     return {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+
+
+# Environment of a driver actor's process.
+DRIVER_ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}

@@ -7,22 +7,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.pipeline import result_of
+from actors.remote import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.cluster.capacity import check_capacity, engine_demand
 from psr_ray.config import Config, SourceConfig
-from psr_ray.data.rows import TASK_SCHEMA, Row
+from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.sources import Failures, problem_rows
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.inference.tasks import output_folder
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.runs import Stage, content_key
-from psr_ray.stages import GENERATION, settings_of
+from psr_ray.stages import GENERATION_SETTINGS, settings_of
+from psr_ray.storage.files import Row
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
+from psr_ray.telemetry.progress import ProgressWriter
 
 
 def do_rows(
@@ -55,7 +56,7 @@ def do_rows(
         )
     folder = location(out).absolute()
     ids = [row["id"] for row in rows]
-    settings = settings_of(config, *GENERATION, "search", "method", "evaluation")
+    settings = settings_of(config, *GENERATION_SETTINGS, "search", "method", "evaluation")
     settings |= {"model": model, "ids": ids}
     if len(tasks) > 1:
         settings["tasks"] = list(tasks)

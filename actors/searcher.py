@@ -21,14 +21,14 @@ import ray
 from actors.placement import COMMAND, ENGINES, mark_engine
 from psr_ray.cluster.nodes import check_sees, check_versions, node_name
 from psr_ray.config import Config
-from psr_ray.data.rows import TASK_SCHEMA, Row
-from psr_ray.inference.deaths import MAX_DEATHS, Deaths, EngineKilled
+from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.inference.deaths import MAX_ROW_DEATHS, Deaths, EngineKilled
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.guard import guard_children
 from psr_ray.inference.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
 from psr_ray.method.generation import EngineTask
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
-from psr_ray.storage.files import read_json, write_text
+from psr_ray.storage.files import Row, read_json, write_text
 from psr_ray.storage.locations import local_copy
 from psr_ray.storage.shards import Key, ShardWriter, finished_ids
 from psr_ray.telemetry.counters import RowMetrics
@@ -107,7 +107,7 @@ class EngineWorker:
                 tokens += self._finish(futures[future], future)
             for row in suspects:
                 why = reasons[key_of(row)]
-                if len(why) >= MAX_DEATHS:
+                if len(why) >= MAX_ROW_DEATHS:
                     self.shards.add(row["task"], failed_row(row, EngineKilled(why)))
                 else:
                     with self.alone:  # so that no two suspects are at work in one death

@@ -18,8 +18,7 @@ from actors.endpoint import EndpointWorker, without_engine
 from actors.rows import engine_stage
 from psr_ray.config import Config
 from psr_ray.data.benchmarks import phrases_of
-from psr_ray.data.problems import Problem
-from psr_ray.data.rows import TASK_SCHEMA, Row, problem_row
+from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.eft import (
     ValuedPair,
     in_order,
@@ -33,22 +32,14 @@ from psr_ray.data.sources import Failures, problems_of, read_records
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint
-from psr_ray.stages import settings_of
-from psr_ray.storage.files import Json, write_text
+from psr_ray.stages import GENERATION_SETTINGS, settings_of
+from psr_ray.storage.files import Json, Row, write_text
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.shards import read_rows, shards, write_rows
 
-GENERATION = (
-    "model.dtype",
-    "model.max_length",
-    "prompts",
-    "search",
-    "judge",
-    "evaluation",
-    "seed_data",
-    "engine.seeded_sampling",
-)
+SEED_SETTINGS = (*GENERATION_SETTINGS, "search", "evaluation", "seed_data")
 
 
 def writer_name(config: Config, model: str) -> str:
@@ -60,7 +51,7 @@ def writer_name(config: Config, model: str) -> str:
 def written(config: Config, folder: Path, prompts: Mapping[str, str], model: str) -> dict[str, Row]:
     """What the teacher (``seed_data.endpoint``, else the local model) writes after each prompt."""
     rows = [problem_row("write", Problem(id=name, text=text)) for name, text in prompts.items()]
-    settings = settings_of(config, *GENERATION) | {
+    settings = settings_of(config, *SEED_SETTINGS) | {
         "writer": writer_name(config, model),
         "prompts": sorted(prompts.items()),
     }
@@ -98,7 +89,7 @@ def step_trees(
     trees = list[Row]()
     if rows:
         check_model(model, config)
-        settings = settings_of(config, *GENERATION) | {
+        settings = settings_of(config, *SEED_SETTINGS) | {
             "model": fingerprint(model),
             "problems": list(rows.values()),
         }
@@ -150,7 +141,7 @@ def build_eft(
     holds other results.
     """
     digests = [[digest(path) for path in paths] for paths in (problems, prm800k, benchmarks)]
-    settings = settings_of(config, *GENERATION) | {"files": digests}
+    settings = settings_of(config, *SEED_SETTINGS) | {"files": digests}
     models = [fingerprint(model), writer_name(config, judge)]
     stage = Stage("eft", folder, content_key("eft", settings, models))
     if stage.is_complete:

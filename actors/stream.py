@@ -25,10 +25,10 @@ from psr_ray.errors import PsrError
 from psr_ray.inference.deaths import FOLDER as DEATHS
 from psr_ray.inference.deaths import Deaths
 from psr_ray.inference.tasks import output_folder
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.files import read_table, write_text
 from psr_ray.storage.locations import remove
 from psr_ray.storage.shards import drop_doubles, drop_failed, failed, finished_ids
+from psr_ray.telemetry.progress import ProgressWriter
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
 # search holds back no others, but its finished rows count here until it ends.

@@ -8,12 +8,13 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.placement import await_room
+from actors.remote import user_error
 from psr_ray.cluster.capacity import training_demand
 from psr_ray.errors import PsrError, first_line, last_line
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.locations import is_remote, store_of
 from psr_ray.telemetry.logs import StageLogger
-from psr_ray.training.worker import TrainingJob, environment, steps_kept, train
+from psr_ray.telemetry.progress import ProgressWriter
+from psr_ray.training.job import TrainingJob, environment, steps_kept
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
 MAX_IDLE_DEATHS = 2
@@ -78,7 +79,7 @@ def fit(job: TrainingJob) -> None:
     if training.use_gpu:
         resources["GPU"] = 1
     trainer = Trainer(
-        lambda settings: train(settings["job"]),
+        train_on_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -96,6 +97,13 @@ def fit(job: TrainingJob) -> None:
     trainer.fit()
 
 
+def train_on_worker(settings: dict[str, Any]) -> None:
+    """Run by Ray Train in each worker, inside its process group."""
+    from psr_ray.training.trainer import Trainer
+
+    Trainer(settings["job"]).run()
+
+
 def storage_settings(folder: Path) -> dict[str, Any]:
     """Ray Train's settings for what it keeps of its own, in a training's folder."""
     if not is_remote(folder):
@@ -111,12 +119,3 @@ def was_killed(error: Any) -> bool:
     causes = getattr(error, "worker_failures", {}).values()
     found = [getattr(cause, "health_check_failure", cause) for cause in causes]
     return any(isinstance(cause, RayActorError) for cause in found)
-
-
-def user_error(error: BaseException | None) -> PsrError | None:
-    """The ``PsrError`` among the causes of an error, if there is one."""
-    while error is not None:
-        if isinstance(error, PsrError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

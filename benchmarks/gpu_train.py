@@ -21,8 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.common import facts, matmul_rate, ratios, spread, store
 from psr_ray.training.attention import register_attention
-from psr_ray.training.packs import PackScorer, pack_trees
-from psr_ray.training.trees import TokenTree, fill, token_tree
+from psr_ray.training.logprobs import PackScorer
+from psr_ray.training.microbatches import fill
+from psr_ray.training.packs import pack_trees
+from psr_ray.training.trees import TokenTree, token_tree
 
 Path_ = tuple[list[int], list[int]]
 PROBLEM, STEP, VOCABULARY = 100, 40, 32000

@@ -29,10 +29,11 @@ from benchmarks.common import RESULTS, facts, store
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
-from psr_ray.data.rows import TASK_SCHEMA, Row
+from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.inference.tasks import output_folder
-from psr_ray.report.progress import ProgressWriter
+from psr_ray.storage.files import Row
 from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
+from psr_ray.telemetry.progress import ProgressWriter
 
 # Problems and engines.
 POINTS = [(1_000, 1), (1_000, 8), (10_000, 8), (1_000, 64), (10_000, 64), (100_000, 64)]

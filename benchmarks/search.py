@@ -36,12 +36,13 @@ from safetensors import safe_open
 from benchmarks.common import alternate, facts, ratios, spread, store
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
-from psr_ray.data.arithmetic import generate_problems
-from psr_ray.data.rows import Row, problem_row
+from psr_ray.data.rows import problem_row
+from psr_ray.embedded.arithmetic import generate_problems
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import search_task
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.storage.files import Row
 
 CONFIG = "configs/demo.yaml"
 SETTINGS = [

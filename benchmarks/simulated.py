@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from actors.searcher import EngineWorker
-from psr_ray.data.rows import Row
+from psr_ray.storage.files import Row
 
 # A search without steps.
 EMPTY: Row = {"error": None, "correct": None, "steps": []} | dict.fromkeys(

@@ -31,10 +31,11 @@ from benchmarks.common import alternate, facts, matmul_rate, ratios, spread, sto
 from psr_ray.config import DPOConfig
 from psr_ray.training.attention import register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search, preference_example
-from psr_ray.training.packs import PackScorer, pack_trees
-from psr_ray.training.terms import dpo_term
-from psr_ray.training.trees import TokenTree, fill, token_tree
-from psr_ray.training.units import pair_tree, pair_units, passes_of
+from psr_ray.training.logprobs import PackScorer
+from psr_ray.training.losses import dpo_term
+from psr_ray.training.microbatches import fill, microbatches_of, pair_tree, pair_trees
+from psr_ray.training.packs import pack_trees
+from psr_ray.training.trees import TokenTree, token_tree
 
 DATA = Path(__file__).resolve().parent / "data"
 BATCH = 32
@@ -84,9 +85,9 @@ class Ours:
     def passes(self, indices: list[int]) -> list[tuple[list[TokenTree], list[int]]]:
         """Trees and rows of each forward pass: a tree for a search, or two sequences for a pair."""
         if self.trees:
-            units = pair_units(self.pairs, indices, self.budget)
-            parts = passes_of(units, 0, 1, self.budget)
-            return [([unit.tree for unit in part.units], part.rows) for part in parts]
+            units = pair_trees(self.pairs, indices, self.budget)
+            parts = microbatches_of(units, 0, 1, self.budget)
+            return [([packed.tree for packed in part.trees], part.rows) for part in parts]
         single = {i: [token_tree([p]) for p in pair_tree([self.pairs[i]]).paths()] for i in indices}
         sizes = [sum(map(len, single[i])) for i in indices]
         groups = [[indices[g] for g in group] for group in fill(sizes, self.budget)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,26 @@ def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
 
 
 def fingerprint(model: str, num_windows: int = 0) -> str:
-    """What a model is, wherever its folder lies: its config, the beginning of its weights and as many
-    windows of 64 KiB, evenly spaced over each file; a Hub id as it stands."""
+    """A model by its content, wherever its folder lies: its config, its tokenizer and chat template, the
+    beginning of its weights and as many windows of 64 KiB, evenly spaced over each file; a Hub id as it
+    stands."""
     folder = location(model)
     if not folder.is_dir():
         return model
+    patterns = ("*.safetensors", "tokenizer*", "*.jinja")
+    found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+    return digest_of([folder / "config.json", *found], num_windows)
+
+
+def digest_of(paths: Iterable[Path], num_windows: int = 256) -> str:
+    """Hash of the names, the sizes, the beginnings and as many windows of 64 KiB of some files."""
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in sorted(paths):
         with path.open("rb") as file:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}".encode())
             digest.update(file.read(FINGERPRINT_BYTES))
-            for window in range(num_windows):
+            for window in range(num_windows if size > FINGERPRINT_BYTES else 0):
                 file.seek(window * size // num_windows)
                 digest.update(file.read(2**16))
     return digest.hexdigest()

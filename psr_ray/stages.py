@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psr_ray.config import Config
-from psr_ray.runs import RunDirectory, Stage, fingerprint
+from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
 from psr_ray.storage.files import Json
-from psr_ray.training.worker import MODEL_FOLDER
+from psr_ray.storage.locations import location
+from psr_ray.training.job import MODEL_FOLDER
 
 Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One stage in the run's order. ``iteration`` 0 prepares M1; ``model`` is used or made."""
+class PlannedStage:
+    """A stage in the run's order. Iteration 0 makes M1; ``model`` is the one used or made."""
 
     kind: Kind
     iteration: int
@@ -44,6 +45,9 @@ def settings_of(config: Config, *names: str) -> Json:
     """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
     values = config.model_dump(mode="json")
     chosen: Json = {"seed": config.seed}
+    own_templates = location(config.prompts.templates)
+    if own_templates.is_dir() and "prompts" in names:
+        chosen["templates"] = digest_of(own_templates.glob("*.jinja"))
     for name in names:
         node = values
         for part in name.split("."):
@@ -69,62 +73,73 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
-GENERATION = ("model.dtype", "model.max_length", "prompts", "judge", "engine.seeded_sampling")
+# Settings that whatever an engine writes depends on.
+GENERATION_SETTINGS = (
+    "model.dtype",
+    "model.max_length",
+    "prompts",
+    "judge",
+    "engine.seeded_sampling",
+)
 
 
-def steps_of(run: RunDirectory) -> list[Step]:
+def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
     measured = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
     data = run.stage("data", settings_of(config, "data", "num_iterations", *measured))
     base = run.stage("base", fingerprint(config.model.base))
-    steps = [Step("data", 0, "M0", data)]
+    plan = [PlannedStage("data", 0, "M0", data)]
 
     def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
-        settings = settings_of(config, *GENERATION, "evaluation", "search")
+        settings = settings_of(config, *GENERATION_SETTINGS, "evaluation", "search")
         stage = run.stage(f"evaluate-{model}", settings, [data, made_by, *others])
-        steps.append(Step("evaluate", iteration, model, stage))
+        plan.append(PlannedStage("evaluate", iteration, model, stage))
         return stage
 
     evaluate("M0", base, 0)
     rows = ("model.dtype", "model.max_length", "prompts", "judge.mode")
     sft_settings = settings_of(config, *rows)
     made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
-    steps.append(Step("sft", 0, "M1", made_by))
+    plan.append(PlannedStage("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
         searching = config.in_iteration(k)
         whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
-        settings = settings_of(searching, *GENERATION, "search", "method", *whole)
+        settings = settings_of(searching, *GENERATION_SETTINGS, "search", "method", *whole)
         del settings["method"]["objective"]
+        if searching.method.ranking not in ("pairwise", "points"):
+            del settings["judge"]
         judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])
         settings = settings_of(config, "model.dtype", "method.objective")
         settings |= method_settings(config, "dpo")
         made_by = run.stage(f"train-{k}", settings, [preferences, made_by])
-        steps.append(Step("search", k, f"M{k}", search))
-        steps.append(Step("preferences", k, f"M{k}", preferences))
-        steps.append(Step("train", k, f"M{k + 1}", made_by))
+        plan.append(PlannedStage("search", k, f"M{k}", search))
+        plan.append(PlannedStage("preferences", k, f"M{k}", preferences))
+        plan.append(PlannedStage("train", k, f"M{k + 1}", made_by))
         evaluate(f"M{k + 1}", made_by, k, probes)
-    return steps
+    return plan
 
 
-def model_path(steps: list[Step], model: str, config: Config) -> str:
+def model_path(plan: list[PlannedStage], model: str, config: Config) -> str:
     """The folder of M0 (the config's), or of a model that the run made."""
     if model == "M0":
         return config.model.base
-    [made_by] = [s for s in steps if s.kind in ("sft", "train") and s.model == model]
+    [made_by] = [
+        planned for planned in plan if planned.kind in ("sft", "train") and planned.model == model
+    ]
     return str(made_by.stage.folder / MODEL_FOLDER)
 
 
-def force(steps: list[Step], name: str) -> list[str]:
+def force(plan: list[PlannedStage], name: str) -> list[str]:
     """Forget a stage and every later one; returns the names forgotten (none: no such stage)."""
-    names = [step.stage.name for step in steps]
+    names = [planned.stage.name for planned in plan]
     if name not in names:
         return []
-    gone = steps[names.index(name) :]
-    for step in gone:
-        step.stage.remove()
-    return [step.stage.name for step in gone]
+    gone = plan[names.index(name) :]
+    for planned in gone:
+        planned.stage.remove()
+    return [planned.stage.name for planned in gone]

@@ -8,9 +8,9 @@ import shutil
 from conftest import ROOT
 
 from psr_ray.config.file import load_config
-from psr_ray.data.schemas import SEARCH_SCHEMA
-from psr_ray.data.seed.arithmetic import ift_problems
 from psr_ray.data.stage import write_data
+from psr_ray.embedded.seed import ift_problems
+from psr_ray.inference.schemas import SEARCH_SCHEMA
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.searches import figures_of
 from psr_ray.measures.solutions import solution_figures
@@ -19,7 +19,7 @@ from psr_ray.method.preferences import PAIRS, PREFERENCE_SCHEMA, preferences_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.steps import Candidate
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import write_shard
 
 BENCHMARK = ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl"
@@ -109,31 +109,31 @@ def finished_run(tmp_path, *overrides, num_searches=5):
     prompts = PromptBuilder(load_tokenizer(config.model.base), config.prompts)
     run.claim()
     found = []
-    for i, step in enumerate(steps_of(run)):
-        folder, facts = step.stage.folder, {}
-        step.stage.open()
-        if step.kind == "data":
+    for i, planned in enumerate(planned_stages(run)):
+        folder, facts = planned.stage.folder, {}
+        planned.stage.open()
+        if planned.kind == "data":
             facts = write_data(config, folder)
-        if step.kind in ("sft", "train"):
+        if planned.kind in ("sft", "train"):
             shutil.copytree(config.model.base, folder / "model")
             line = {"step": 1, "dpo_loss": math.log(2), "chosen_logp_change": 0.1}
             line |= {"rejected_logp_change": -0.2, "accuracy": 0.5, "sft_loss": 1.0}
             (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
             facts = {"last": line, "num_dropped": 0}
-        if step.kind == "search":
-            found = searches(prompts, num_searches, step.iteration)
+        if planned.kind == "search":
+            found = searches(prompts, num_searches, planned.iteration)
             write_shard(folder / "search", found, SEARCH_SCHEMA)
             facts = figures_of(found).summary()
-        if step.kind == "preferences":
+        if planned.kind == "preferences":
             pairs = [pair for row in found for pair in preferences_of(row)]
             write_shard(folder / PAIRS, pairs, PREFERENCE_SCHEMA)
             facts = {"num_pairs": len(pairs), "chosen_right_share": 1.0}
             facts |= {"rejected_right_share": 0.0}
-        if step.kind == "evaluate":
+        if planned.kind == "evaluate":
             facts = solution_figures([solution(j, j < 5 + i) for j in range(20)])
             facts |= judge_figures([]) | {"benchmarks": benchmark_figures(5 + i)}
             facts["search"] = figures_of(found).summary() if found else {}
-        step.stage.finish(1.0, **facts)
+        planned.stage.finish(1.0, **facts)
     run.release()
     return run
 

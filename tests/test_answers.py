@@ -214,6 +214,16 @@ SOLUTION = f"c_1 e^{{t}} {VECTORS[0]} + c_2 e^{{-t}} {VECTORS[1]}"
 @pytest.mark.parametrize(
     ("gold", "answer"),
     both_ways(
+        [("2:3", "x:y=2:3"), ("1:2:3", "a:b:c=1:2:3"), ("\\frac{5}{6}", "P(A|B)=\\frac{5}{6}")]
+    ),
+)
+def test_a_ratio_and_a_probability_may_be_named(gold, answer):
+    assert is_equal(gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    both_ways(
         [
             ("\\sum_{k=1}^{n} k c_1", SOLUTION),
             ("\\sum_{k=1}^{n} k", "1"),

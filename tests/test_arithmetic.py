@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psr_ray.answers import extract_boxed, is_equal
-from psr_ray.data.arithmetic import (
+from psr_ray.embedded.arithmetic import (
     Plan,
     check_disjoint,
     draw_plan,
@@ -15,7 +15,7 @@ from psr_ray.data.arithmetic import (
     step_is_right,
     step_lines,
 )
-from psr_ray.data.seed.arithmetic import forgets_carry, ift_problems, judged_pairs, work_out
+from psr_ray.embedded.seed import forgets_carry, ift_problems, judged_pairs, work_out
 from psr_ray.errors import PsrError
 
 SPLITS = ["ift", "eft", "train", "dev", "judge", "heldout"]

@@ -9,13 +9,12 @@ from scripted import character_prompts, drive
 from psr_ray.answers import is_equal, stated_answer
 from psr_ray.config.file import load_config
 from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of, benchmark_rows
-from psr_ray.data.problems import Problem
-from psr_ray.data.records import solution_row
 from psr_ray.data.rows import problem_row
 from psr_ray.data.sources import Failures
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
+from psr_ray.inference.records import solution_row
 from psr_ray.inference.tasks import sample_task
 from psr_ray.measures.benchmark import (
     benchmark_lines,
@@ -27,9 +26,10 @@ from psr_ray.measures.intervals import interval
 from psr_ray.measures.sampling import by_number
 from psr_ray.planning.lengths import lengths_of
 from psr_ray.planning.work import evaluation_work
+from psr_ray.problems import Problem
 from psr_ray.report.paper import views, write_views
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import read_rows
 
 
@@ -163,7 +163,7 @@ def test_a_benchmark_without_answers_or_unknown_is_refused(tmp_path):
 def test_what_is_asked_of_a_model_redoes_its_evaluations_alone(tmp_path):
     def keys(*settings):
         run = RunDirectory(configured(tmp_path, *settings))
-        return {s.stage.name: s.stage.key for s in steps_of(run)}
+        return {planned.stage.name: planned.stage.key for planned in planned_stages(run)}
 
     changed = keys("data.benchmarks=[gsm8k]")
     assert not set(keys().values()) & set(changed.values())
@@ -212,6 +212,11 @@ def test_answers_outside_a_box_are_counted_apart(tmp_path):
         ("**Final Answer:** $x=\\frac{1}{2}$", "$x=\\frac{1}{2}"),
         ("The answer is 3. No, the answer is 3.5. Done.", "3.5"),
         ("Step 1: 3+4=7\nStep 2: 7*1,000=7,000", "7,000"),
+        ("The answer is\n\\[\n42\n\\]", "42"),
+        ("The answer is 42, since 6*7=42.", "42"),
+        ("The probability is .5", "0.5"),
+        ("x = 12-5", "5"),
+        ("It is -5", "-5"),
         ("I do not know", None),
     ],
 )

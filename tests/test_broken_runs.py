@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, Quiet
 
 from psr_ray.config.file import load_config
-from psr_ray.data.seed.arithmetic import ift_problems, judged_pairs
+from psr_ray.embedded.seed import ift_problems, judged_pairs
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def alarms(tmp_path, *settings, without=()):
 
     config = load_config(SMOKE, (f"runs_dir={tmp_path}", *SETTINGS, *settings))
     summary = run_pipeline(
-        config, Quiet(), wanted=lambda step: step.stage.name not in ("evaluate-M0", *without)
+        config, Quiet(), wanted=lambda planned: planned.stage.name not in ("evaluate-M0", *without)
     )
     return {(alarm["model"], alarm["kind"]): alarm["message"] for alarm in summary["alarms"]}
 
@@ -59,6 +59,8 @@ def alarms(tmp_path, *settings, without=()):
 AFTER_M1 = ("search-1", "preferences-1", "train-1", "evaluate-M2")
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_a_judge_that_always_says_a(ray_up, tmp_path):
     eft = write(tmp_path / "eft.jsonl", pair_rows(1200, lambda row: {"verdict": "A"}))
     ift = "data.ift={kind: arithmetic, num: 1200}"

@@ -11,13 +11,15 @@ from psr_ray.compare.results import is_above, render, targets, write_results
 from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import mean_and_error
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 
 EVIDENCE = ROOT / "configs" / "evidence.yaml"
 
 
 def keys(config):
-    return {step.stage.name: step.stage.key for step in steps_of(RunDirectory(config))}
+    return {
+        planned.stage.name: planned.stage.key for planned in planned_stages(RunDirectory(config))
+    }
 
 
 def test_methods_of_a_seed_share_all_up_to_m1_and_what_they_have_in_common():

@@ -13,12 +13,12 @@ from actors.endpoint import Endpoint
 from actors.seed import written
 from psr_ray.config.file import load_config
 from psr_ray.config.seed import EndpointConfig
-from psr_ray.data.problems import Problem
-from psr_ray.data.records import text_row
 from psr_ray.data.rows import problem_row
 from psr_ray.data.seed.eft import keep, prm800k_pairs, split_by_problem, tree_pairs
 from psr_ray.errors import PsrError
-from psr_ray.method.rollouts import tree_task
+from psr_ray.inference.records import text_row
+from psr_ray.inference.rollouts import tree_task
+from psr_ray.problems import Problem
 
 GOOD, BAD = "Step 1: 2+2=4\n", "Step 1: 2+2=5\n"
 PROBLEM = Problem(id="p", text="2+2?", answer="4")

@@ -21,7 +21,7 @@ from psr_ray.export.export import export_run
 from psr_ray.export.hub import repositories
 from psr_ray.method.prompts import load_tokenizer
 from psr_ray.report.summary import summarize
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import read_rows, shards
 
 PSR = Path(sys.executable).with_name("psr-ray")
@@ -52,9 +52,9 @@ def test_the_pairs_load_as_a_dataset_whose_texts_are_the_sampled_ids(run, export
     first = load_dataset(folder, "iteration-1", split="train", cache_dir=tmp_path)
     stored = [
         row
-        for step in steps_of(run)
-        if step.kind == "preferences"
-        for row in read_rows(shards(step.stage.folder / "pairs"))
+        for planned in planned_stages(run)
+        if planned.kind == "preferences"
+        for row in read_rows(shards(planned.stage.folder / "pairs"))
     ]
     assert len(pairs) == len(stored) > len(first) > 0
     encode = load_tokenizer(run.config.model.base).encode
@@ -130,7 +130,7 @@ def test_a_model_is_given_on_whole_with_its_bases_license(run, tmp_path):
     export_run(other, "M1", folder, "mit")  # anew, over what is there
     assert ModelCard.load(folder / "model" / "README.md").data.license == "mit"
     link = (folder / "model" / "config.json").stat().st_ino
-    assert link != (steps_of(other)[2].stage.folder / "model" / "config.json").stat().st_ino
+    assert link != (planned_stages(other)[2].stage.folder / "model" / "config.json").stat().st_ino
     with pytest.raises(PsrError, match="--model M7: the run has M1, M2, M3"):
         export_run(other, "M7", folder, None)
 
@@ -139,7 +139,7 @@ def test_nothing_that_no_export_wrote_is_replaced(run, tmp_path):
     mine = tmp_path / "seed" / "ift" / "ift.parquet"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    stage = steps_of(run)[-2].stage.folder
+    stage = planned_stages(run)[-2].stage.folder
     for folder, part in ((tmp_path / "seed", "ift"), (stage, "model")):
         with pytest.raises(PsrError, match=f"holds {part}/, which no export wrote"):
             export_run(run, None, folder, None)
@@ -227,7 +227,7 @@ def test_mistakes_are_named(run, tmp_path):
     done = export(run, "--dry-run")
     assert done.returncode == 2
     assert "they go with --push" in done.stderr
-    manifest = steps_of(run)[-1].stage.folder / "_MANIFEST.json"
+    manifest = planned_stages(run)[-1].stage.folder / "_MANIFEST.json"
     kept = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(kept | {"key": "of another config"}))
     try:

@@ -23,11 +23,11 @@ from actors.stream import run_rows
 from benchmarks.heads import children
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
-from psr_ray.data.seed.arithmetic import ift_problems
+from psr_ray.embedded.seed import ift_problems
 from psr_ray.errors import PsrError
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.folders import disk_checked
 from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
+from psr_ray.telemetry.progress import ProgressWriter
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

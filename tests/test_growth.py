@@ -69,6 +69,7 @@ def psr_search(head, out, *options):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_nodes_come_when_a_search_asks_for_engines_and_go_when_idle(growing, tmp_path):
     command = psr_search(growing, tmp_path / "out")
     never = psr_search(growing, tmp_path / "never", "--set", "engine.cpus_per_engine=8")

@@ -4,9 +4,9 @@ import pytest
 
 from psr_ray.measures import sampling
 from psr_ray.measures.health import alarms_of
+from psr_ray.measures.probes import kendall_tau, probes_in
 from psr_ray.measures.sampling import majority, pass_at, sample_figures
 from psr_ray.measures.searches import figures_of
-from psr_ray.method.probes import kendall_tau, probes_in
 
 GOOD = {
     "accuracy": 0.6,

@@ -16,7 +16,7 @@ from benchmarks.heads import Head
 from benchmarks.whole import expected_and_found
 from psr_ray.storage.locations import location, upload
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1200)]
 END_S = 20  # within which everything ends
 
 
@@ -58,7 +58,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record
         assert done.returncode == 0, done.stdout + done.stderr
         started = time.time()
         while not list((run_dir / "search-1").glob("*/part-*.parquet")):
-            assert time.time() < started + 240, head.get("/api/jobs/first/logs")
+            assert time.time() < started + 480, head.get("/api/jobs/first/logs")
             time.sleep(0.5)
         kept = {path: path.stat().st_mtime for path in run_dir.glob("*/*/part-*.parquet")}
         ours = head.processes("jobs/run.py", "MapWorker", "IterationDriver", "EngineCore")

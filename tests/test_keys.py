@@ -11,16 +11,17 @@ from psr_ray.config import Config, MethodConfig
 from psr_ray.config.base import Frozen
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import problem_row
-from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
 from psr_ray.data.stage import evaluation_files, write_data
+from psr_ray.embedded.seed import generate_problems, judged_pairs
 from psr_ray.inference.tasks import TASKS
 from psr_ray.inference.vllm_api import engine_arguments, sampling_params
 from psr_ray.method.generation import Completion
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.training.engine import deepspeed_config, load_model
-from psr_ray.training.worker import TrainingJob, dpo_work, sft_work
+from psr_ray.training.examples import dpo_data, sft_data
+from psr_ray.training.job import TrainingJob
 
 # What is made is the same whatever these say: where a run lies, its speed, what may fail, what is shown.
 # Number types and weights: model.base is in the key as its content.
@@ -85,7 +86,9 @@ def changed(config, path):
 
 
 def keys(config):
-    return {step.stage.name: step.stage.key for step in steps_of(RunDirectory(config))}
+    return {
+        planned.stage.name: planned.stage.key for planned in planned_stages(RunDirectory(config))
+    }
 
 
 class Reads:
@@ -188,12 +191,12 @@ def read(tmp_path_factory):
 
             def fine_tune(config=config, prompts=prompts, job=job):
                 PromptBuilder(prompts.tokenizer, config.prompts)
-                sft_work(job("sft"), prompts)
+                sft_data(job("sft"), prompts)
                 deepspeed_config(config.sft, config.model.dtype)
                 load_model(job("sft"))
 
             def train(config=config, job=job):
-                dpo_work(job("dpo"))
+                dpo_data(job("dpo"))
                 deepspeed_config(config.dpo, config.model.dtype)
                 load_model(job("dpo"))
 
@@ -255,5 +258,5 @@ def test_tokens_per_pass_changes_no_row(tmp_path):
     for budget in (512, 8192):
         config = load_config(ROOT / "configs" / "smoke.yaml", (f"dpo.tokens_per_pass={budget}",))
         job = TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path)
-        found.append(dpo_work(job))
+        found.append(dpo_data(job))
     assert found[0] == found[1]

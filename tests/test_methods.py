@@ -3,15 +3,15 @@
 from scripted import character_prompts, drive
 
 from psr_ray.config import Config
-from psr_ray.data.arithmetic import Plan, generate_problems, stated_value
-from psr_ray.data.problems import Problem
-from psr_ray.data.records import search_row
 from psr_ray.data.seed.solutions import judged_solutions, points_judgement
+from psr_ray.embedded.arithmetic import Plan, generate_problems, stated_value
+from psr_ray.inference.records import search_row
 from psr_ray.measures.searches import figures_of
 from psr_ray.method.judge import parse_points, points_scores
 from psr_ray.method.preferences import preferences_of, solution_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import search_steps
+from psr_ray.problems import Problem
 
 PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
 PROMPTS = character_prompts()

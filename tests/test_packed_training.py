@@ -40,7 +40,7 @@ def some_pairs():
 
 
 def job(folder, zero, lora, checkpointing):
-    from psr_ray.training.worker import TrainingJob
+    from psr_ray.training.job import TrainingJob
 
     config = load_config(
         ROOT / "configs" / "smoke.yaml",
@@ -99,8 +99,8 @@ def packed(work, pairs, reference, worker):
     from deepspeed.utils import safe_get_full_grad
 
     from psr_ray.training.engine import build_engine
-    from psr_ray.training.loop import run_pass, step_passes
-    from psr_ray.training.terms import dpo_term
+    from psr_ray.training.losses import dpo_term
+    from psr_ray.training.trainer import run_microbatch, step_microbatches
 
     engine, causal = build_engine(work)
     if work.training.lora is not None:
@@ -110,12 +110,12 @@ def packed(work, pairs, reference, worker):
         ):
             shake(causal)
     term = dpo_term(pairs, [list(range(len(pairs)))], work.training, reference)
-    passes = step_passes([term], 0, worker, work.training.tokens_per_pass)
+    passes = step_microbatches([term], 0, worker, work.training.tokens_per_pass)
     assert len(passes) > 1  # several trees a pass, several passes a step
     loss = 0.0
     for number, (term, part, size) in enumerate(passes, start=1):
         engine.set_gradient_accumulation_boundary(number == len(passes))
-        value, _ = run_pass(engine, term, part, size, worker)
+        value, _ = run_microbatch(engine, term, part, size, worker)
         loss += value.item()
         engine.backward(value * worker.num_workers, scale_wrt_gas=False)
     loss = worker.total({"loss": loss})["loss"]
@@ -132,7 +132,7 @@ def packed(work, pairs, reference, worker):
 def compare_all(rank, num_workers, port, folders):
     """In each process: every setting against plain sequences."""
     from psr_ray.training import packs
-    from psr_ray.training.distributed import Worker
+    from psr_ray.training.job import Worker
 
     os.environ |= {
         "DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),

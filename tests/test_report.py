@@ -6,7 +6,7 @@ from conftest import ROOT
 from rich.console import Console
 
 from psr_ray.config.file import load_config
-from psr_ray.data.schemas import SEARCH_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.inference.schemas import SEARCH_SCHEMA, SOLUTION_SCHEMA
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.solutions import solution_figures
 from psr_ray.planning.show import print_plan
@@ -15,7 +15,7 @@ from psr_ray.report.html import headline, write_report
 from psr_ray.report.status import print_status
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import write_shard
 
 
@@ -55,19 +55,19 @@ def finished_run(tmp_path, name="<b>x</b>"):
     """A run folder whose stages are complete, with made-up figures."""
     config = load_config(ROOT / "configs" / "smoke.yaml", (f"runs_dir={tmp_path}", f"name={name}"))
     run = RunDirectory(config)
-    for i, step in enumerate(steps_of(run)):
-        step.stage.open()
+    for i, planned in enumerate(planned_stages(run)):
+        planned.stage.open()
         facts = {}
-        if step.kind == "evaluate":
+        if planned.kind == "evaluate":
             facts = solution_figures([solution(j, j < 5 + i) for j in range(20)])
             facts |= judge_figures([])
-        if step.kind == "preferences":
+        if planned.kind == "preferences":
             facts = {"num_pairs": 7, "chosen_right_share": 0.9, "rejected_right_share": 0.1}
-        if step.kind == "train":
+        if planned.kind == "train":
             line = {"step": 1, "dpo_loss": 0.69, "chosen_logp_change": 0.0}
             line |= {"rejected_logp_change": 0.0, "accuracy": 0.5}
-            (step.stage.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        step.stage.finish(1.0, **facts)
+            (planned.stage.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        planned.stage.finish(1.0, **facts)
     hostile = {"id": "s", "problem": "<script>alert(1)</script>", "end": "finished", "steps": []}
     row = dict.fromkeys(SEARCH_SCHEMA.names) | hostile | {"num_rollbacks": 1}
     write_shard(run.path / "search-1" / "search", [row], SEARCH_SCHEMA)
@@ -103,11 +103,11 @@ def test_a_complete_run_says_so_and_one_under_way_does_not(tmp_path):
 
 def test_the_changes_of_a_training_are_those_of_all_its_pairs(tmp_path):
     run = finished_run(tmp_path)
-    for step in steps_of(run):
-        if step.stage.name == "train-1":
+    for planned in planned_stages(run):
+        if planned.stage.name == "train-1":
             last = {"dpo_loss": 0.5, "chosen_logp_change": 0.3}  # of one batch
             learned = {"chosen_logp_change": -1.5, "rejected_logp_change": -4.0}
-            step.stage.finish(1.0, last=last, learned=learned)
+            planned.stage.finish(1.0, last=last, learned=learned)
     summary = write_summary(run)
     assert summary["models"][2]["training"]["chosen_logp_change"] == -1.5
     assert [a["kind"] for a in summary["alarms"]] == ["likelihood displacement"]

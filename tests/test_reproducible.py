@@ -20,7 +20,7 @@ def trained(folder, *settings):
         "search.num_candidates=6", "search.max_steps=4", "sft.lr=2e-3", "sft.zero_stage=0", *settings,
     )  # fmt: skip
     config = load_config(ROOT / "configs" / "smoke.yaml", overrides)
-    run_pipeline(config, Quiet(), wanted=lambda step: step.kind in MADE)
+    run_pipeline(config, Quiet(), wanted=lambda planned: planned.kind in MADE)
     names = ("sft", "train-1")
     weights = [folder / "smoke" / name / "model" / "model.safetensors" for name in names]
     searches = read_rows(shards(folder / "smoke" / "search-1" / "search"))

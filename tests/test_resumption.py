@@ -107,6 +107,7 @@ def test_steps_with_a_kill_are_the_steps_without(ray_up, preferences, tmp_path, 
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_a_training_that_ended_before_its_manifest_is_done_again_from_its_checkpoint(
     ray_up, preferences, tmp_path
 ):

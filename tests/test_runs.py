@@ -9,10 +9,11 @@ from conftest import ROOT
 
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.data.stage import write_data
+from psr_ray.data.stage import check_sources, source_digests, write_data
 from psr_ray.errors import PsrError
+from psr_ray.method.prompts import BUILT_IN
 from psr_ray.runs import RunDirectory, fingerprint
-from psr_ray.stages import force, steps_of
+from psr_ray.stages import force, planned_stages
 from psr_ray.storage.folders import FolderLock
 from psr_ray.storage.shards import finished_ids, read_rows, write_shard
 
@@ -42,8 +43,8 @@ def test_a_stage_is_complete_only_with_its_own_key(tmp_path):
 
 def test_a_setting_redoes_its_stage_and_what_follows_and_speed_settings_redo_nothing(tmp_path):
     def keys(*overrides):
-        steps = steps_of(RunDirectory(demo(tmp_path, *overrides)))
-        return {s.stage.name: s.stage.key for s in steps}
+        plan = planned_stages(RunDirectory(demo(tmp_path, *overrides)))
+        return {planned.stage.name: planned.stage.key for planned in plan}
 
     base = keys()
     changed = keys("dpo.beta=0.3")
@@ -64,15 +65,61 @@ def test_the_same_model_under_another_path_is_the_same_and_another_model_is_not(
     assert fingerprint(str(copy)) != fingerprint(str(ROOT / "models" / "tiny-m0"))
 
 
+def test_another_tokenizer_or_chat_template_is_another_model(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "models" / "tiny-m0", copy)
+    before = fingerprint(str(copy))
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    assert fingerprint(str(copy)) != before
+
+
+def test_other_words_in_the_users_own_prompts_redo_what_reads_them(tmp_path):
+    own = tmp_path / "prompts"
+    shutil.copytree(BUILT_IN / "paper", own)
+
+    def keys():
+        plan = planned_stages(RunDirectory(demo(tmp_path, f"prompts.templates={own}")))
+        return {planned.stage.name: planned.stage.key for planned in plan}
+
+    before = keys()
+    (own / "judge.jinja").write_text((own / "judge.jinja").read_text() + "Think hard.")
+    changed = keys()
+    assert {name for name in before if before[name] == changed[name]} == {"data"}
+
+
+def test_a_file_that_changed_since_it_was_read_is_named(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"problem": "1+1?", "answer": "2"}\n')
+    config = demo(tmp_path, f"data.heldout={{kind: file, path: {file}, num: 1}}")
+    manifest = {"sources": source_digests(config)}
+    check_sources(config, manifest)
+    check_sources(config, {})  # of a run that an older version made
+    file.write_text('{"problem": "1+2?", "answer": "3"}\n')
+    with pytest.raises(
+        PsrError, match=r"mine.jsonl has changed since this run read it.*--force data"
+    ):
+        check_sources(config, manifest)
+
+
+def test_a_judge_that_is_not_asked_redoes_no_search(tmp_path):
+    def key(ranking, *overrides):
+        plan = planned_stages(RunDirectory(demo(tmp_path, f"method.ranking={ranking}", *overrides)))
+        return next(p.stage.key for p in plan if p.stage.name == "search-1")
+
+    hotter = "judge.temperature=0.3"
+    assert key("random") == key("random", hotter)
+    assert key("pairwise") != key("pairwise", hotter)
+
+
 def test_force_forgets_a_stage_and_all_later_ones(tmp_path):
     run = RunDirectory(demo(tmp_path))
-    steps = steps_of(run)
-    for step in steps:
-        step.stage.open()
-        step.stage.finish(0.0)
-    assert force(steps, "nonsense") == []
-    assert force(steps, "search-3")[0] == "search-3"
-    left = [s.stage.name for s in steps if s.stage.is_complete]
+    plan = planned_stages(run)
+    for planned in plan:
+        planned.stage.open()
+        planned.stage.finish(0.0)
+    assert force(plan, "nonsense") == []
+    assert force(plan, "search-3")[0] == "search-3"
+    left = [planned.stage.name for planned in plan if planned.stage.is_complete]
     assert left[-1] == "evaluate-M3"
 
 

@@ -4,14 +4,14 @@ import pytest
 from scripted import character_prompts, drive
 
 from psr_ray.config import Config
-from psr_ray.data.problems import Problem
-from psr_ray.data.records import search_row
+from psr_ray.inference.records import search_row
 from psr_ray.measures.searches import figures_of
 from psr_ray.method.judge import Comparison, Verdict, parse_verdict, scores
-from psr_ray.method.preferences import preferences_of
+from psr_ray.method.preferences import preferences_of, solution_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import ProblemTooLong, search_steps
 from psr_ray.method.steps import Candidate
+from psr_ray.problems import Problem
 
 PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
 PROMPTS = character_prompts()
@@ -217,3 +217,27 @@ def test_unparsable_flip_and_tie_are_three_counts():
     assert shares["unparsable_share"] == pytest.approx(1 / 6)
     assert shares["tie_share"] == 0
     assert shares["num_gradable_verdicts"] == 4  # exactly one step is right in 2 of 3 pairs
+
+
+def behind_a_step(*samples, w=6, **settings):
+    """A search whose first step is right, and whose later ones are these samples."""
+
+    def sample(prompt, n):
+        return (
+            ["so \\boxed{7}\n", *["other\n"] * (n - 1)] if "boxed" not in prompt else list(samples)
+        )
+
+    return run(sample, prefers("so \\boxed{7}", "junk"), w=w, **settings)[0]
+
+
+def test_a_solution_ends_where_at_least_half_of_the_samples_end_it():
+    ended = behind_a_step(*["$"] * 5, "junk \\boxed{9}\n")
+    assert (ended.end, [c.text for c in ended.chosen()]) == ("finished", ["so \\boxed{7}"])
+    assert solution_of(search_row(ended)) is not None
+    assert behind_a_step(*["$"] * 3, "junk\n", "a\n", "b\n").end == "finished"
+    goes_on = behind_a_step(*["$"] * 2, "junk\n", "junk\n", "a\n", "b\n", max_steps=2)
+    assert (goes_on.end, [c.text for c in goes_on.chosen()][1:]) == ("max_steps", ["junk"])
+
+
+def test_a_sample_that_ends_beside_many_that_are_cut_off_finishes_nothing():
+    assert behind_a_step("$", *["cut"] * 5).end == "step_too_long"

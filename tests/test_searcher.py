@@ -7,8 +7,8 @@ from actors.stream import run_rows
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.shards import read_rows, shards, write_rows
+from psr_ray.telemetry.progress import ProgressWriter
 
 pytestmark = pytest.mark.slow
 

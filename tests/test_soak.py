@@ -7,7 +7,9 @@ from benchmarks.soak import soak
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.faults
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_runs_in_a_loop_with_random_faults_lose_nothing_and_leave_nothing():
     result = soak(minutes=0.7, every_s=20, seed=1)
     assert result["failures"] == []

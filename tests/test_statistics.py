@@ -1,5 +1,7 @@
 """Votes, failed rows and intervals: what counts as the same answer, as wrong, and as 95 %."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,22 @@ def test_a_row_is_grouped_once_and_the_same_spelling_never_compared(monkeypatch)
     groups_of.cache_clear()
     by_number([sampled("x", *"1212121212121212", right="1")])
     assert asked == [("1", "2"), ("2", "1")]
+    groups_of.cache_clear()  # of what the stand-in said
+
+
+def test_an_answer_that_takes_for_ever_does_so_once(monkeypatch):
+    asked = []
+
+    def is_equal(a, b):
+        asked.append((a, b))
+        time.sleep(0.02 if "9^9" in a + b else 0)
+        return False
+
+    monkeypatch.setattr(sampling, "is_equal", is_equal)
+    monkeypatch.setattr(sampling, "SLOW_S", 0.01)
+    groups_of.cache_clear()
+    assert groups_of(("1", "2", "9^9", "3", " 3 ", "1")) == (0, 1, 2, 3, 3, 0)
+    assert asked == [("1", "2"), ("2", "1"), ("1", "9^9")]
     groups_of.cache_clear()  # of what the stand-in said
 
 

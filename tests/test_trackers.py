@@ -10,8 +10,8 @@ from psr_ray.config import TelemetryConfig
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.telemetry import trackers
+from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import Trackers, flat, track_evaluation
 from psr_ray.training.metrics import MetricsWriter
 

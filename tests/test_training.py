@@ -10,22 +10,23 @@ from hypothesis import strategies as st
 from psr_ray.config import DPOConfig, JudgeConfig, PromptConfig, SFTConfig
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
-from psr_ray.data.seed.arithmetic import generate_problems, judged_pairs
+from psr_ray.embedded.seed import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
-from psr_ray.method.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard
 from psr_ray.training.examples import (
     batches,
+    dpo_data,
     eft_example,
     ift_example,
     mixed_batches,
     within_length,
 )
-from psr_ray.training.loop import check_first_dpo_loss, learning_rate
+from psr_ray.training.job import TrainingJob
 from psr_ray.training.losses import step_dpo_loss
-from psr_ray.training.units import sft_units
-from psr_ray.training.worker import TrainingJob, dpo_work
+from psr_ray.training.microbatches import sft_trees
+from psr_ray.training.trainer import check_first_dpo_loss, learning_rate
 
 TOKENIZER = load_tokenizer("models/tiny-m0")
 PROMPTS = PromptBuilder(
@@ -59,13 +60,20 @@ def test_mixed_batches_hold_the_share_asked_for():
     assert sorted(eft) == list(range(100, 400))
 
 
+def test_smaller_mixed_batches_hold_the_share_asked_for_too():
+    for num_eft, share in ((17, 0.5), (10, 0.5), (5, 0.25)):
+        for batch in mixed_batches(100, num_eft, share, 1, 32, seed=0):
+            ift = sum(i < 100 for i in batch)
+            assert abs(ift - share * len(batch)) <= 1
+
+
 def test_examples_close_with_eos_and_score_the_completion_only():
     [problem] = generate_problems("ift", 1, seed=0)
     ift = ift_example(problem_row("solve", problem), PROMPTS)
     assert ift.completion_ids[-1] == TOKENIZER.eos_token_id
     assert PROMPTS.decode(ift.completion_ids) == problem.solution
-    [unit] = sft_units([ift], [0])
-    assert unit.tree.paths() == [(list(ift.prompt_ids), list(ift.completion_ids))]
+    [packed] = sft_trees([ift], [0])
+    assert packed.tree.paths() == [(list(ift.prompt_ids), list(ift.completion_ids))]
 
 
 def test_judge_examples_teach_reasoning_or_the_verdict_alone():
@@ -108,7 +116,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_named(tmp_path):
         for name, (prompt, step) in sizes.items()
     ]
     write_shard(tmp_path / "pairs", rows, PREFERENCE_SCHEMA)
-    work = dpo_work(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
+    work = dpo_data(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
     assert [pair.id for pair in work.pairs] == ["fits", "too wide a tree"]  # one pass of its own
     assert work.dropped == ["too long"]
 
@@ -133,8 +141,8 @@ def test_batches_do_not_depend_on_which_search_ended_first(tmp_path):
         order.shuffle(pairs), order.shuffle(solutions)
         for start in range(0, 36, 5 + number):
             write_shard(folder / "pairs", pairs[start : start + 5 + number], PREFERENCE_SCHEMA)
-        write_shard(folder / "solutions", solutions, SOLUTION_SCHEMA)
-        work = dpo_work(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
+        write_shard(folder / "solutions", solutions, CHOSEN_STEPS_SCHEMA)
+        work = dpo_data(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
         batches = [[work.pairs[i] for i in batch] for batch in work.pair_plan]
         found.append((batches, [[work.examples[i] for i in batch] for batch in work.plan]))
     assert found[0] == found[1]
@@ -190,4 +198,4 @@ def test_no_pairs_is_one_line_that_says_where(tmp_path):
     config = load_config(ROOT / "configs" / "smoke.yaml")
     job = TrainingJob("dpo", config, "", "step-DPO → M2", tmp_path, tmp_path, tmp_path, tmp_path)
     with pytest.raises(PsrError, match=f"step-DPO → M2: no step preferences in {tmp_path}"):
-        dpo_work(job)
+        dpo_data(job)

@@ -21,12 +21,12 @@ from transformers import (
 
 from psr_ray.errors import PsrError
 from psr_ray.training import attention
-from psr_ray.training.attention import Span, Spans, dense_mask, register_attention
-from psr_ray.training.head import Head
-from psr_ray.training.packs import PackScorer, pack_trees
+from psr_ray.training.attention import QuerySpan, QuerySpans, dense_mask, register_attention
+from psr_ray.training.logprobs import Head, PackScorer
+from psr_ray.training.microbatches import PackedTree, pair_tree
+from psr_ray.training.packs import pack_trees
 from psr_ray.training.reference import check_packing
 from psr_ray.training.trees import token_tree
-from psr_ray.training.units import Unit, pair_tree
 
 ids = st.lists(st.integers(1, 3), min_size=1, max_size=6)
 paths = st.lists(st.tuples(ids.map(lambda rest: [1, *rest]), ids), min_size=1, max_size=6)
@@ -122,9 +122,9 @@ def test_the_mask_of_a_whole_pack_says_the_same():
     trees = [pair_tree(search_pairs(num, rng, str(num))) for num in (3, 1)]
     pack = pack_trees(trees)
     size = len(pack.ids_S)  # as FlexAttention has it
-    spans = Spans((size,), (Span(size, (0,), dense_mask(pack.ends_S)),))
+    spans = QuerySpans((size,), (QuerySpan(size, (0,), dense_mask(pack.ends_S)),))
     paths = [path for tree in trees for path in tree.paths()]
-    assert_equal(model("llama"), replace(pack, spans=spans), paths)
+    assert_equal(model("llama"), replace(pack, layout=replace(pack.layout, spans=spans)), paths)
 
 
 def assert_equal(causal, pack, paths):
@@ -204,12 +204,12 @@ def test_the_heads_gradient_in_bfloat16_is_rounded_once():
 
 def test_a_model_whose_attention_does_not_follow_the_tree_is_refused():
     pairs = search_pairs(2, random.Random(0))
-    units = [Unit(pair_tree(pairs), (0, 1)), Unit(pair_tree(pairs[:1]), (0,))]
+    packed = [PackedTree(pair_tree(pairs), (0, 1)), PackedTree(pair_tree(pairs[:1]), (0,))]
     scorer = PackScorer(model("llama"))
-    check_packing(scorer, units, 1e-3, torch.device("cpu"))
+    check_packing(scorer, packed, 1e-3, torch.device("cpu"))
     scorer.model.set_attn_implementation("sdpa")  # knows nothing of packs
     with pytest.raises(PsrError, match="does not go with token trees"):
-        check_packing(scorer, units, 1e-3, torch.device("cpu"))
+        check_packing(scorer, packed, 1e-3, torch.device("cpu"))
 
 
 def test_a_model_that_changes_its_logits_is_refused():
@@ -224,7 +224,7 @@ def test_a_model_that_changes_its_logits_is_refused():
 
     scorer.model.forward = scaled
     with pytest.raises(PsrError, match="straight from the output head"):
-        check_packing(scorer, [Unit(pair_tree(pairs), (0,))], 1e-3, torch.device("cpu"))
+        check_packing(scorer, [PackedTree(pair_tree(pairs), (0,))], 1e-3, torch.device("cpu"))
 
 
 def test_a_sliding_window_shorter_than_a_row_is_refused():

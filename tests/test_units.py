@@ -11,9 +11,8 @@ from pairs import search_pairs
 
 from psr_ray.errors import PsrError
 from psr_ray.training.examples import batches_by_search
+from psr_ray.training.microbatches import balance, fill, microbatches_of, pair_trees
 from psr_ray.training.reference import read_reference, reference_key, write_reference
-from psr_ray.training.trees import balance, fill
-from psr_ray.training.units import pair_units, passes_of
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 4))
@@ -33,7 +32,7 @@ def test_a_tree_over_the_budget_is_cut_between_pairs(num_steps, budget, workers)
     pairs = search_pairs(num_steps, random.Random(num_steps)) + search_pairs(
         2, random.Random(9), "t"
     )
-    units = pair_units(pairs, range(len(pairs)), budget)
+    units = pair_trees(pairs, range(len(pairs)), budget)
     assert sorted(row for unit in units for row in unit.rows) == list(range(len(pairs)))
     for unit in units:
         assert len(unit.tree) <= budget or len(unit.rows) == 1
@@ -43,9 +42,9 @@ def test_a_tree_over_the_budget_is_cut_between_pairs(num_steps, budget, workers)
             for ids in (pairs[row].chosen_ids, pairs[row].rejected_ids)
         ]
         assert unit.tree.paths() == expected
-    passes = [passes_of(units, rank, workers, budget) for rank in range(workers)]
+    passes = [microbatches_of(units, rank, workers, budget) for rank in range(workers)]
     assert len({len(part) for part in passes}) == 1
-    rows = [row for parts in passes for part in parts if part.counts for row in part.rows]
+    rows = [row for parts in passes for part in parts if not part.is_padding for row in part.rows]
     assert sorted(rows) == list(range(len(pairs)))
 
 

@@ -162,5 +162,5 @@ from conftest import Quiet
 from actors.pipeline import run_pipeline
 from psr_ray.config.file import load_config
 config = load_config(Path(sys.argv[1]), sys.argv[2:])
-run_pipeline(config, Quiet(), wanted=lambda step: step.stage.name == "evaluate-M2")
+run_pipeline(config, Quiet(), wanted=lambda planned: planned.stage.name == "evaluate-M2")
 """

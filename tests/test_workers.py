@@ -51,6 +51,8 @@ def test_any_split_of_a_dpo_batch_gives_the_same_weights(unsplit, preferences, t
         assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), name
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_two_workers_fine_tune_as_one_does(ray_up, preferences, tmp_path):
     one, steps = train(
         preferences, tmp_path / "one", "sft", "sft.num_workers=1", "sft.tokens_per_pass=8192"
@@ -91,7 +93,7 @@ def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_pa
 @pytest.mark.long
 def test_states_in_the_nodes_memory_give_the_same_weights(ray_up, preferences, tmp_path):
     """Where a process that was compiling the optimizer had been killed."""
-    from psr_ray.training.offload import build_folder
+    from psr_ray.training.engine import build_folder
 
     build_folder().mkdir(parents=True, exist_ok=True)
     (build_folder() / "lock").touch()

@@ -13,8 +13,8 @@ from ray.cluster_utils import Cluster
 
 from actors import stream
 from psr_ray.config.file import load_config
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.shards import finished_ids, read_rows, shards
+from psr_ray.telemetry.progress import ProgressWriter
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
 settings = ("engine.seeded_sampling=true", "engine.max_rows_in_flight=4", "engine.rows_per_shard=4")

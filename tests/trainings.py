@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM
 
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA, pair_row, problem_row
-from psr_ray.data.seed.arithmetic import ift_problems, judged_pairs
-from psr_ray.method.preferences import PREFERENCE_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.embedded.seed import ift_problems, judged_pairs
+from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_rows, write_shard
 
@@ -35,7 +35,7 @@ def write_preferences(folder):
             pairs.append(dict.fromkeys(PREFERENCE_SCHEMA.names) | row)
             prompt = prompt + chosen
     write_shard(folder / "pairs", pairs, PREFERENCE_SCHEMA)
-    write_shard(folder / "solutions", solutions, SOLUTION_SCHEMA)
+    write_shard(folder / "solutions", solutions, CHOSEN_STEPS_SCHEMA)
     write_rows(
         folder / "ift.parquet",
         [problem_row("solve", p) for p in ift_problems(24, seed=1)],
@@ -49,7 +49,7 @@ def write_preferences(folder):
 def train(folder, out, kind, *overrides):
     """Train under Ray Train and return weights and the metrics of each step."""
     from actors.trainer import run_training
-    from psr_ray.training.worker import TrainingJob
+    from psr_ray.training.job import TrainingJob
 
     config = load_config(
         ROOT / "configs" / "smoke.yaml",

@@ -12,8 +12,8 @@ from ray.cluster_utils import Cluster
 
 from actors.stream import run_rows
 from psr_ray.config.file import load_config
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.shards import finished_ids
+from psr_ray.telemetry.progress import ProgressWriter
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
 settings = ("engine.max_rows_in_flight=8", "engine.rows_per_shard=4", "search.max_steps=3")

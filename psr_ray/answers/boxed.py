@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 STATED = re.compile(r"\banswer\s*(?:is|are|was|:|=)\s*:?", re.IGNORECASE)
-# Where a sentence with an answer ends: at a full stop that no digit follows.
-END = re.compile(r"\.(?:\s|$)|\*\*")
-NUMBER = re.compile(r"-?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%?")
+# Where an answer ends: at a full stop that no digit follows, a reason, the end of its formula or line.
+END = re.compile(r"\.(?:\s|$)|\*\*|\$|\\\]|\\\)|,\s+(?:since|because|as|so)\b|\n")
+NUMBER = re.compile(r"(?:(?<![\d)}])-)?(?:(?:\d[\d,]*\d|\d)(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
+# What may stand before and behind an answer in its sentence.
+BEFORE = re.compile(r"(?:[\s*:$]|\\\[|\\\()+")
 
 
 def extract_boxed(solution: str) -> str | None:
@@ -32,8 +34,9 @@ def stated_answer(solution: str) -> str | None:
     """
     stated = list(STATED.finditer(solution))
     if stated:
-        line = solution[stated[-1].end() :].strip(" *\n").partition("\n")[0]
-        answer = END.split(line)[0].strip(" *$")
+        rest = solution[stated[-1].end() :]
+        found = BEFORE.match(rest)
+        answer = END.split(rest[found.end() if found else 0 :])[0].strip(" *")
         if answer:
             return answer
     numbers: list[str] = NUMBER.findall(solution)

@@ -78,9 +78,9 @@ FRACTION = re.compile(
 MIXED = re.compile(
     r"([+-]?)(\d{1,18})(?: ?\\frac\{(\d{1,18})\}\{(\d{1,18})\}| (\d{1,18})/(\d{1,18}))(%?)"
 )
-ONE_NAME = r"(?:[a-zA-Z]|\\[a-z]+)(?:_(?:\w|\{(?:\w|\\[a-z]+ ?)+\}))?'?(?:\([a-zA-Z, ]+\))?"
+ONE_NAME = r"(?:[a-zA-Z]|\\[a-z]+)(?:_(?:\w|\{(?:\w|\\[a-z]+ ?)+\}))?'?(?:\([a-zA-Z, |]+\))?"
 NAME = re.compile(
-    rf"(?!(?:\\pi|e)\s*\\approx)({ONE_NAME})\s*(?:=|\\in(?![a-z])\s*|\\approx(?![a-z])\s*)"
+    rf"(?!(?:\\pi|e)\s*\\approx)({ONE_NAME}(?::{ONE_NAME})*)\s*(?:=|\\in(?![a-z])\s*|\\approx(?![a-z])\s*)"
 )
 NAMES = re.compile(rf"\(({ONE_NAME}(?:[,{SEPARATOR}]{ONE_NAME})+)\)=")
 

@@ -40,7 +40,7 @@ def run_stages(
             display,
             forced=forced,
             accept_changes=update,
-            wanted=lambda step: kinds is None or step.kind in kinds,
+            wanted=lambda planned: kinds is None or planned.kind in kinds,
         )
     if summary["models"]:
         console.print(model_table(summary, console.width))

@@ -10,7 +10,7 @@ from psr_ray.compare.config import PlannedRun
 from psr_ray.inference.tasks import output_folder
 from psr_ray.measures.evaluation import correct_characters
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import Step, steps_of
+from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.shards import finished_ids
 
@@ -19,7 +19,7 @@ TEST_SETS = {"heldout": "solve", "hard": "hard"}
 
 def run_key(run: PlannedRun) -> str:
     """Key of all that makes a run's last model and its figures."""
-    return steps_of(RunDirectory(run.config))[-1].stage.key
+    return planned_stages(RunDirectory(run.config))[-1].stage.key
 
 
 def stored_record(run: PlannedRun) -> Json | None:
@@ -30,8 +30,10 @@ def stored_record(run: PlannedRun) -> Json | None:
 
 def write_record(run: PlannedRun, summary: Json) -> None:
     """Store a finished run's figures."""
-    steps = steps_of(RunDirectory(run.config))
-    evaluations = [step for step in steps if step.kind == "evaluate" and step.model != "M0"]
+    plan = planned_stages(RunDirectory(run.config))
+    evaluations = [
+        planned for planned in plan if planned.kind == "evaluate" and planned.model != "M0"
+    ]
     record: dict[str, Any] = {
         "method": run.method,
         "seed": run.seed,
@@ -39,21 +41,23 @@ def write_record(run: PlannedRun, summary: Json) -> None:
         "settings": run.config.model_dump(mode="json", include={"method", "dpo"}),
         "models": summary["models"],
         "alarms": summary["alarms"],
-        "correct": {step.model: outcomes(step) for step in evaluations},
+        "correct": {planned.model: outcomes(planned) for planned in evaluations},
         "problems": {
             name: digest(finished_ids(output_folder(evaluations[0].stage.folder, task)))
             for name, task in TEST_SETS.items()
         },
-        "cost": cost(steps),
+        "cost": cost(plan),
         "wall_s": summary["wall_s"],
         "versions": summary["versions"],
     }
     write_text(run.record, json.dumps(record, indent=1) + "\n")
 
 
-def outcomes(step: Step) -> dict[str, str]:
+def outcomes(planned: PlannedStage) -> dict[str, str]:
     """Which problems of each test set a model solved."""
-    return {name: correct_characters(step.stage.folder, task) for name, task in TEST_SETS.items()}
+    return {
+        name: correct_characters(planned.stage.folder, task) for name, task in TEST_SETS.items()
+    }
 
 
 def digest(ids: set[str]) -> str:
@@ -61,13 +65,13 @@ def digest(ids: set[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
 
 
-def cost(steps: list[Step]) -> dict[str, float]:
+def cost(plan: list[PlannedStage]) -> dict[str, float]:
     """What the searches and trainings of a run cost: tokens generated (sampled and judged), pairs
     trained on, seconds. Stages taken from another run count as if done here."""
     totals = dict.fromkeys(("num_sampled_tokens", "num_judge_tokens", "num_pairs", "wall_s"), 0.0)
-    for step in steps:
-        manifest = step.stage.manifest
-        if manifest is None or step.iteration == 0 or step.kind == "evaluate":
+    for planned in plan:
+        manifest = planned.stage.manifest
+        if manifest is None or planned.iteration == 0 or planned.kind == "evaluate":
             continue
         for name in totals:
             totals[name] += manifest.get(name) or 0

@@ -74,7 +74,8 @@ def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
             f"{percent(evidence[f'{reference}_minus_outcome'], signed=True)} points {interval(ci)}; "
             f"`outcome` generated {tokens:.2f} times the tokens"
         )
-        found.append(("beats `outcome` (95 % interval)", is_above(ci, many), text))
+        enough = evidence[f"{reference}_minus_outcome_num_seeds"] >= 5
+        found.append(("beats `outcome` (95 % interval)", is_above(ci, enough), text))
     chance = methods.get("random-pairs")
     if chance is not None:
         mean, spread = chance["rise_mean"], chance["rise_se"]

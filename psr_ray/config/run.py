@@ -233,11 +233,15 @@ class Config(Frozen):
                 )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
-        if self.judge.mode == "explain" and self.judge.max_tokens >= self.model.max_length:
-            raise ValueError(
-                f"`judge.max_tokens` ({self.judge.max_tokens}) must be below `model.max_length` "
-                f"({self.model.max_length}): a judgement needs its prompt beside it"
-            )
+        lengths = {"max_tokens": self.judge.max_tokens} if self.judge.mode == "explain" else {}
+        if self.method.ranking == "points":
+            lengths["max_points_tokens"] = self.judge.max_points_tokens
+        for name, length in lengths.items():
+            if length >= self.model.max_length:
+                raise ValueError(
+                    f"`judge.{name}` ({length}) must be below `model.max_length` "
+                    f"({self.model.max_length}): a judgement needs its prompt beside it"
+                )
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
         if self.method.objective == "nll" and not self.dpo.nll_weight:

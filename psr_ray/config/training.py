@@ -30,8 +30,8 @@ class TrainingConfig(Frozen):
     num_epochs: Annotated[float, Field(gt=0)] = 1
     """Passes over the rows; may be a fraction."""
     batch_size: Positive = 32
-    """Rows of an optimizer step, over all workers; where an epoch does not divide by it, its steps are a
-    row smaller or more, and each row is still seen once an epoch."""
+    """Rows of an optimizer step at most, over all workers; where an epoch does not divide by it, steps
+    are smaller, and each row is still seen once an epoch (with `sft.ift_per_batch`: each EFT row)."""
     tokens_per_pass: Positive = 8192
     """Tokens of one forward pass of a worker, which holds several rows or searches side by side;
     accumulation makes up the rest. A search with more is cut where a step ends, its prefix repeated; a

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from psr_ray.data.decontamination import Benchmarks
-from psr_ray.data.rows import Row, problem_row
+from psr_ray.data.rows import problem_row
 from psr_ray.data.sources import Failures, problems_of
 from psr_ray.errors import PsrError, last_line
-from psr_ray.storage.files import whole_file
+from psr_ray.storage.files import Row, whole_file
 from psr_ray.storage.locations import cache_folder, location
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.answers import extract_boxed
-from psr_ray.data.problems import Problem
+from psr_ray.problems import Problem
 
 TEXT_KEYS = ("problem", "question", "text")
 ANSWER_KEYS = ("answer", "final_answer")

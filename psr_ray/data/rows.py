@@ -6,14 +6,10 @@ share one schema so that one pool of engines takes them in one stream.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
-from psr_ray.data.problems import Problem
-from psr_ray.data.seed.pairs import JudgedPair, JudgedSolution
-
-Row = dict[str, Any]
+from psr_ray.problems import JudgedPair, JudgedSolution, Problem
+from psr_ray.storage.files import Row
 
 TASK_SCHEMA = pa.schema(
     [

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.config import SourceConfig
-from psr_ray.data.arithmetic import Split, generate_problems
 from psr_ray.data.formats import clean, problem_from
-from psr_ray.data.problems import Problem
-from psr_ray.data.rows import Row, pair_row, problem_row, solution_judgement_row
-from psr_ray.data.seed.arithmetic import SHARE_ALIKE, ift_problems, judged_pairs
-from psr_ray.data.seed.pairs import JudgedPair, JudgedSolution
+from psr_ray.data.rows import pair_row, problem_row, solution_judgement_row
 from psr_ray.data.seed.solutions import judged_solutions
+from psr_ray.embedded.arithmetic import Split, generate_problems
+from psr_ray.embedded.seed import SHARE_ALIKE, ift_problems, judged_pairs
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import parse_points
+from psr_ray.problems import JudgedPair, JudgedSolution, Problem
+from psr_ray.storage.files import Row
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import read_rows
 

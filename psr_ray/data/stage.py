@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psr_ray.config import Config, SourceConfig
-from psr_ray.data.arithmetic import check_disjoint
 from psr_ray.data.benchmarks import (
     benchmark_file,
     benchmark_of,
@@ -28,7 +27,7 @@ from psr_ray.data.benchmarks import (
     phrases_of,
 )
 from psr_ray.data.decontamination import Benchmarks
-from psr_ray.data.rows import TASK_SCHEMA, Row, problem_of
+from psr_ray.data.rows import TASK_SCHEMA, problem_of
 from psr_ray.data.sources import (
     Failures,
     ift_rows,
@@ -36,8 +35,11 @@ from psr_ray.data.sources import (
     problem_rows,
     solution_judgement_rows,
 )
+from psr_ray.embedded.arithmetic import check_disjoint
 from psr_ray.errors import PsrError
-from psr_ray.storage.files import write_text
+from psr_ray.runs import digest_of
+from psr_ray.storage.files import Row, write_text
+from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
 
 HELD_OUT = "held out"
@@ -142,11 +144,30 @@ def write_data(config: Config, folder: Path) -> Row:
     write_text(folder / "failed.jsonl", lines)
     contaminated = [item for item in failures.items if item["reason"].startswith(HELD_OUT)]
     return {
+        "sources": source_digests(config),
         "rows": {name: len(rows) for name, rows in files.items()},
         "num_failed": len(failures.items) - len(contaminated),
         "num_held_out": len(contaminated),
         "failed_examples": failures.items[:3],
     }
+
+
+def source_digests(config: Config) -> dict[str, str]:
+    """A hash of each file that the data stage reads, by its path in the config."""
+    named = [source.path for source in config.data.sources().values()]
+    paths = {str(path) for path in [*named, *config.data.benchmarks] if path is not None}
+    return {path: digest_of([location(path)]) for path in sorted(paths) if location(path).is_file()}
+
+
+def check_sources(config: Config, manifest: Row) -> None:
+    """Raises ``PsrError`` where a file is another one than the complete data stage read."""
+    before = manifest.get("sources", {})
+    for path, digest in source_digests(config).items():
+        if before.get(path, digest) != digest:
+            raise PsrError(
+                f"{path} has changed since this run read it: put it back, give the run another name, or "
+                "--force data to redo the run with it"
+            )
 
 
 def repeated(name: str, rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, list[Row]]:

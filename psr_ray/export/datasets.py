@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psr_ray.config import Config
-from psr_ray.data.rows import Row
-from psr_ray.data.schemas import IDS
+from psr_ray.inference.schemas import IDS
 from psr_ray.method.preferences import PAIRS
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
-from psr_ray.storage.files import whole_file
+from psr_ray.storage.files import Row, whole_file
 from psr_ray.storage.shards import read_rows, shards
 from psr_ray.training.examples import SFTExample, eft_example, ift_example
 

@@ -16,7 +16,7 @@ from psr_ray.export.cards import write_dataset_card, write_model_card
 from psr_ray.export.datasets import DatasetWriter
 from psr_ray.report.summary import summarize
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import Step, model_path, steps_of
+from psr_ray.stages import PlannedStage, model_path, planned_stages
 from psr_ray.storage.files import write_text
 from psr_ray.storage.folders import disk_checked
 from psr_ray.storage.locations import local_copy, location
@@ -26,11 +26,15 @@ DATASETS = ("ift", "eft", "preferences")
 MARK = ".psr-ray-export"
 
 
-def model_to_export(steps: list[Step], name: str | None) -> str:
+def model_to_export(plan: list[PlannedStage], name: str | None) -> str:
     """The model asked for, or the last one that is made. Raises ``PsrError`` where it is not."""
-    made = [s.model for s in steps if s.kind in ("sft", "train") and s.stage.is_complete]
+    made = [
+        planned.model
+        for planned in plan
+        if planned.kind in ("sft", "train") and planned.stage.is_complete
+    ]
     if not made:
-        raise PsrError(f"{steps[0].stage.folder.parent}: no model is made yet; run it first")
+        raise PsrError(f"{plan[0].stage.folder.parent}: no model is made yet; run it first")
     if name is None:
         return made[-1]
     if name not in made:
@@ -57,18 +61,22 @@ def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str 
 
     Raises ``PsrError`` where the model is not made, or not evaluated.
     """
-    steps, config = steps_of(run), run.config
-    name = model_to_export(steps, name)
+    plan, config = planned_stages(run), run.config
+    name = model_to_export(plan, name)
     summary = summarize(run)
-    evaluated = {s.model for s in steps if s.kind == "evaluate" and s.stage.is_complete}
+    evaluated = {
+        planned.model
+        for planned in plan
+        if planned.kind == "evaluate" and planned.stage.is_complete
+    }
     if name not in evaluated:
         raise PsrError(f"{run.path}: {name} is not evaluated yet; a card needs its figures")
     # an evaluation of an earlier config says nothing of the model that is there now
     summary["models"] = [entry for entry in summary["models"] if entry["name"] in evaluated]
     summary["alarms"] = [alarm for alarm in summary["alarms"] if alarm["model"] in evaluated]
     license_ = license_ or license_of(config.model.base)
-    stages = {step.stage.name: step.stage.folder for step in steps}
-    model = local_copy(model_path(steps, name, config))
+    stages = {planned.stage.name: planned.stage.folder for planned in plan}
+    model = local_copy(model_path(plan, name, config))
     clear(folder)
     with disk_checked(folder):
         shutil.copytree(model, folder / "model")

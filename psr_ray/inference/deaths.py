@@ -19,7 +19,7 @@ from psr_ray.storage.shards import Key
 FOLDER = "deaths"
 REFUSAL = "start.json"
 # Deaths after which a row is set aside.
-MAX_DEATHS = 2
+MAX_ROW_DEATHS = 2
 # Restarts of engines in a row without one finished row between them, for each engine of the pool.
 MAX_IDLE_RESTARTS = 4
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from psr_ray.config import Config
-from psr_ray.data.records import judgement_row, samples_row, search_row, solution_row, text_row
-from psr_ray.data.rows import Row, pair_of, problem_of
-from psr_ray.data.schemas import (
+from psr_ray.data.rows import pair_of, problem_of
+from psr_ray.inference.records import judgement_row, samples_row, search_row, solution_row, text_row
+from psr_ray.inference.rollouts import tree_task
+from psr_ray.inference.schemas import (
     JUDGEMENT_SCHEMA,
     PROBE_SCHEMA,
     SAMPLES_SCHEMA,
@@ -26,14 +27,15 @@ from psr_ray.method.ranking import (
     JudgementTooLong,
     PairwiseRanking,
     State,
+    check_room,
     judge_requests,
     ranking_of,
     read_verdict,
 )
-from psr_ray.method.rollouts import tree_task
 from psr_ray.method.search import ProblemTooLong, pick, search_steps
 from psr_ray.method.steps import Candidate, merge, sample_steps
 from psr_ray.method.truth import right_candidates
+from psr_ray.storage.files import Row
 
 SCHEMAS: dict[str, pa.Schema] = {
     "search": SEARCH_SCHEMA,
@@ -151,7 +153,11 @@ def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
     problem, so_far = problem_of(row), list(row["steps_so_far"])
     state = State(problem, tuple(row["prefix_ids"]), so_far, 0, usage)
     ranking = PairwiseRanking(prompts, config.judge, config.model.max_length)
-    ranked = yield from ranking.rank(state, everyone)
+    try:
+        ranked = yield from ranking.rank(state, everyone)
+    except JudgementTooLong:  # with its own step
+        own, everyone = [], others
+        ranked = yield from ranking.rank(state, everyone)
     texts = [c.text for c in everyone]
     truth = right_candidates(problem, so_far, texts, "step")
     place = texts.index(own[0].text) if own else None
@@ -190,6 +196,7 @@ def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
         prompts,
         config.judge,
     )
+    check_room(requests, config.model.max_length)
     [first], [second] = yield requests
     return judgement_row(
         pair,

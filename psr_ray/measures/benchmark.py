@@ -11,13 +11,12 @@ from pathlib import Path
 from psr_ray.answers.normal import normal
 from psr_ray.config import Config
 from psr_ray.data.benchmarks import benchmark_of
-from psr_ray.data.rows import Row
 from psr_ray.inference.tasks import output_folder
 from psr_ray.measures.intervals import interval
 from psr_ray.measures.provenance import provenance
 from psr_ray.measures.sampling import by_number, test_time_figures
 from psr_ray.measures.solutions import Figures, solution_figures
-from psr_ray.storage.files import write_text
+from psr_ray.storage.files import Row, write_text
 from psr_ray.storage.shards import read_rows, shards
 
 FIGURES = "figures.json"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psr_ray.data.rows import Row
 from psr_ray.inference.tasks import output_folder
 from psr_ray.measures.benchmark import benchmark_figures
 from psr_ray.measures.intervals import mean_and_error
+from psr_ray.measures.probes import probe_figures
 from psr_ray.measures.sampling import by_number, characters, sample_figures, test_time_figures
 from psr_ray.measures.searches import SearchFigures, figures_of
 from psr_ray.measures.solutions import Figures, solution_figures
-from psr_ray.method.probes import probe_figures
+from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 
 

@@ -4,17 +4,21 @@ they cost."""
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from psr_ray.answers import is_equal
-from psr_ray.data.rows import Row
+from psr_ray.answers.normal import normal
 from psr_ray.measures.intervals import mean_and_error
+from psr_ray.measures.solutions import Figures
+from psr_ray.storage.files import Row
 
-Figures = dict[str, Any]
 T = TypeVar("T")
+# Seconds of one comparison of two answers, after which the others of a problem are not tried.
+SLOW_S = 2.0
 
 
 def pass_at(num_samples: int, num_correct: int, k: int) -> float:
@@ -67,8 +71,20 @@ def groups_of(answers: tuple[str | None, ...]) -> tuple[int | None, ...]:
 
     An answer is compared with the first spelling of each group, either of them as the gold one:
     ``is_equal`` asks less of the other. The groups of the first k answers are the first k of all groups,
-    so that a row is grouped once for all k; a spelling seen before costs no comparison.
+    so that a row is grouped once for all k; a spelling seen before costs no comparison. After one of
+    ``SLOW_S`` seconds (``9^{9^{9^9}}``) the others are compared as texts.
     """
+    slow = False
+
+    def same(one: str, other: str) -> bool:
+        nonlocal slow
+        if slow:
+            return normal(one) == normal(other)
+        started = time.monotonic()
+        equal = is_equal(one, other)
+        slow = time.monotonic() - started > SLOW_S
+        return equal
+
     group_of: dict[str, int] = {}
     first_spellings: list[str] = []
     for answer in answers:
@@ -77,7 +93,7 @@ def groups_of(answers: tuple[str | None, ...]) -> tuple[int | None, ...]:
         equal = (
             number
             for number, first in enumerate(first_spellings)
-            if is_equal(first, answer) or is_equal(answer, first)
+            if same(first, answer) or same(answer, first)
         )
         group_of[answer] = next(equal, len(first_spellings))
         if group_of[answer] == len(first_spellings):

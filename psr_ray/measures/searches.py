@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from psr_ray.data.records import verdicts_of
-from psr_ray.data.rows import Row
+from psr_ray.inference.records import verdicts_of
 from psr_ray.method.judge import VerdictCounts, Verdicts, order, parse_points, win
+from psr_ray.storage.files import Row
 
 # Differences in tokens between two candidates, for the win rate of the longer one.
 LENGTH_BINS = (("1-4", 1, 4), ("5-19", 5, 19), ("20+", 20, 10**9))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from psr_ray.data.rows import Row
 from psr_ray.measures.intervals import standard_error
+from psr_ray.storage.files import Row
 
 Figures = dict[str, Any]
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from psr_ray.data.rows import Row
-from psr_ray.data.schemas import IDS
+from psr_ray.storage.files import Row
 
+IDS = pa.list_(pa.int32())
 # Folders of a preferences stage.
 PAIRS, SOLUTIONS = "pairs", "solutions"
 
@@ -62,7 +62,7 @@ def preferences_of(search: Row) -> Iterator[Row]:
         prefix = prefix + list(chosen["token_ids"])
 
 
-SOLUTION_SCHEMA = pa.schema([("id", pa.string()), ("prompt_ids", IDS), ("completion_ids", IDS)])
+CHOSEN_STEPS_SCHEMA = pa.schema([("id", pa.string()), ("prompt_ids", IDS), ("completion_ids", IDS)])
 
 
 def solution_of(search: Row) -> Row | None:

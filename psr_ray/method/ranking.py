@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from psr_ray.config import Config, JudgeConfig
-from psr_ray.data.problems import Problem
 from psr_ray.errors import PsrError
 from psr_ray.method.generation import (
     Completion,
@@ -34,6 +33,7 @@ from psr_ray.method.judge import (
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
+from psr_ray.problems import Problem
 
 Unit = Literal["step", "solution"]
 

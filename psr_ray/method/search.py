@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from psr_ray.config import Config
-from psr_ray.data.problems import Problem
 from psr_ray.method.generation import EngineTask, GenerationRequest, Usage
 from psr_ray.method.judge import Comparison, Verdict, is_tie
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import JudgementTooLong, Ranking, State
-from psr_ray.method.steps import Candidate, merge, sample_steps
+from psr_ray.method.steps import Candidate, merge, model_ends, sample_steps
+from psr_ray.problems import Problem
 
 Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
 
@@ -91,7 +91,8 @@ def search_steps(
     A round samples and ranks the candidates of one step. ``search.max_steps`` counts rounds, those that
     end in a rollback too (the paper's "max iteration number").
 
-    ``end`` is ``finished`` (the chosen step ended the solution), ``max_steps``, ``max_rollbacks``,
+    ``end`` is ``finished`` (the chosen step ended the solution, or at least half of the samples that
+    follow it are EOS alone), ``max_steps``, ``max_rollbacks``,
     ``max_length`` (no room for another step, or for a judgement of these candidates),
     ``step_too_long`` (no candidate ended in its tokens), ``no_step`` (the model ended before it wrote
     one) or ``tie`` (of whole solutions).
@@ -127,10 +128,15 @@ def search_steps(
             record.usage.add_samples(request, completions)
         else:
             completions = yield from sample_steps(request, prompts.decode, record.usage)
-        candidates = merge(completions, prompts.decode)
+        candidates, ends = (
+            merge(completions, prompts.decode),
+            model_ends(completions, prompts.decode),
+        )
+        if path and ends:
+            record.end = "finished"
+            return record
         if not candidates:
-            ended = any(completion.finish == "eos" for completion in completions)
-            record.end = "step_too_long" if not ended else "finished" if path else "no_step"
+            record.end = "no_step" if ends else "step_too_long"
             return record
         so_far = [c.text for c in record.chosen()]
         state = State(problem, prefix, so_far, len(record.steps), record.usage)

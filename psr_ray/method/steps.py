@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 
 STEP_HEADER = re.compile(r"^Step (\d+):", re.MULTILINE)
-# Times that sampling goes on behind blank text, after which a completion is given up.
+# Requests for one step whose samples come to a stop text before anything visible; then it is given up.
 MAX_BLANKS = 4
 
 Decode = Callable[[Sequence[int]], str]
@@ -77,7 +77,7 @@ def sample_steps(
             for completion in completions:
                 ids, found = trim_to_step(completion.token_ids, request.stop, decode)
                 ids = opening + ids
-                if found and not decode(ids).strip():
+                if found and not decode(ids).replace(request.stop, "").strip():
                     blank[ids] += 1
                 else:
                     finish = "stop" if found else completion.finish
@@ -110,6 +110,12 @@ def merge(completions: Sequence[Completion], decode: Decode) -> list[Candidate]:
         [((ids, ended), _)] = spellings.most_common(1)
         candidates.append(Candidate(ids, text, spellings.total(), ended))
     return sorted(candidates, key=lambda candidate: -candidate.count)
+
+
+def model_ends(completions: Sequence[Completion], decode: Decode) -> bool:
+    """Whether at least half of the samples end the solution without another step: EOS and no text."""
+    ended = (c for c in completions if c.finish == "eos" and not decode(c.token_ids).strip())
+    return 2 * sum(1 for _ in ended) >= len(completions) > 0
 
 
 def split_steps(solution: str) -> list[str]:

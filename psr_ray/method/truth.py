@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from psr_ray.answers import extract_boxed, is_equal
-from psr_ray.data.arithmetic import Plan, step_is_right
-from psr_ray.data.problems import Problem
+from psr_ray.embedded.arithmetic import Plan, step_is_right
+from psr_ray.problems import Problem
 
 
 def right_candidates(

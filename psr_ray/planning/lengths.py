@@ -11,7 +11,7 @@ from psr_ray.data.sources import Failures, ift_rows, pair_rows
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.locations import is_url, location
 
 # Rows that are looked at in a file.
@@ -46,12 +46,12 @@ def lengths_of(config: Config) -> Lengths:
     its IFT and EFT sources by the model's tokenizer, else the paper's."""
     lengths = rows_lengths(config)
     complete = [
-        step
-        for step in steps_of(RunDirectory(config))
-        if step.kind == "evaluate" and step.model != "M0" and step.stage.is_complete
+        planned
+        for planned in planned_stages(RunDirectory(config))
+        if planned.kind == "evaluate" and planned.model != "M0" and planned.stage.is_complete
     ]
-    for step in complete[-1:]:
-        facts: dict[str, Any] = step.stage.manifest or {}
+    for planned in complete[-1:]:
+        facts: dict[str, Any] = planned.stage.manifest or {}
         if not facts.get("steps_per_solution"):
             continue
         lengths = replace(
@@ -59,7 +59,7 @@ def lengths_of(config: Config) -> Lengths:
             steps=facts["steps_per_solution"],
             step=facts["tokens_per_step"],
             tokens_per_search=(facts.get("test_time") or {}).get("search_tokens"),
-            origin=f"the evaluation of {step.model}",
+            origin=f"the evaluation of {planned.model}",
         )
     return lengths
 

@@ -22,7 +22,7 @@ from psr_ray.planning.memory import check_fits, engine_memory, training_memory
 from psr_ray.planning.model import ModelShape, model_shape
 from psr_ray.planning.work import Work, work_of
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import Step, steps_of
+from psr_ray.stages import PlannedStage, planned_stages
 
 COLUMNS = ("stage", "state", "rows", "requests", "tokens", "at most", "GPU-hours", "note")
 
@@ -35,13 +35,13 @@ def gpu_of(name: str) -> Gpu:
 
 
 def gpu_hours(
-    step: Step, work: Work, config: Config, shape: ModelShape, gpu: Gpu, lengths: Lengths
+    planned: PlannedStage, work: Work, config: Config, shape: ModelShape, gpu: Gpu, lengths: Lengths
 ) -> float:
     """GPU-hours of a stage."""
-    if step.kind in ("sft", "train"):
-        training = config.sft if step.kind == "sft" else config.dpo
+    if planned.kind in ("sft", "train"):
+        training = config.sft if planned.kind == "sft" else config.dpo
         tokens = float(work.trained_tokens)
-        return training_hours(shape, training, gpu, tokens, reference=step.kind == "train")
+        return training_hours(shape, training, gpu, tokens, reference=planned.kind == "train")
     if not work.tokens:
         return 0.0
     length = lengths.problem_prompt + lengths.solution / 2
@@ -65,14 +65,14 @@ def print_plan(
         if column != "GPU-hours" or kind is not None:
             table.add_column(column, justify="left" if left else "right")
     total = 0.0
-    for step in steps_of(RunDirectory(config)):
-        work = work_of(step, config, lengths)
-        done = step.stage.is_complete
+    for planned in planned_stages(RunDirectory(config)):
+        work = work_of(planned, config, lengths)
+        done = planned.stage.is_complete
         values = [work.rows, work.requests, work.tokens, work.most]
-        cells = [step.stage.name, "complete" if done else "to do"]
+        cells = [planned.stage.name, "complete" if done else "to do"]
         cells += [f"{value:,}" if value else "" for value in values]
         if kind is not None and shape is not None:
-            hours = gpu_hours(step, work, config, shape, kind, lengths)
+            hours = gpu_hours(planned, work, config, shape, kind, lengths)
             total += 0.0 if done else hours
             cells.append(f"{hours:.2f}" if hours else "")
         elif kind is not None:

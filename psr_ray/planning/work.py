@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from psr_ray.config import Config, MethodConfig, SourceConfig
 from psr_ray.data.benchmarks import num_problems
 from psr_ray.planning.lengths import Lengths
-from psr_ray.stages import Step
+from psr_ray.stages import PlannedStage
 from psr_ray.training.examples import batch_sizes, mixed_batches
 
 
@@ -132,16 +132,16 @@ def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
     return Work(rows, requests, round(tokens), limit, round(prompt))
 
 
-def work_of(step: Step, config: Config, lengths: Lengths) -> Work:
+def work_of(planned: PlannedStage, config: Config, lengths: Lengths) -> Work:
     """What a stage does."""
-    if step.kind == "data":
+    if planned.kind == "data":
         return Work(sum(source.num for source in config.data.sources().values()))
-    if step.kind == "sft":
+    if planned.kind == "sft":
         return sft_work(config, lengths)
-    if step.kind == "evaluate":
-        return evaluation_work(config, step.model, lengths)
-    source = config.train_source(step.iteration)
-    if step.kind == "train":
+    if planned.kind == "evaluate":
+        return evaluation_work(config, planned.model, lengths)
+    source = config.train_source(planned.iteration)
+    if planned.kind == "train":
         return dpo_work(config, source, lengths)
     searched = search_work(config, source, source.num, lengths)
-    return searched if step.kind == "search" else Work(source.num, note=searched.note)
+    return searched if planned.kind == "search" else Work(source.num, note=searched.note)

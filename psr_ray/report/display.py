@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from psr_ray.report.progress import interval_s, read_progress
-from psr_ray.stages import Step
+from psr_ray.stages import PlannedStage
 from psr_ray.storage.files import Json
+from psr_ray.telemetry.progress import read_progress
 
 # Seconds between two lines that say what a run waits for.
 SAY_EVERY_S = 60.0
@@ -42,7 +42,6 @@ class RunDisplay:
         self._task: TaskID | None = None
         self._title = ""
         self._started = 0.0
-        self._read_at = 0.0
         self._said_at = -SAY_EVERY_S
 
     def __enter__(self) -> RunDisplay:
@@ -57,24 +56,20 @@ class RunDisplay:
     ) -> None:
         self.progress.stop()
 
-    def skipped(self, step: Step) -> None:
-        self.console.print(f"[dim]✓ {step.title} (complete)[/dim]")
+    def skipped(self, planned: PlannedStage) -> None:
+        self.console.print(f"[dim]✓ {planned.title} (complete)[/dim]")
 
-    def started(self, step: Step) -> None:
-        self._title, self._started = step.title, time.time()
-        self._task = self.progress.add_task(step.title, total=None, detail="starting")
-
-    def watch(self) -> None:
-        if time.monotonic() - self._read_at < interval_s(self.run_dir):
-            return
-        self._read_at = time.monotonic()
+    def watch(self, planned: PlannedStage) -> None:
+        if self._task is None:
+            self._title, self._started = planned.title, time.time()
+            self._task = self.progress.add_task(planned.title, total=None, detail="starting")
         state = read_progress(self.run_dir)
-        if self._task is None or state is None or state.stage != self._title:
+        if state is None or state.stage != self._title:
             return
-        if state.started_at < self._started:  # left by an earlier process
+        if state.written_at < self._started:  # left by an earlier process
             return
         if state.waiting is not None:
-            self._wait(state.waiting)
+            self._wait(self._task, state.waiting)
             return
         left = "" if state.left_s is None else f", {duration(state.left_s)} left"
         self.progress.update(
@@ -84,23 +79,23 @@ class RunDisplay:
             detail=f"{state.done}/{state.total} {state.unit}, {state.tokens_per_s:,.0f} tokens/s{left}",
         )
 
-    def _wait(self, what: str) -> None:
+    def _wait(self, task: TaskID, what: str) -> None:
         """Say what is waited for: in the live line, and now and then as a line of a log."""
-        assert self._task is not None
-        self.progress.update(self._task, detail=what)
+        self.progress.update(task, detail=what)
         if time.monotonic() - self._said_at > SAY_EVERY_S:
             self._said_at = time.monotonic()
             self.console.print(f"[dim]{self._title}: {escape(what)}[/dim]", soft_wrap=True)
 
-    def finished(self, step: Step, manifest: Json) -> None:
+    def finished(self, planned: PlannedStage) -> None:
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
-        self.console.print(f"[green]✓[/green] {finished_line(step, manifest)}")
+        self.console.print(f"[green]✓[/green] {finished_line(planned)}")
 
 
-def finished_line(step: Step, manifest: Json) -> str:
-    """What a finished stage says of itself, with rich's markup."""
+def finished_line(planned: PlannedStage) -> str:
+    """A complete stage with its time and figures, in rich's markup."""
+    manifest = planned.stage.manifest or {}
     facts = ", ".join(
         f"{name} {manifest[key]:{form}}"
         for key, name, form in (
@@ -116,7 +111,7 @@ def finished_line(step: Step, manifest: Json) -> str:
         some = ", ".join(map(escape, manifest["dropped"][:3]))
         facts += f", rows that do not fit {manifest['num_dropped']} ({some}…)"
     wall = duration(manifest["wall_s"])
-    return f"{step.title} [dim]{wall}{'; ' + facts if facts else ''}[/dim]"
+    return f"{planned.title} [dim]{wall}{'; ' + facts if facts else ''}[/dim]"
 
 
 def share(value: float | None, error: float | None = None) -> str:

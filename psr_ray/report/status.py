@@ -11,12 +11,12 @@ from rich.table import Table
 
 from psr_ray.errors import PsrError
 from psr_ray.report.display import duration, finished_line
-from psr_ray.report.progress import interval_s, read_progress
 from psr_ray.runs import CONFIG_FILE, JOBS, stored_run
-from psr_ray.stages import steps_of
+from psr_ray.stages import planned_stages
 from psr_ray.storage.files import read_json
 from psr_ray.storage.folders import HOLDER
 from psr_ray.storage.locations import location
+from psr_ray.telemetry.progress import interval_s, read_progress
 
 # Seconds without a new state after which a holder is no longer said to work.
 SILENT_S = 120.0
@@ -48,22 +48,22 @@ def print_status(folder: Path, console: Console) -> None:
     table.add_column("stage")
     table.add_column("state")
     under_way = False
-    steps = steps_of(run)
-    for step in steps:
+    plan = planned_stages(run)
+    for planned in plan:
         state = "to do"
-        if step.stage.is_complete:
-            state = finished_line(step, step.stage.manifest or {}).removeprefix(step.title).strip()
-        elif step.stage.was_opened and not under_way:
+        if planned.stage.is_complete:
+            state = finished_line(planned).removeprefix(planned.title).strip()
+        elif planned.stage.was_opened and not under_way:
             under_way, state = True, "begun"
-            if progress is not None and progress.stage == step.title:
+            if progress is not None and progress.stage == planned.title:
                 state = f"{progress.done} of {progress.total} {progress.unit}"
                 if progress.waiting is not None:
                     state += f"; {escape(progress.waiting)}"
                 elif progress.left_s is not None and holder is not None:
                     state += f", about {duration(progress.left_s)} left"
-        table.add_row(step.stage.name, state)
+        table.add_row(planned.stage.name, state)
     console.print(table)
-    if all(step.stage.is_complete for step in steps) and holder is None:
+    if all(planned.stage.is_complete for planned in plan) and holder is None:
         console.print("complete")
         return
     if holder is None:

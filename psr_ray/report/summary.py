@@ -9,7 +9,7 @@ from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import Step, steps_of
+from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 
 SEARCH_FIGURES = (
@@ -41,9 +41,9 @@ LEARNED_FROM = (
 )
 
 
-def model_entry(name: str, steps: list[Step]) -> Json | None:
+def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
     """The figures of one model; None while it is not evaluated."""
-    done = {step.stage.name: step.stage.manifest for step in steps}
+    done = {planned.stage.name: planned.stage.manifest for planned in plan}
     evaluation = done.get(f"evaluate-{name}")
     if evaluation is None:
         return None
@@ -67,31 +67,33 @@ def model_entry(name: str, steps: list[Step]) -> Json | None:
         "num_dropped_rows": made_by.get("num_dropped", 0),
         "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(
-            float(step.stage.manifest["wall_s"])
-            for step in steps
-            if step.stage.manifest and stage_belongs_to(step, name)
+            float(planned.stage.manifest["wall_s"])
+            for planned in plan
+            if planned.stage.manifest and stage_belongs_to(planned, name)
         ),
     }
     return entry
 
 
-def stage_belongs_to(step: Step, name: str) -> bool:
+def stage_belongs_to(planned: PlannedStage, name: str) -> bool:
     """Whether a stage made or measured a model: its search and pairs belong to the next one."""
     number = int(name.removeprefix("M"))
-    if step.kind in ("search", "preferences"):
-        return step.iteration == number - 1
-    return step.kind != "data" and step.model == name
+    if planned.kind in ("search", "preferences"):
+        return planned.iteration == number - 1
+    return planned.kind != "data" and planned.model == name
 
 
 def summarize(run: RunDirectory) -> Json:
     """The summary of what is complete, whichever version of the code completed it."""
-    steps = steps_of(run)
-    entries = [model_entry(name, steps) for name in ["M0", *run.config.model_names]]
+    plan = planned_stages(run)
+    entries = [model_entry(name, plan) for name in ["M0", *run.config.model_names]]
     wall: dict[str, Any] = {
-        step.stage.name: step.stage.manifest["wall_s"] for step in steps if step.stage.manifest
+        planned.stage.name: planned.stage.manifest["wall_s"]
+        for planned in plan
+        if planned.stage.manifest
     }
     models = [entry for entry in entries if entry is not None]
-    data = next(step.stage.manifest for step in steps if step.kind == "data") or {}
+    data = next(planned.stage.manifest for planned in plan if planned.kind == "data") or {}
     return {
         "name": run.config.name,
         "seed": run.config.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from rich.tree import Tree
 
-from psr_ray.data.rows import Row
+from psr_ray.storage.files import Row
 
 
 def one_line(text: str, width: int = 110) -> str:
@@ -31,7 +31,11 @@ def search_tree(search: Row) -> Tree:
             line.stylize("green" if role == "best " else "red" if role == "worst" else "dim")
             node.add(line)
         if step["num_truncated"]:
-            node.add(Text(f"{step['num_truncated']} candidates cut off at max_step_tokens"))
+            node.add(
+                Text(
+                    f"{step['num_truncated']} samples without a step (cut off, or ended without text)"
+                )
+            )
         for verdict in step["verdicts"][:2]:
             wins = verdict["first_wins"]
             says = "no verdict" if wins is None else f"A wins {wins:.2f}"

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_ray.data.records import verdicts_of
-from psr_ray.data.rows import Row
+from psr_ray.inference.records import verdicts_of
 from psr_ray.inference.tasks import output_folder
 from psr_ray.method.judge import VerdictCounts
+from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 
 # Characters of all searches in a report: a browser opens that at once.

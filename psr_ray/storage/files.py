@@ -18,6 +18,8 @@ from psr_ray.errors import PsrError
 from psr_ray.storage.locations import is_remote, store_of
 
 Json = dict[str, Any]
+# A row of a Parquet file.
+Row = dict[str, Any]
 
 REDO = "delete it and run the same command: its rows are done again"
 

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psr_ray.data.rows import Row
-from psr_ray.storage.files import REDO, read_table, readable, write_table
+from psr_ray.storage.files import REDO, Row, read_table, readable, write_table
 
 Key = tuple[str, str]  # a row's task and id
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psr_ray.data.rows import Row
 from psr_ray.measures.searches import SearchFigures
+from psr_ray.storage.files import Row
 
 TAGS = ("run", "stage", "iteration")
 COUNTERS = {

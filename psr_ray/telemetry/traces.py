@@ -28,9 +28,8 @@ from opentelemetry.sdk.trace.export import (
 )
 from rich.table import Table
 
-from psr_ray.data.rows import Row
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
-from psr_ray.storage.files import write_text
+from psr_ray.storage.files import Row, write_text
 from psr_ray.telemetry.counters import tags_of
 
 FOLDER = "traces"

@@ -22,15 +22,14 @@ from psr_ray.errors import PsrError, last_line
 from psr_ray.storage.locations import is_remote, upload
 from psr_ray.telemetry.logs import StageLogger
 
-Figures = Mapping[str, float]
 # Metrics of one request to MLflow.
 MOST_METRICS = 500
 
 
 class Tracker(Protocol):
-    """Takes figures by step; called from one thread."""
+    """Takes metrics by step; called from one thread."""
 
-    def log(self, step: int, figures: Figures) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -56,9 +55,9 @@ class WandbTracker:
         )
         self.run.define_metric("*", step_metric="at")
 
-    def log(self, step: int, figures: Figures) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         # not W&B's own step: that takes no figure for a step again, as a resumed training has them
-        self.run.log({"at": step, **figures})
+        self.run.log({"at": step, **metrics})
 
     def close(self) -> None:
         self.run.finish()
@@ -90,16 +89,16 @@ class MlflowTracker:
         for setting, value in settings.items():
             self.client.log_param(self.run_id, setting, str(value)[:500])
 
-    def log(self, step: int, figures: Figures) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        metrics = [
+        named = [
             Metric(re.sub(r"[^/\w.\- ]", "_", name), value, now, step)
-            for name, value in figures.items()
+            for name, value in metrics.items()
         ]
-        for start in range(0, len(metrics), MOST_METRICS):
-            self.client.log_batch(self.run_id, metrics[start : start + MOST_METRICS])
+        for start in range(0, len(named), MOST_METRICS):
+            self.client.log_batch(self.run_id, named[start : start + MOST_METRICS])
 
     def close(self) -> None:
         self.client.set_terminated(self.run_id)
@@ -137,9 +136,9 @@ class Trackers:
             )
             return None
 
-    def log(self, step: int, figures: Figures) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, tracker in list(self._active.items()):
-            self._try(name, partial(tracker.log, step, figures))
+            self._try(name, partial(tracker.log, step, metrics))
 
     def close(self) -> None:
         for name, tracker in list(self._active.items()):

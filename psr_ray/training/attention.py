@@ -9,16 +9,13 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from psr_ray.errors import PsrError
 from psr_ray.training.trees import Run, TokenTree
-
-if TYPE_CHECKING:
-    from psr_ray.training.packs import Pack
 
 ATTENTION = "token_tree"
 
@@ -29,7 +26,7 @@ DENSE_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Span:
+class QuerySpan:
     """A run of a pack, or a whole small tree: the number of its queries, the segments of its keys, and
     its mask [queries, keys] (None where plain causal attention says the same)."""
 
@@ -39,7 +36,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Spans:
+class QuerySpans:
     """A pack's spans, in order, and the lengths of the segments that they share as keys.
 
     Keys are cut into segments once for all spans: the gradient of a cut is one copy, that of a slice is
@@ -47,25 +44,37 @@ class Spans:
     """
 
     segments: tuple[int, ...]
-    spans: tuple[Span, ...]
+    spans: tuple[QuerySpan, ...]
 
 
-def spans_of(trees: Iterable[TokenTree]) -> Spans:
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Which tokens of a pack see which: spans on a CPU, FlexAttention's block mask on a GPU. ``longest``
+    is the length of the longest path."""
+
+    longest: int
+    spans: QuerySpans
+    block_mask: Any = None
+
+
+def spans_of(trees: Iterable[TokenTree]) -> QuerySpans:
     """The spans of trees side by side."""
     segments: list[int] = []
-    spans: list[Span] = []
+    spans: list[QuerySpan] = []
     for tree in trees:
         if len(tree.runs) > 1 and len(tree) <= DENSE_TOKENS:
-            spans.append(Span(len(tree), (len(segments),), dense_mask(torch.tensor(tree.ends))))
+            spans.append(
+                QuerySpan(len(tree), (len(segments),), dense_mask(torch.tensor(tree.ends)))
+            )
             segments.append(len(tree))
         else:
             lengths, own = spans_of_runs(tree.runs, len(segments))
             segments += lengths
             spans += own
-    return Spans(tuple(segments), tuple(spans))
+    return QuerySpans(tuple(segments), tuple(spans))
 
 
-def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list[Span]]:
+def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list[QuerySpan]]:
     """The lengths of a tree's segments, numbered from ``num_before``, and a span for each run."""
     ranges = [(*run.before, (run.start, run.stop)) for run in runs]
     cuts = sorted({cut for keys in ranges for pair in keys for cut in pair})
@@ -77,12 +86,12 @@ def spans_of_runs(runs: Sequence[Run], num_before: int) -> tuple[list[int], list
         if num_ancestors:  # all of them, and the run's own tokens so far
             mask = torch.ones(num, num_ancestors + num, dtype=torch.bool).tril_(num_ancestors)
         segments = tuple(index for a, b in keys for index in range(place[a], place[b]))
-        spans.append(Span(num, segments, mask))
+        spans.append(QuerySpan(num, segments, mask))
     return [b - a for a, b in itertools.pairwise(cuts)], spans
 
 
 def span_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Spans, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: QuerySpans, scale: float
 ) -> torch.Tensor:
     """Attention [1, H, S, D], span by span: each token meets its ancestors and nothing else."""
     keys, values = (torch.split(tensor, list(spans.segments), dim=2) for tensor in (key, value))
@@ -132,28 +141,28 @@ def tree_attention(
     value: torch.Tensor,
     _attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    pack: Pack | None = None,
+    layout: AttentionLayout | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of transformers' models (``attn_implementation``); plain causal without a pack."""
+    """Attention of transformers' models (``attn_implementation``); plain causal without a layout."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = key.shape[1] != query.shape[1]
     window = others.get("sliding_window")
-    if pack is not None and window is not None and pack.longest > window:
+    if layout is not None and window is not None and layout.longest > window:
         raise PsrError(
-            f"the model attends within a window of {window} tokens, and a row has {pack.longest}: token "
-            f"trees need full attention; set model.max_length to {window}"
+            f"the model attends within a window of {window} tokens, and a row has {layout.longest}: "
+            f"token trees need full attention; set model.max_length to {window}"
         )
-    if pack is None:
+    if layout is None:
         out = F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
         )
-    elif pack.block_mask is not None:
+    elif layout.block_mask is not None:
         out = compiled_flex()(
-            query, key, value, block_mask=pack.block_mask, scale=scale, enable_gqa=grouped
+            query, key, value, block_mask=layout.block_mask, scale=scale, enable_gqa=grouped
         )
     else:
-        out = span_attention(query, key, value, pack.spans, scale)
+        out = span_attention(query, key, value, layout.spans, scale)
     return out.transpose(1, 2).contiguous(), None
 
 

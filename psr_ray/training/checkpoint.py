@@ -22,9 +22,8 @@ from psr_ray.errors import PsrError
 from psr_ray.runs import CHECKPOINTS
 from psr_ray.storage.files import read_json, write_text
 from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
-from psr_ray.training.distributed import Worker
-from psr_ray.training.terms import Term
-from psr_ray.training.worker import LATEST
+from psr_ray.training.job import LATEST, Worker
+from psr_ray.training.losses import LossTerm
 
 # Plain classes in the files of ZeRO 1 to 3.
 SAFE = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
@@ -59,7 +58,7 @@ class Checkpoints:
         engine: Any,
         training: TrainingConfig,
         worker: Worker,
-        terms: Sequence[Term],
+        terms: Sequence[LossTerm],
     ) -> None:
         """Checkpoints of a training on these ``terms``, in the folder ``out``."""
         self.folder = out / CHECKPOINTS

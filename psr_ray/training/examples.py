@@ -14,9 +14,13 @@ from itertools import islice
 from typing import Any
 
 from psr_ray.config import JudgeConfig
-from psr_ray.data.rows import Row, pair_of
+from psr_ray.data.rows import pair_of
 from psr_ray.errors import PsrError
+from psr_ray.method.preferences import PAIRS, SOLUTIONS
 from psr_ray.method.prompts import VERDICT_OPENING, PromptBuilder
+from psr_ray.storage.files import Row
+from psr_ray.storage.shards import read_rows, shards
+from psr_ray.training.job import TrainingJob
 
 
 @dataclass(frozen=True)
@@ -168,13 +172,82 @@ def mixed_batches(
     """
     if ift_share is None or not num_ift or not num_eft:
         return batches(num_ift + num_eft, num_epochs, batch_size, seed)
-    from_ift = round(ift_share * batch_size)
-    from_eft = batch_size - from_ift
+    from_eft = batch_size - round(ift_share * batch_size)
     ift = iter(cycle(num_ift, random.Random(f"ift/{seed}")))
     eft = iter(cycle(num_eft, random.Random(f"eft/{seed}")))
     if not from_eft:
-        return [list(islice(ift, size)) for size in batch_sizes(num_ift, num_epochs, from_ift)]
+        return [list(islice(ift, size)) for size in batch_sizes(num_ift, num_epochs, batch_size)]
+    ratio = (batch_size - from_eft) / from_eft
     return [
-        [*islice(ift, from_ift), *(num_ift + index for index in islice(eft, size))]
+        [*islice(ift, round(size * ratio)), *(num_ift + index for index in islice(eft, size))]
         for size in batch_sizes(num_eft, num_epochs, from_eft)
     ]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows of a training run and the row indices of every step; a kind without rows has no plan.
+
+    ``dropped`` are the ids of rows that do not fit."""
+
+    examples: list[SFTExample]
+    plan: list[list[int]]
+    pairs: list[PreferenceExample]
+    pair_plan: list[list[int]]
+    dropped: list[str]
+
+
+def sft_data(job: TrainingJob, prompts: PromptBuilder) -> TrainingData:
+    """IFT and EFT rows that fit, in mixed batches."""
+    length, settings = job.config.model.max_length, job.config.sft
+    ift, ift_dropped = within_length(
+        (ift_example(row, prompts) for row in read_rows([job.data / "ift.parquet"])), length
+    )
+    judged = [
+        eft_example(row, prompts, job.config.judge) for row in read_rows([job.data / "eft.parquet"])
+    ]
+    if job.config.data.eft_solutions is not None:
+        rows = read_rows([job.data / "eft_solutions.parquet"])
+        judged += [points_example(row, prompts) for row in rows]
+    eft, eft_dropped = within_length(judged, length)
+    if not ift and not eft:
+        raise PsrError(f"{job.stage}: no row of {job.data} fits in {length} tokens")
+    plan = mixed_batches(
+        len(ift),
+        len(eft),
+        settings.ift_per_batch,
+        settings.num_epochs,
+        settings.batch_size,
+        job.config.seed,
+    )
+    return TrainingData(ift + eft, plan, [], [], ift_dropped + eft_dropped)
+
+
+def dpo_data(job: TrainingJob) -> TrainingData:
+    """Step preferences that fit, and the whole solutions that go with each batch, if any do.
+
+    Rows come in the order of their ids: shards hold them in the order in which searches ended, which is
+    another one each time."""
+    assert job.preferences is not None
+    length, settings, seed = job.config.model.max_length, job.config.dpo, job.config.seed
+    rows = sorted(
+        read_rows(shards(job.preferences / PAIRS)),
+        key=lambda row: (row["problem_id"], row["step_number"], row["id"]),
+    )
+    pairs, dropped = within_length(map(preference_example, rows), length)
+    if not pairs:
+        raise PsrError(
+            f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
+            "(see the report: ties, identical candidates, errors)"
+        )
+    pair_plan = batches_by_search(pairs, settings.num_epochs, settings.batch_size, seed)
+    solutions: list[SFTExample] = []
+    plan: list[list[int]] = []
+    if settings.solutions_per_batch:
+        rows = sorted(read_rows(shards(job.preferences / SOLUTIONS)), key=lambda row: row["id"])
+        solutions, too_long = within_length(map(solution_example, rows), length)
+        dropped += too_long
+    if solutions:
+        order = iter(cycle(len(solutions), random.Random(f"solutions/{seed}")))
+        plan = [[next(order) for _ in range(settings.solutions_per_batch)] for _ in pair_plan]
+    return TrainingData(solutions, plan, pairs, pair_plan, dropped)

@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from psr_ray.report.progress import ProgressWriter
 from psr_ray.storage.files import write_text
 from psr_ray.storage.locations import is_remote, upload
 from psr_ray.telemetry.counters import StepMetrics
 from psr_ray.telemetry.logs import StageLogger
+from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import Trackers
 
 NAME = "metrics.jsonl"

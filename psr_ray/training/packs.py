@@ -1,20 +1,16 @@
-"""Packs: token trees side by side in one sequence, and the log-probabilities of their completions.
+"""Packs: token trees side by side in one sequence, as tensors.
 
-Shape key: S tokens of a pack, N scored tokens, C completions, V vocabulary.
+Shape key: S tokens of a pack, N scored tokens, C completions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from psr_ray.errors import PsrError
-from psr_ray.training.attention import Spans, block_mask, spans_of
-from psr_ray.training.head import CHUNK, Head
+from psr_ray.training.attention import AttentionLayout, block_mask, spans_of
 from psr_ray.training.trees import TokenTree
 
 CPU = torch.device("cpu")
@@ -22,7 +18,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Pack:
-    """Trees side by side, as tensors; ``longest`` is the length of the longest path.
+    """Trees side by side, as tensors; ``layout`` says which tokens see which.
 
     ``scored_N`` are the tokens that a completion holds, ``before_N`` the tokens that predict them.
     ``members_M`` are places in ``scored_N``, ``owners_M`` the completion each of them counts for: a
@@ -37,9 +33,7 @@ class Pack:
     members_M: torch.Tensor
     owners_M: torch.Tensor
     lengths_C: torch.Tensor
-    longest: int
-    spans: Spans
-    block_mask: Any = None
+    layout: AttentionLayout
 
 
 def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
@@ -76,46 +70,9 @@ def pack_trees(trees: Sequence[TokenTree], device: torch.device = CPU) -> Pack:
         members_M=tensor([place[token] for token, _ in owners]),
         owners_M=tensor([owner for _, owner in owners]),
         lengths_C=tensor(lengths),
-        longest=max(positions) + 1,
-        spans=spans_of(trees if device.type == "cpu" else ()),
-        block_mask=None if device.type == "cpu" else block_mask(ends_S),
+        layout=AttentionLayout(
+            longest=max(positions) + 1,
+            spans=spans_of(trees if device.type == "cpu" else ()),
+            block_mask=None if device.type == "cpu" else block_mask(ends_S),
+        ),
     )
-
-
-class PackScorer(torch.nn.Module):
-    """A causal language model as a function from packs to log-probabilities."""
-
-    def __init__(self, model: Any, chunk: int = CHUNK) -> None:
-        super().__init__()
-        self.model = model
-        head = self.causal.get_output_embeddings()
-        if type(head) is not torch.nn.Linear:
-            raise PsrError(
-                f"output head of type {type(head).__name__}: packs need a plain linear one, without a "
-                "LoRA update of its own (dpo.lora.target_modules)"
-            )
-        self.head = Head(head, chunk)
-
-    @property
-    def causal(self) -> Any:
-        """The model within LoRA's wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-
-    def forward(self, pack: Pack, *, plainly: bool = False) -> torch.Tensor:
-        """Log-probabilities [C] of a pack's completions, sums over their tokens.
-
-        ``plainly`` has the model itself make all logits of a pack of one path: slow, and what the fast
-        way must agree with."""
-        if plainly:
-            logits_SV = self.model(input_ids=pack.ids_S[None], use_cache=False).logits[0]
-            logits_NV, labels_N = logits_SV[pack.before_N].float(), pack.ids_S[pack.scored_N]
-            return -F.cross_entropy(logits_NV, labels_N, reduction="sum").view(1)
-        hidden_SD = self.causal.get_decoder()(
-            input_ids=pack.ids_S[None],
-            position_ids=pack.positions_S[None],
-            use_cache=False,
-            pack=pack,
-        ).last_hidden_state[0]
-        logps_N: torch.Tensor = self.head(hidden_SD[pack.before_N], pack.ids_S[pack.scored_N])
-        sums_C = logps_N.new_zeros(len(pack.lengths_C))
-        return sums_C.index_add(0, pack.owners_M, logps_N[pack.members_M])

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import torch
 
 from psr_ray.errors import PsrError
+from psr_ray.runs import fingerprint
 from psr_ray.storage.files import write_table
-from psr_ray.training.distributed import Worker
 from psr_ray.training.examples import PreferenceExample
+from psr_ray.training.job import TrainingJob, Worker
+from psr_ray.training.microbatches import PackedTree, microbatches_of, pair_trees
 from psr_ray.training.packs import pack_trees
 from psr_ray.training.trees import token_tree
-from psr_ray.training.units import Unit, pair_units, passes_of
 
 FOLDER = "reference"
 # Nats a token by which a packed and a single forward pass may differ.
@@ -75,22 +76,22 @@ def read_reference(
 
 @torch.no_grad()
 def check_packing(
-    engine: Any, units: Sequence[Unit], tolerance: float, device: torch.device
+    engine: Any, trees: Sequence[PackedTree], tolerance: float, device: torch.device
 ) -> None:
-    """Score the two smallest units in one pack, and each of their completions plainly, by the model's
+    """Score the two smallest trees in one pack, and each of their completions plainly, by the model's
     own logits. Where the two differ by more than ``tolerance`` nats a token, the model does not go with
     packs: its attention does not follow trees, or it changes its logits on the way out.
 
     Raises ``PsrError`` with what was seen.
     """
-    trees = [unit.tree for unit in sorted(units, key=lambda unit: len(unit.tree))[:2]]
+    smallest = sorted((packed.tree for packed in trees), key=len)[:2]
     engine.eval()
-    pack = pack_trees(trees, device)
+    pack = pack_trees(smallest, device)
     packed_C = engine(pack)
     alone_C = torch.cat(
         [
             engine(pack_trees([token_tree([path])], device), plainly=True)
-            for tree in trees
+            for tree in smallest
             for path in tree.paths()
         ]
     )
@@ -115,17 +116,36 @@ def reference_logps(
     """
     engine.eval()
     table = torch.full((2, len(pairs)), math.nan, dtype=torch.float64)
-    units = pair_units(pairs, range(len(pairs)), budget)
-    for part in passes_of(units, worker.rank, worker.num_workers, budget):
-        pack = pack_trees([unit.tree for unit in part.units], worker.device)
+    trees = pair_trees(pairs, range(len(pairs)), budget)
+    for batch in microbatches_of(trees, worker.rank, worker.num_workers, budget):
+        pack = pack_trees([packed.tree for packed in batch.trees], worker.device)
         logps_C = engine(pack)
-        if part.counts:
-            table[:, part.rows] = logps_C.view(-1, 2).T.double().cpu()
+        if not batch.is_padding:
+            table[:, batch.rows] = logps_C.view(-1, 2).T.double().cpu()
     for other in worker.gather(table):
         table = torch.where(table.isnan(), other, table)
     if bool(table.isnan().any()):
         raise PsrError("reference log-probabilities are incomplete or NaN: the model is broken")
     engine.train()
+    return table
+
+
+def reference_of(
+    job: TrainingJob, engine: Any, pairs: Sequence[PreferenceExample], worker: Worker
+) -> torch.Tensor:
+    """The reference's log-probabilities: stored ones of this very model and these very pairs, or
+    computed and stored."""
+    assert job.preferences is not None
+    lora = job.training.lora
+    weights = job.config.model.dtype if lora is None or not lora.four_bit else "nf4"
+    key = reference_key(fingerprint(job.model, num_windows=256), weights, pairs)
+    folder = job.preferences / FOLDER
+    stored = read_reference(folder, key, pairs) if worker.rank == 0 else None
+    table: torch.Tensor | None = worker.from_first(stored)
+    if table is None:
+        table = reference_logps(engine, pairs, worker, job.training.tokens_per_pass)
+        if worker.rank == 0:
+            write_reference(folder, key, pairs, table)
     return table
 
 

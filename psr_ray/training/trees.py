@@ -143,29 +143,3 @@ def runs_of(parents: Sequence[int]) -> Iterator[Run]:
         run = Run(start, stop, before)
         run_of.update(dict.fromkeys(range(start, stop), run))
         yield run
-
-
-def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of the sizes in as few groups as first-fit-decreasing finds, each within the budget."""
-    groups: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        place = next((g for g, left in enumerate(room) if left >= sizes[index]), None)
-        if place is None:
-            groups.append([])
-            room.append(budget)
-            place = len(groups) - 1
-        groups[place].append(index)
-        room[place] -= sizes[index]
-    return groups
-
-
-def balance(sizes: Sequence[int], num_workers: int) -> list[list[int]]:
-    """Indices of the sizes for each worker, the largest first to whoever has least."""
-    shares: list[list[int]] = [[] for _ in range(num_workers)]
-    load = [0] * num_workers
-    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        worker = load.index(min(load))
-        shares[worker].append(index)
-        load[worker] += sizes[index]
-    return shares

@@ -13,8 +13,8 @@ from pathlib import Path
 import jinja2
 
 from psr_ray.answers import extract_boxed, is_equal
-from psr_ray.data.problems import Problem
 from psr_ray.method.steps import STEP_HEADER, split_steps
+from psr_ray.problems import Problem
 
 CLOSED = re.compile(
     r"\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|(?<!\\)\$(?![\d,.]+[\s?.!)])[^$]*?(?<!\\)\$"

@@ -1,7 +1,7 @@
 """EFT data: pairs of sibling steps with known values, judged, kept where judge and values agree.
 
-Pairs come from step trees (``psr_ray.method.rollouts``) or from PRM800K (arXiv 2305.20050). A judge sees
-each in both orders; it must prefer the better step in both (paper, arXiv 2503.03746, 3.1).
+Pairs come from step trees (``psr_ray.inference.rollouts``) or from PRM800K (arXiv 2305.20050). A judge
+sees each in both orders; it must prefer the better step in both (paper, arXiv 2503.03746, 3.1).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.data.formats import clean
-from psr_ray.data.problems import Problem
-from psr_ray.data.rows import Row, pair_row
-from psr_ray.data.seed.pairs import JudgedPair
+from psr_ray.data.rows import pair_row
 from psr_ray.method.judge import parse_verdict
+from psr_ray.problems import JudgedPair, Problem
+from psr_ray.storage.files import Row
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from typing import Any
 
 from psr_ray.data.benchmarks import phrases_of
 from psr_ray.data.decontamination import Benchmarks
-from psr_ray.data.problems import Problem
-from psr_ray.data.rows import TASK_SCHEMA, Row, problem_row
+from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.division import (
     NotDividedError,
     boxed,
@@ -27,8 +26,9 @@ from psr_ray.data.seed.division import (
 )
 from psr_ray.data.sources import Failures, problems_of
 from psr_ray.errors import PsrError
+from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key
-from psr_ray.storage.files import Json, write_text
+from psr_ray.storage.files import Json, Row, write_text
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.shards import write_rows
 

@@ -18,9 +18,9 @@ import string
 from collections.abc import Iterator
 
 from psr_ray.answers import extract_boxed
-from psr_ray.data.arithmetic import HIGH, Plan, generate_problems
-from psr_ray.data.seed.arithmetic import careless_steps, mark, shown_value, work_out
-from psr_ray.data.seed.pairs import JudgedSolution
+from psr_ray.embedded.arithmetic import HIGH, Plan, generate_problems
+from psr_ray.embedded.seed import careless_steps, mark, shown_value, work_out
+from psr_ray.problems import JudgedSolution
 
 # Share of the solutions that stop before their last step, without a box.
 SHARE_UNFINISHED = 0.05

@@ -98,7 +98,7 @@
     }
     if (step.outcome === "appended_without_pair") notes.push("all candidates the same: no pair");
     if (step.flips) notes.push(count(step.flips, "pair") + " changed with the order");
-    if (step.truncated) notes.push(count(step.truncated, "candidate") + " cut off");
+    if (step.truncated) notes.push(count(step.truncated, "sample") + " without a step");
     const title = make("h4", "", `Step ${step.number} `);
     if (notes.length) title.append(make("span", "note", notes.join("; ")));
     const element = make("section", step.kept ? "step" : "step gone", title);

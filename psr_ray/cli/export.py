@@ -1,4 +1,4 @@
-"""Giving a model and its data on: psr-ray export."""
+"""Export a model and its data, and push them to the Hub: psr-ray export."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from psr_ray.data.arithmetic import (
+from psr_ray.embedded.arithmetic import (
     HIGH,
     LOW,
     Operation,
@@ -23,8 +23,7 @@ from psr_ray.data.arithmetic import (
     stated_value,
     step_lines,
 )
-from psr_ray.data.problems import Problem
-from psr_ray.data.seed.pairs import JudgedPair
+from psr_ray.problems import JudgedPair, Problem
 
 BOX = " \\boxed{"
 # Share of the EFT pairs whose steps are both wrong: they teach the judge that such a pair is a draw,

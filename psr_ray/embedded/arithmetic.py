@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from psr_ray.data.problems import Problem
 from psr_ray.errors import PsrError
+from psr_ray.problems import Problem
 
 Split = Literal["ift", "eft", "train", "dev", "judge", "heldout"]
 

@@ -1,6 +1,6 @@
-"""A language model's output head as log-probabilities of given tokens, without all logits at once.
+"""A causal language model as log-probabilities of packs' completions, without all logits at once.
 
-Shape key: N scored tokens, D hidden size, V vocabulary.
+Shape key: S tokens of a pack, N scored tokens, C completions, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from psr_ray.errors import PsrError
+from psr_ray.training.packs import Pack
 
 # Tokens whose logits exist at the same time: 256 × 152k of Qwen2.5 in float32 are 160 MB.
 CHUNK = 256
@@ -86,3 +89,42 @@ class Head(torch.nn.Module):
         arguments = (hidden_ND, self.weight, self.bias, labels_N, self.chunk)
         logps_N: torch.Tensor = SelectedLogps.apply(*arguments)  # type: ignore[no-untyped-call]
         return logps_N
+
+
+class PackScorer(torch.nn.Module):
+    """A causal language model as a function from packs to log-probabilities."""
+
+    def __init__(self, model: Any, chunk: int = CHUNK) -> None:
+        super().__init__()
+        self.model = model
+        head = self.causal.get_output_embeddings()
+        if type(head) is not torch.nn.Linear:
+            raise PsrError(
+                f"output head of type {type(head).__name__}: packs need a plain linear one, without a "
+                "LoRA update of its own (dpo.lora.target_modules)"
+            )
+        self.head = Head(head, chunk)
+
+    @property
+    def causal(self) -> Any:
+        """The model within LoRA's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    def forward(self, pack: Pack, *, plainly: bool = False) -> torch.Tensor:
+        """Log-probabilities [C] of a pack's completions, sums over their tokens.
+
+        ``plainly`` has the model itself make all logits of a pack of one path: slow, and what the fast
+        way must agree with."""
+        if plainly:
+            logits_SV = self.model(input_ids=pack.ids_S[None], use_cache=False).logits[0]
+            logits_NV, labels_N = logits_SV[pack.before_N].float(), pack.ids_S[pack.scored_N]
+            return -F.cross_entropy(logits_NV, labels_N, reduction="sum").view(1)
+        hidden_SD = self.causal.get_decoder()(
+            input_ids=pack.ids_S[None],
+            position_ids=pack.positions_S[None],
+            use_cache=False,
+            layout=pack.layout,
+        ).last_hidden_state[0]
+        logps_N: torch.Tensor = self.head(hidden_SD[pack.before_N], pack.ids_S[pack.scored_N])
+        sums_C = logps_N.new_zeros(len(pack.lengths_C))
+        return sums_C.index_add(0, pack.owners_M, logps_N[pack.members_M])

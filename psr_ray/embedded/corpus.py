@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from psr_ray.data.arithmetic import HIGH, LOW, Plan, draw_operation, draw_plan, split_of, tell
-from psr_ray.data.seed.arithmetic import mark, slip, work_out
+from psr_ray.embedded.arithmetic import HIGH, LOW, Plan, draw_operation, draw_plan, split_of, tell
+from psr_ray.embedded.seed import mark, slip, work_out
 
 # The splits whose numbers M0 may see in stories; the others stay unseen until they are used.
 SEEN_SPLITS = ("ift", "eft")

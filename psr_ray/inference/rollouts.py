@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.config import Config
-from psr_ray.data.rows import Row, problem_of
+from psr_ray.data.rows import problem_of
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.search import ProblemTooLong
-from psr_ray.method.steps import Candidate, merge, sample_steps
+from psr_ray.method.steps import Candidate, merge, model_ends, sample_steps
+from psr_ray.storage.files import Row
 
 
 def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
     """The step tree of one problem with a known answer.
 
     Goes on with the best candidate (of equal ones, the most sampled). ``end`` is ``finished``,
-    ``no_right_rollout`` (nothing right is reached from here any more), ``max_steps``, ``max_length`` or
-    ``step_too_long``. Raises ``ProblemTooLong`` where the prompt leaves no room for a step.
+    ``no_right_rollout`` (nothing right is reached from here any more), ``max_steps``, ``max_length``,
+    ``no_step`` or ``step_too_long``.
+    Raises ``ProblemTooLong`` where the prompt leaves no room for a step.
     """
     problem, max_tokens = problem_of(row), config.search.max_step_tokens
     prefix = prompts.solve_ids(problem.text)
@@ -35,9 +37,12 @@ def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Ro
         width = config.search.num_candidates
         asked = request(prefix, width, max_tokens, config, prompts.stop)
         sampled = yield from sample_steps(asked, prompts.decode, usage)
-        candidates = merge(sampled, prompts.decode)
+        candidates, ends = merge(sampled, prompts.decode), model_ends(sampled, prompts.decode)
+        if path and ends:  # right, or it would have ended before
+            end = "finished"
+            break
         if not candidates:
-            end = "step_too_long"
+            end = "no_step" if ends else "step_too_long"
             break
         so_far = [step.text for step in path]
         values, spent = yield from rollout_values(

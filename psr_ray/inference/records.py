@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psr_ray.answers import extract_boxed, is_equal, stated_answer
-from psr_ray.data.rows import Row
-from psr_ray.data.seed.pairs import JudgedPair
 from psr_ray.method.judge import Comparison, Verdict
 from psr_ray.method.search import Search
 from psr_ray.method.steps import split_steps
 from psr_ray.method.truth import right_candidates
+from psr_ray.problems import JudgedPair
+from psr_ray.storage.files import Row
 
 
 def search_row(search: Search) -> Row:

@@ -1,0 +1,61 @@
+"""Step preferences from the shards of a search: a Ray Data pipeline, a task a shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from psr_ray.inference.tasks import output_folder
+from psr_ray.method.preferences import (
+    CHOSEN_STEPS_SCHEMA,
+    PAIRS,
+    PREFERENCE_SCHEMA,
+    SOLUTIONS,
+    preferences_of,
+    solution_of,
+)
+from psr_ray.storage.files import Json
+from psr_ray.storage.locations import location
+from psr_ray.storage.shards import read_rows, shards, write_shard
+
+
+def build_preferences(searched: Path, folder: Path) -> Json:
+    """Write the pairs and the finished solutions of all searches; returns counts for the manifest."""
+    import ray.data
+
+    ray.data.DataContext.get_current().raise_original_map_exception = True
+    paths = [str(shard) for shard in shards(output_folder(searched, "search"))]
+
+    def of_shard(row: dict[str, Any]) -> dict[str, Any]:
+        return shard_preferences(location(row["shard"]), folder)
+
+    built = ray.data.from_items([{"shard": path} for path in paths]).map(of_shard).take_all()
+    counts = Counter[str]()
+    for row in built:
+        counts.update(row)
+    graded = counts["graded"]
+    return {
+        "num_pairs": counts["pairs"],
+        "num_solutions": counts["solutions"],
+        "chosen_right_share": counts["chosen_right"] / graded if graded else None,
+        "rejected_right_share": counts["rejected_right"] / graded if graded else None,
+    }
+
+
+def shard_preferences(shard: Path, folder: Path) -> dict[str, int]:
+    """The pairs and solutions of one shard of searches as a shard each; returns what was counted."""
+    searches = list(read_rows([shard]))
+    rows = [pair for search in searches for pair in preferences_of(search)]
+    solutions = [row for row in map(solution_of, searches) if row is not None]
+    if solutions:
+        write_shard(folder / SOLUTIONS, solutions, CHOSEN_STEPS_SCHEMA)
+    if rows:
+        write_shard(folder / PAIRS, rows, PREFERENCE_SCHEMA)
+    return {
+        "pairs": len(rows),
+        "solutions": len(solutions),
+        "graded": sum(row["chosen_is_right"] is not None for row in rows),
+        "chosen_right": sum(bool(row["chosen_is_right"]) for row in rows),
+        "rejected_right": sum(bool(row["rejected_is_right"]) for row in rows),
+    }

@@ -1,0 +1,53 @@
+"""Calls into other processes: their errors without Ray's wrapping, functions as tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from psr_ray.errors import PsrError, first_line
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def user_error(error: BaseException | None) -> PsrError | None:
+    """The ``PsrError`` among the causes of an error, if there is one."""
+    while error is not None:
+        if isinstance(error, PsrError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+def result_of(pending: Any) -> Any:
+    """What a task or an actor's method returned; a user's error without Ray's wrapping."""
+    import ray
+
+    try:
+        return ray.get(pending)
+    except ray.exceptions.RayTaskError as error:
+        found = user_error(error.cause)
+        if found is None:
+            raise
+        raise found from error
+
+
+def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function in a process of its own on this node, so that this one never holds its rows.
+
+    It must be safe to run twice: Ray runs it again where its process dies. Raises ``PsrError`` where it
+    dies every time.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    task: Any = ray.remote(num_cpus=0)(function)
+    try:
+        return cast(T, result_of(task.options(scheduling_strategy=here).remote(*args, **kwargs)))
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise PsrError(
+            f"{function.__name__}: its process died each time it was tried (out of memory? "
+            f"{first_line(error)}); finished work is kept, rerun the command to resume"
+        ) from error

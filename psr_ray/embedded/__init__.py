@@ -1,0 +1,1 @@
+"""The embedded problems: seeded arithmetic told in words, whose every step can be graded."""
