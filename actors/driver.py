@@ -1,7 +1,7 @@
 """The driver actor of one iteration: search, step preferences, step-DPO, evaluation.
 
-It holds no rows: engines, training workers and tasks read and write the stages' folders. It may die at
-any moment; another one resumes from the files.
+Engines, training workers and tasks read and write the stages' folders; it holds rows only while it hands
+those that are to be done to Ray Data. It may die at any moment; another one resumes from the files.
 """
 
 from __future__ import annotations
