@@ -131,7 +131,7 @@ def packed(work, pairs, reference, worker):
 
 def compare_all(rank, num_workers, port, folders):
     """In each process: every setting against plain sequences."""
-    from psr_ray.training import packs
+    from psr_ray.training import logprobs
     from psr_ray.training.job import Worker
 
     os.environ |= {
@@ -139,7 +139,7 @@ def compare_all(rank, num_workers, port, folders):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_workers),
     }  # fmt: skip
     torch.set_num_threads(1)
-    packs.PackScorer.__init__.__defaults__ = (7,)  # many chunks, another number on each worker
+    logprobs.PackScorer.__init__.__defaults__ = (7,)  # many chunks, another number on each worker
     dist.init_process_group("gloo", rank=rank, world_size=num_workers)
     worker = Worker(rank, num_workers, torch.device("cpu"))
     pairs = some_pairs()
