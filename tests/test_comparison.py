@@ -1,4 +1,4 @@
-"""A comparison of two iterations with the real parts, one judge frozen (shorter: test_end_to_end)."""
+"""A small comparison with the real parts: shared stages, records, resumption, the page."""
 
 import json
 import shutil

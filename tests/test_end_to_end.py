@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from conftest import ROOT, SECRET
-from rich.console import Console
 
-from psr_ray.compare.config import load_comparison, planned_runs
-from psr_ray.compare.evidence import update_evidence
-from psr_ray.compare.results import write_results
 from psr_ray.storage.shards import read_rows, shards
 
 pytestmark = pytest.mark.slow
@@ -209,66 +204,3 @@ def test_a_cluster_lets_in_nobody_without_its_token(run_dir, head):
         assert f"RAY_ADDRESS {address}: no cluster could be joined" in done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def compared(run_dir, tmp_path_factory):
-    """Two methods on the real stack. The first one's run is there already, as another machine's might
-    be; the second one has all in common with it but the loss."""
-    from actors.comparison import run_comparison
-
-    folder = tmp_path_factory.mktemp("comparison")
-    path = folder / "small.yaml"
-    overrides = dict(setting.split("=", 1) for setting in SETTINGS[1::2])
-    values = {
-        "name": "small",
-        "base": str(ROOT / "configs" / "smoke.yaml"),
-        "seeds": [0],
-        "results_dir": str(folder / "results"),
-        "overrides": {name: yaml.safe_load(value) for name, value in overrides.items()}
-        | {"runs_dir": str(folder / "runs")},
-        "methods": {"process": {}, "sft-on-chosen": {"method.objective": "nll"}},
-    }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    comparison = load_comparison(path)
-    [first, _] = planned_runs(comparison)
-    shutil.copytree(run_dir, first.config.run_dir)
-    console = Console(record=True, width=200)
-    run_comparison(comparison, console)
-    return comparison, console.export_text()
-
-
-def test_the_runs_of_a_comparison_share_what_agrees_and_leave_records(compared):
-    comparison, said = compared
-    _, second = planned_runs(comparison)
-    assert "fine-tune M0" not in said
-    assert "search by M1" not in said
-    assert "sft-on-chosen-seed-0: step-DPO → M2" in said
-    assert not (second.config.run_dir / "search-1").exists()
-    record = json.loads(second.record.read_text())
-    assert [entry["name"] for entry in record["models"]] == ["M0", "M1", "M2"]
-    assert {name: len(solved) for name, solved in record["correct"]["M2"].items()} == {
-        "heldout": 24, "hard": 4,
-    }  # fmt: skip
-    last = record["models"][-1]
-    assert last["probes"]["num_probes"] > 0
-    assert last["test_time"]["num_problems"] == 6
-
-
-def test_a_comparison_that_is_complete_has_nothing_to_do_even_without_the_runs(compared):
-    from actors.comparison import run_comparison
-
-    comparison, _ = compared
-    shutil.rmtree(next(planned_runs(comparison)).config.run_dir)
-    console = Console(record=True, width=200)
-    run_comparison(comparison, console)
-    assert console.export_text().strip() == "2 runs, 2 stored or not asked for"
-
-
-def test_the_page_is_made_from_the_records(compared, tmp_path):
-    comparison, _ = compared
-    evidence, _ = update_evidence(comparison)
-    page = tmp_path / "results.md"
-    write_results(evidence, page)
-    assert "| sft-on-chosen |" in page.read_text()
-    assert write_results(evidence, page, check=True) == []
