@@ -43,6 +43,7 @@ def test_config_imports_nothing_heavy():
         ("engine.kv_cache_gib=null", "`kv_cache_gib` must be set"),
         ("sft.tokens_per_pass=33", "`sft.tokens_per_pass` (33) must be at least"),
         ("search.max_step_tokens=9999", "must be below `model.max_length`"),
+        ("judge={mode: explain, max_tokens: 9999}", "`judge.max_tokens` (9999) must be below"),
         ("data.ift.path=x.jsonl", "`path` and `kind: file` go together"),
         ("nothing", "write KEY=VALUE"),
     ],
@@ -52,6 +53,13 @@ def test_a_mistake_is_named_by_file_and_key(override, says):
         load_config(ROOT / "configs" / "demo.yaml", (override,))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_points_need_room_for_their_judgement():
+    points = ("method={unit: solution, ranking: points}", "judge.max_points_tokens=9999")
+    with pytest.raises(PsrError, match=r"`judge.max_points_tokens` \(9999\) must be below"):
+        load_config(ROOT / "configs" / "demo.yaml", points)
+    load_config(ROOT / "configs" / "demo.yaml", points[1:])  # nobody gives points
 
 
 def test_a_missing_or_broken_config_file_is_named(tmp_path):
