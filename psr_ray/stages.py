@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psr_ray.config import Config
+from psr_ray.method.prompts import own_templates
 from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
 from psr_ray.storage.files import Json
-from psr_ray.storage.locations import location
 from psr_ray.training.job import MODEL_FOLDER
 
 Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
@@ -45,9 +45,9 @@ def settings_of(config: Config, *names: str) -> Json:
     """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
     values = config.model_dump(mode="json")
     chosen: Json = {"seed": config.seed}
-    own_templates = location(config.prompts.templates)
-    if own_templates.is_dir() and "prompts" in names:
-        chosen["templates"] = digest_of(own_templates.glob("*.jinja"))
+    folder = own_templates(config.prompts.templates)
+    if folder is not None and folder.is_dir() and "prompts" in names:
+        chosen["templates"] = digest_of(folder.glob("*.jinja"))
     for name in names:
         node = values
         for part in name.split("."):

@@ -6,7 +6,6 @@ import pytest
 from conftest import ROOT
 from scripted import character_prompts, drive
 
-from psr_ray.answers import is_equal, stated_answer
 from psr_ray.config.file import load_config
 from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of, benchmark_rows
 from psr_ray.data.rows import problem_row
@@ -203,26 +202,6 @@ def test_answers_outside_a_box_are_counted_apart(tmp_path):
     figures = write_benchmark(tmp_path, solved, config, "m", "mine")
     assert (figures["accuracy"], figures["accuracy_with_unboxed"]) == (0.25, 0.5)
     assert "50.0% with answers found elsewhere" in benchmark_lines(figures)
-
-
-@pytest.mark.parametrize(
-    ("solution", "answer"),
-    [
-        ("The answer is 42.", "42"),
-        ("**Final Answer:** $x=\\frac{1}{2}$", "$x=\\frac{1}{2}"),
-        ("The answer is 3. No, the answer is 3.5. Done.", "3.5"),
-        ("Step 1: 3+4=7\nStep 2: 7*1,000=7,000", "7,000"),
-        ("The answer is\n\\[\n42\n\\]", "42"),
-        ("The answer is 42, since 6*7=42.", "42"),
-        ("The probability is .5", "0.5"),
-        ("x = 12-5", "5"),
-        ("It is -5", "-5"),
-        ("I do not know", None),
-    ],
-)
-def test_an_answer_without_a_box_is_what_is_stated_last_or_the_last_number(solution, answer):
-    found = stated_answer(solution)
-    assert found == answer or is_equal(answer or "", found)
 
 
 def test_benchmarks_that_would_be_called_the_same_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import check_sources, source_digests, write_data
 from psr_ray.errors import PsrError
-from psr_ray.method.prompts import BUILT_IN
+from psr_ray.method.prompts import BUILT_IN, own_templates
 from psr_ray.runs import RunDirectory, fingerprint
 from psr_ray.stages import force, planned_stages
 from psr_ray.storage.folders import FolderLock
@@ -81,6 +81,8 @@ def test_other_words_in_the_users_own_prompts_redo_what_reads_them(tmp_path):
         plan = planned_stages(RunDirectory(demo(tmp_path, f"prompts.templates={own}")))
         return {planned.stage.name: planned.stage.key for planned in plan}
 
+    assert own_templates("paper") is None
+    assert own_templates(str(own)) == own
     before = keys()
     (own / "judge.jinja").write_text((own / "judge.jinja").read_text() + "Think hard.")
     changed = keys()

@@ -8,7 +8,7 @@ STATED = re.compile(r"\banswer\s*(?:is|are|was|:|=)\s*:?", re.IGNORECASE)
 # Where an answer ends: at a full stop that no digit follows, a reason, the end of its formula or line.
 END = re.compile(r"\.(?:\s|$)|\*\*|\$|\\\]|\\\)|,\s+(?:since|because|as|so)\b|\n")
 NUMBER = re.compile(r"(?:(?<![\d)}])-)?(?:(?:\d[\d,]*\d|\d)(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
-# What may stand before and behind an answer in its sentence.
+# What may stand before an answer in its sentence.
 BEFORE = re.compile(r"(?:[\s*:$]|\\\[|\\\()+")
 
 

@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psr_ray.config import Config
-from psr_ray.inference.schemas import IDS
-from psr_ray.method.preferences import PAIRS
+from psr_ray.method.preferences import IDS, PAIRS
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.files import Row, whole_file
 from psr_ray.storage.shards import read_rows, shards

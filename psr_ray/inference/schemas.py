@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-IDS = pa.list_(pa.int32())
+from psr_ray.method.preferences import IDS
 
 SEARCH_SCHEMA = pa.schema(
     [

@@ -27,9 +27,14 @@ MARKUP = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 LINE_START = r"(?:\A|(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
 
 
+def own_templates(name: str) -> Path | None:
+    """The folder of the user's own templates; None for a built-in set."""
+    return None if any(name == folder.name for folder in BUILT_IN.iterdir()) else Path(name)
+
+
 def template_folder(name: str) -> Path:
     """The folder of a built-in set of templates, or the user's own."""
-    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
+    folder = own_templates(name) or BUILT_IN / name
     for needed in ("solve.jinja", "judge.jinja", "verdict.jinja", "points.jinja"):
         if not (folder / needed).is_file():
             raise PsrError(

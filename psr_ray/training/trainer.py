@@ -145,13 +145,13 @@ def step_microbatches(
     terms: Sequence[LossTerm], step: int, worker: Worker, budget: int
 ) -> list[tuple[LossTerm, MicroBatch, float]]:
     """This worker's micro-batches of an optimizer step, each with the count that it divides by."""
-    return [
-        (term, batch, term.size(term.plan[step]))
-        for term in terms
-        for batch in microbatches_of(
-            term.trees(term.plan[step], budget), worker.rank, worker.num_workers, budget
-        )
-    ]
+    found = []
+    for term in terms:
+        indices = term.plan[step]
+        trees, size = term.trees(indices, budget), term.size(indices)
+        batches = microbatches_of(trees, worker.rank, worker.num_workers, budget)
+        found += [(term, batch, size) for batch in batches]
+    return found
 
 
 def run_microbatch(
