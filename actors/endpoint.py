@@ -6,7 +6,6 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from actors.placement import mark_engine
 from actors.searcher import EngineWorker
 from psr_ray.config import Config
 from psr_ray.config.seed import EndpointConfig
@@ -68,9 +67,7 @@ class EndpointWorker(EngineWorker):
     def _start_engine(self, _model: str, _first: str | None) -> None:
         settings = self.config.seed_data.endpoint
         assert settings is not None
-        self._check_node()
         self.engine: Any = Endpoint(settings, self.config.seed_data.max_tokens)
-        mark_engine(self.folder, 0.0)
 
     def _submit(self, row: Row) -> Future[Row]:
         future: Future[Row] = self.engine.submit(row)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from psr_ray.inference.tasks import output_folder
+from psr_ray.data.rows import output_folder
 from psr_ray.method.preferences import (
     CHOSEN_STEPS_SCHEMA,
     PAIRS,

@@ -12,11 +12,10 @@ from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.cluster.capacity import check_capacity, engine_demand
 from psr_ray.config import Config, SourceConfig
-from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.data.rows import TASK_SCHEMA, output_folder
 from psr_ray.data.sources import Failures, problem_rows
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.inference.tasks import output_folder
 from psr_ray.runs import Stage, content_key
 from psr_ray.stages import GENERATION_SETTINGS, settings_of
 from psr_ray.storage.files import Row

@@ -1,50 +1,36 @@
-"""The actor of a search: one vLLM engine, many task rows, Parquet shards out, exactly once.
+"""The actor of an engine: one vLLM engine, many task rows, Parquet shards out, each row exactly once.
 
-Each engine writes its own shards; only counts travel back. An engine that dies or hangs takes its
-process with it, for Ray Data to start another and give out its batches again.
+Each engine writes its own shards; only counts travel back. An engine that dies or hangs ends its
+process, and Ray Data starts another and hands its batches out again (actors/ledger.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import signal
 import threading
 import time
 from concurrent.futures import Future, as_completed
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
-import ray
 
-from actors.placement import COMMAND, ENGINES, mark_engine
-from psr_ray.cluster.nodes import check_sees, check_versions, node_name
+from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger
+from actors.processes import end_this_process
 from psr_ray.config import Config
-from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.inference.deaths import MAX_ROW_DEATHS, Deaths, EngineKilled
+from psr_ray.data.rows import TASK_SCHEMA, key_of
+from psr_ray.errors import PsrError, first_line
 from psr_ray.inference.engine import VllmEngine
-from psr_ray.inference.guard import guard_children
-from psr_ray.inference.tasks import SCHEMAS, TASKS, failed_row, num_tokens, output_folder
+from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
 from psr_ray.method.generation import EngineTask
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
-from psr_ray.storage.files import Row, read_json, write_text
+from psr_ray.storage.files import Row
 from psr_ray.storage.locations import local_copy
-from psr_ray.storage.shards import Key, ShardWriter, finished_ids
+from psr_ray.storage.shards import ShardWriter, finished_ids, num_rows
 from psr_ray.telemetry.counters import RowMetrics
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.traces import Tracer
 
-# Marks of the batches given out, in a stage's folder: one that is given out again was a dead worker's.
-BATCHES = "batches"
-
 # Columns that no row of a stage uses are not sent.
 UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
-
-
-def key_of(row: Row) -> Key:
-    """What a row is known by within its stage."""
-    return row["task"], row["id"]
 
 
 class EngineWorker:
@@ -57,60 +43,58 @@ class EngineWorker:
         self.metrics = RowMetrics(folder)
         self.log = StageLogger(folder)
         self.tracer = Tracer(folder, config.telemetry.num_traces)
-        self.deaths = Deaths(folder)
+        self.ledger = EngineLedger(folder)
         self.alone = threading.Lock()
         self.ending = threading.Lock()
-        again = False
-        if ray.is_initialized():
-            context = ray.get_runtime_context()
-            again = context.get_actor_id() is not None and context.was_current_actor_reconstructed
+        self.start_error: PsrError | None = None
+        started = time.monotonic()
         try:
-            if again or self.deaths.folder.exists():
-                num_finished = sum(len(finished_ids(self._place(task)[0])) for task in SCHEMAS)
-                self.deaths.started(num_finished, config.engine.num_engines[1], again=again)
+            self.ledger.enter(self._num_finished, config.engine.num_engines[1])
             self._start_engine(model, first)
-        except Exception as error:
-            self.deaths.refused(error)
-            raise
+        except (
+            Exception
+        ) as error:  # raised by the first batch: from here Ray would pass on text alone
+            kind = "" if isinstance(error, PsrError) else f"{type(error).__name__}: "
+            self.log.exception("no engine could be started")
+            self.start_error = PsrError(
+                f"no engine could be started for {model}: {kind}{first_line(error)} (finished rows are "
+                "kept; the engine's full output is in Ray's worker logs)"
+            )
+            return
+        loading_s = time.monotonic() - started
+        self.ledger.ready(loading_s)
+        self.log.info("engine ready", extra={"loading_s": round(loading_s, 1)})
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     def _start_engine(self, model: str, first: str | None) -> None:
-        config, started = self.config, time.monotonic()
-        self._check_node()
+        config = self.config
         model = local_copy(model)
         first = None if first is None else local_copy(first)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
-        self.guard = guard_children()  # kept open as long as this process lives
-        loading_s = time.monotonic() - started
-        mark_engine(self.folder, loading_s)
-        self.log.info("engine ready", extra={"loading_s": round(loading_s, 1)})
-
-    def _check_node(self) -> None:
-        command = self.folder / ENGINES / COMMAND
-        check_sees(command, node_name())
-        check_versions(read_json(command) or {}, node_name())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Do a batch of task rows, return counts when all are in shards. Ray Data calls this from many
-        threads: other batches are under way meanwhile."""
+        """Do a batch of task rows; return counts when all are in shards. Ray Data calls this from many
+        threads: other batches are in flight meanwhile."""
+        if self.start_error is not None:
+            raise self.start_error
         rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]
-        left = self._not_done(rows)
-        reasons = self.deaths.reasons()
-        suspects = [row for row in left if key_of(row) in reasons]
+        left = rows if self.ledger.is_new(rows) else self._unfinished(rows)
+        deaths = self.ledger.suspects()
+        suspects = [row for row in left if key_of(row) in deaths]
         tokens = 0
         self.shards.expect(len(left))
         try:
-            futures = {self._submit(row): row for row in left if key_of(row) not in reasons}
+            futures = {self._submit(row): row for row in left if key_of(row) not in deaths}
             for future in as_completed(futures):
                 tokens += self._finish(futures[future], future)
             for row in suspects:
-                why = reasons[key_of(row)]
-                if len(why) >= MAX_ROW_DEATHS:
-                    self.shards.add(row["task"], failed_row(row, EngineKilled(why)))
+                reasons = deaths[key_of(row)]
+                if len(reasons) >= MAX_ROW_DEATHS:
+                    self.shards.add(key_of(row)[0], failed_row(row, EngineKilled(reasons)))
                 else:
-                    with self.alone:  # so that no two suspects are at work in one death
+                    with self.alone:  # so that no two suspects are in flight at one death
                         tokens += self._finish(row, self._submit(row))
             self.shards.wait(map(key_of, left))
             self.tracer.flush()
@@ -123,6 +107,9 @@ class EngineWorker:
         future: Future[Row] = self.engine.submit(self._task(row), key_of(row))
         return future
 
+    def _task(self, row: Row) -> EngineTask[Row]:
+        return self.tracer.traced(TASKS[row["task"]].run(row, self.prompts, self.config), row)
+
     def _finish(self, row: Row, future: Future[Row]) -> int:
         """Wait for a row's result and keep it; returns its tokens."""
         try:
@@ -131,7 +118,7 @@ class EngineWorker:
             if not self.engine.is_alive:
                 self._end(str(error))
             result = failed_row(row, error)
-        self.shards.add(row["task"], result)
+        self.shards.add(key_of(row)[0], result)
         self.metrics.add(row["task"], result)
         facts = {"problem": row["id"], "task": row["task"], "tokens": num_tokens(result)}
         if result.get("error") is None:
@@ -149,32 +136,25 @@ class EngineWorker:
                 self._end(f"no token for {hang_s:g} s")
 
     def _end(self, reason: str) -> None:
-        """End this process and its engine's, once what is finished is in shards and the suspects are
-        named. Ray gives its batches to another worker."""
-        with self.ending:  # never given back: the first thread to come ends all
+        """End this process and its engine's, once finished rows are in shards and those in flight are in
+        the ledger. Ray Data gives its batches to another worker."""
+        with self.ending:  # never released: the first thread ends all
             try:
                 self.log.error("engine ended: %s", reason)
-                self.deaths.record(reason, self.engine.suspects())
+                self.ledger.died(reason, self.engine.suspects())
                 self.shards.flush()
             finally:
-                for child in psutil.Process().children(recursive=True):
-                    child.kill()
-                os.kill(os.getpid(), signal.SIGKILL)
+                end_this_process()
 
-    def _not_done(self, rows: list[Row]) -> list[Row]:
-        """The rows, without those that another worker finished before it died with this batch."""
-        names = "\n".join(f"{row['task']} {row['id']}" for row in rows)
-        marker = self.folder / BATCHES / hashlib.sha256(names.encode()).hexdigest()[:16]
-        if marker.exists():
-            done = {
-                task: finished_ids(self._place(task)[0]) for task in {row["task"] for row in rows}
-            }
-            rows = [row for row in rows if row["id"] not in done[row["task"]]]
-        write_text(marker, "")
-        return rows
+    def _unfinished(self, rows: list[Row]) -> list[Row]:
+        """The rows that the worker which died with this batch had not finished."""
+        names = {key_of(row)[0] for row in rows}
+        done = {name: finished_ids(self.folder / name) for name in names}
+        return [row for row in rows if row["id"] not in done[key_of(row)[0]]]
 
-    def _place(self, task: str) -> tuple[Path, pa.Schema]:
-        return output_folder(self.folder, task), SCHEMAS[task]
+    def _num_finished(self) -> int:
+        return num_rows(self.folder.glob("*/part-*.parquet"))
 
-    def _task(self, row: Row) -> EngineTask[Row]:
-        return self.tracer.traced(TASKS[row["task"]](row, self.prompts, self.config), row)
+    def _place(self, name: str) -> tuple[Path, pa.Schema]:
+        """The folder and the columns of an output (``benchmark-solve``: those of the task ``solve``)."""
+        return self.folder / name, TASKS[name.rpartition("-")[2]].schema

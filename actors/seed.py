@@ -31,6 +31,7 @@ from psr_ray.data.seed.ift import digest
 from psr_ray.data.sources import Failures, problems_of, read_records
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
+from psr_ray.method.judge import pair_texts
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint
@@ -167,8 +168,8 @@ def build_eft(
             )
         prompts = PromptBuilder(load_tokenizer(model), config.prompts)
         asked = {
-            f"{pair.problem.id}#{right}": prompts.judge_text(
-                pair.problem.text, pair.steps_so_far, *in_order(pair, right)
+            f"{pair.problem.id}#{right}": prompts.judging_text(
+                "judge", pair_texts(pair.problem.text, pair.steps_so_far, *in_order(pair, right))
             )
             for pair in pairs
             for right in "AB"

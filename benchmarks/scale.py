@@ -29,8 +29,7 @@ from benchmarks.common import RESULTS, facts, store
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
-from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.inference.tasks import output_folder
+from psr_ray.data.rows import TASK_SCHEMA, output_folder
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter

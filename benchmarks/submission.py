@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from actors.placement import engine_marks
+from actors.ledger import EngineLedger
 from benchmarks.common import facts, spread, store
 from benchmarks.heads import Head
 
@@ -62,7 +62,9 @@ def first_search(head: Head, runs: Path, number: int) -> dict[str, float]:
     submit(head, name, runs, "--force", "search-1")
     until(shards, head, name)
     whole = shards()[0] - started
-    loading = next(mark["loading_s"] for mark in engine_marks(folder) if mark["ready_at"] > started)
+    loading = next(
+        mark["loading_s"] for mark in EngineLedger(folder).engines() if mark["ready_at"] > started
+    )
     head.job("stop", name)
     return {"whole_s": whole, "loading_s": loading, "coordination_s": whole - loading}
 

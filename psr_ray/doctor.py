@@ -14,7 +14,11 @@ from rich.markup import escape
 from psr_ray.cluster.connect import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
 from psr_ray.data.benchmarks import check_benchmarks
+from psr_ray.data.sources import record_function
 from psr_ray.errors import PsrError
+from psr_ray.method.judge import judge_class
+from psr_ray.method.ranking import ranking_factory
+from psr_ray.plugins import is_plugin
 from psr_ray.storage.files import read_json
 from psr_ray.storage.locations import is_remote, location
 from psr_ray.telemetry.trackers import check_trackers
@@ -102,6 +106,8 @@ def check_source(name: str, source: SourceConfig) -> str:
     """That a source's file is there."""
     if source.kind == "arithmetic":
         return f"{name}: {source.num} from the embedded source"
+    if is_plugin(source.kind):
+        return f"{name}: {source.kind}"
     if not location(source.path or "").is_file():
         raise PsrError(f"data.{name}.path {source.path}: no such file; mend it in the config")
     return f"{name}: {source.path}"
@@ -114,8 +120,25 @@ def check_data(config: Config) -> str:
     return "; ".join([*found, *(f"benchmark {name}" for name in config.data.benchmarks)])
 
 
+def check_plugins(config: Config) -> str:
+    """That the user's own code, where the config names some, can be imported and fits."""
+    judge_class(config.judge)
+    ranking_factory(config)
+    names = [config.judge.mode, config.method.ranking, config.method.objective]
+    if is_plugin(config.method.objective):
+        from psr_ray.training.losses import objective_of
+
+        objective_of(config.method)
+    for source in config.data.sources().values():
+        names.append(source.kind)
+        if is_plugin(source.kind):
+            record_function(source.kind)
+    return ", ".join(sorted(set(filter(is_plugin, names)))) or "none"
+
+
 def check_inputs(config: Config) -> None:
-    """What must hold before any work is done: model and files are there."""
+    """What must hold before any work is done: model, files and own code are there."""
+    check_plugins(config)
     check_model(config.model.base, config)
     check_data(config)
     check_trackers(config.telemetry)
@@ -199,6 +222,7 @@ def print_checks(config: Config, console: Console) -> bool:
     """Run every check and print its outcome; True where all passed."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", check_versions),
+        ("own code", lambda: check_plugins(config)),
         ("model", lambda: check_model(config.model.base, config)),
         ("data", lambda: check_data(config)),
         ("trackers", lambda: check_trackers(config.telemetry)),

@@ -8,11 +8,13 @@ Stages pass nothing but folders of plain files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from psr_ray.config import Config
 from psr_ray.method.prompts import own_templates
+from psr_ray.plugins import is_plugin, source_file
 from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
 from psr_ray.storage.files import Json
 from psr_ray.training.job import MODEL_FOLDER
@@ -42,7 +44,8 @@ class PlannedStage:
 
 
 def settings_of(config: Config, *names: str) -> Json:
-    """The named settings (``a`` or ``a.b``) as plain values, for a content key."""
+    """The named settings (``a`` or ``a.b``) as plain values, for a content key; with them, the content
+    of the user's own prompt templates and modules that they name."""
     values = config.model_dump(mode="json")
     chosen: Json = {"seed": config.seed}
     folder = own_templates(config.prompts.templates)
@@ -53,7 +56,21 @@ def settings_of(config: Config, *names: str) -> Json:
         for part in name.split("."):
             node = node[part]
         chosen[name] = node
-    return chosen
+    files = {file for file in map(source_file, plugins_in(chosen)) if file is not None}
+    return chosen | ({"plugins": digest_of(files)} if files else {})
+
+
+def plugins_in(node: Any) -> Iterator[str]:
+    """The names of the user's own code among settings."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name.rpartition(".")[2] in PLUGIN_SETTINGS and is_plugin(str(value)):
+                yield value
+            else:
+                yield from plugins_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from plugins_in(value)
 
 
 def method_settings(config: Config, name: str) -> Json:
@@ -73,6 +90,8 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
+# Settings, by the last part of their names, that may name the user's own code.
+PLUGIN_SETTINGS = ("mode", "ranking", "objective", "kind")
 # Settings that whatever an engine writes depends on.
 GENERATION_SETTINGS = (
     "model.dtype",
@@ -107,9 +126,9 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     for k in range(1, config.num_iterations + 1):
         searching = config.in_iteration(k)
         whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
-        settings = settings_of(searching, *GENERATION_SETTINGS, "search", "method", *whole)
-        del settings["method"]["objective"]
-        if searching.method.ranking not in ("pairwise", "points"):
+        method = ("method.unit", "method.ranking", "method.judge")
+        settings = settings_of(searching, *GENERATION_SETTINGS, "search", *method, *whole)
+        if searching.method.without_judge:
             del settings["judge"]
         judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])

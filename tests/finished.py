@@ -10,14 +10,14 @@ from conftest import ROOT
 from psr_ray.config.file import load_config
 from psr_ray.data.stage import write_data
 from psr_ray.embedded.seed import ift_problems
-from psr_ray.inference.schemas import SEARCH_SCHEMA
+from psr_ray.inference.search_rows import SEARCH_SCHEMA
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.searches import figures_of
 from psr_ray.measures.solutions import solution_figures
-from psr_ray.method.judge import Comparison, Verdict, both_orders, scores
 from psr_ray.method.preferences import PAIRS, PREFERENCE_SCHEMA, preferences_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.steps import Candidate
+from psr_ray.method.verdicts import Comparison, Verdict, both_orders, scores
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import write_shard

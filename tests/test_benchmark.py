@@ -134,10 +134,10 @@ def test_a_run_has_the_benchmarks_and_leaves_out_what_they_hold(tmp_path):
     assert facts["num_failed"] == 0
     rows = list(read_rows([tmp_path / "data" / "benchmark.parquet"]))
     assert {benchmark_of(row["id"]) for row in rows} == {"amc23", "gsm8k_mine"}
-    assert {row["task"] for row in rows} == {"benchmark"}
+    assert {(row["task"], row["dataset"]) for row in rows} == {("solve", "benchmark")}
     again = list(read_rows([tmp_path / "data" / "benchmark-sample.parquet"]))
-    assert [(r["task"], benchmark_of(r["id"])) for r in again] == [
-        ("benchmark-sample", "amc23"), ("benchmark-sample", "gsm8k_mine"),
+    assert [(r["task"], r["dataset"], benchmark_of(r["id"])) for r in again] == [
+        ("sample", "benchmark", "amc23"), ("sample", "benchmark", "gsm8k_mine"),
     ]  # fmt: skip
     assert evaluation_files(config, "M0")[-1] == "benchmark"
     assert evaluation_files(config, "M1")[-2:] == ["benchmark-search", "benchmark-sample"]

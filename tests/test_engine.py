@@ -14,6 +14,8 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import json
 import sys
+from psr_ray.method.judge import judge_of
+from psr_ray.config import JudgeConfig
 from psr_ray.config.file import load_config
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.method.generation import GenerationRequest
@@ -52,7 +54,7 @@ out["num_samples"] = len(samples)
 out["first"] = [prompts.decode(c.token_ids) for c in (first, policy)]
 [stopped] = engine.run([ask("37+45:", stop="\\n", max_tokens=64)])
 out["stop"] = [stopped[0].finish, prompts.decode(stopped[0].token_ids)[-1]]
-choices = prompts.verdict_choices()
+choices = judge_of(prompts, JudgeConfig(mode="verdict")).choice_ids
 [verdict] = engine.run([ask("Judge: [[", choice_ids=choices)])
 out["probabilities"] = verdict[0].choice_probabilities
 out["chains"] = len(engine.run([chain(k % 4 + 1) for k in range(40)]))

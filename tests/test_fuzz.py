@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from benchmarks.heads import children
 from psr_ray.answers import extract_boxed, is_equal, isolated
 from psr_ray.answers.normal import normal
-from psr_ray.config import SourceConfig
+from psr_ray.config import JudgeConfig, SourceConfig
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.sources import Failures, problem_rows
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import parse_points, parse_verdict
+from psr_ray.method.judge import judge_of, parse_points, parse_verdict
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.steps import split_steps, trim_to_step
 from psr_ray.runs import Stage
@@ -251,5 +251,8 @@ def test_no_text_becomes_a_control_token(prompts, texts):
     count("hostile prompts")
     problem, before, a, b = texts
     special = set(prompts.tokenizer.all_special_ids)
-    for ids in (prompts.solve_ids(problem), prompts.judge_ids(problem, [before], a, b)):
+    for ids in (
+        prompts.solve_ids(problem),
+        judge_of(prompts, JudgeConfig()).prompt(problem, [before], a, b),
+    ):
         assert not special & set(ids)

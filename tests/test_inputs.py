@@ -6,11 +6,13 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from psr_ray.config import PromptConfig
+from psr_ray.config import JudgeConfig, PromptConfig
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
+from psr_ray.method.judge import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.method.ranking import points_prompt
 
 
 def test_a_model_without_a_chat_template_is_named_with_the_setting_to_change():
@@ -32,25 +34,28 @@ def prompts_of(template, **system):
     return PromptBuilder(tokenizer, settings)
 
 
+def judge_prompt(prompts, mode="explain"):
+    return judge_of(prompts, JudgeConfig(mode=mode)).prompt("1+1?", [], "2", "3")
+
+
 def test_system_messages_are_set_by_purpose_or_left_to_the_template():
     judge, own = "You judge.", "reason step by step"
     prompts = prompts_of(SYSTEM, judge=judge)
     judged = [
-        prompts.judge_ids("1+1?", [], "2", "3"),
-        prompts.verdict_ids("1+1?", [], "2", "3"),
-        prompts.points_ids("1+1?", ["2"]),
+        *(judge_prompt(prompts, mode) for mode in ("explain", "verdict")),
+        points_prompt(prompts, "1+1?", ["2"]),
     ]
     for ids in judged:
         assert judge in prompts.decode(ids)
         assert own not in prompts.decode(ids)
     assert own in prompts.decode(prompts.solve_ids("1+1?"))
-    assert own in prompts.decode(prompts_of(SYSTEM).judge_ids("1+1?", [], "2", "3"))
+    assert own in prompts.decode(judge_prompt(prompts_of(SYSTEM)))
     assert "Solve." in prompts.decode(prompts_of(SYSTEM, solve="Solve.").solve_ids("1+1?"))
 
 
 def test_a_template_without_a_system_role_and_a_base_model_are_named():
     with pytest.raises(PsrError, match=r"no system role\); leave out prompts\.system"):
-        prompts_of(STRICT, judge="x").judge_ids("1+1?", [], "2", "3")
+        judge_prompt(prompts_of(STRICT, judge="x"))
     with pytest.raises(ValueError, match="`system` needs `chat_template: true`"):
         PromptConfig(chat_template=False, system={"solve": "x"})
 

@@ -147,7 +147,7 @@ def rows_of(kind):
 def do_tasks(kinds, config, prompts):
     """Tasks under an engine that answers anything."""
     for kind in kinds:
-        task, answers = TASKS[kind](rows_of(kind), prompts, config), None
+        task, answers = TASKS[kind].run(rows_of(kind), prompts, config), None
         try:
             while True:
                 answers = [answer(request, prompts.tokenizer) for request in task.send(answers)]

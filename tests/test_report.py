@@ -6,7 +6,8 @@ from conftest import ROOT
 from rich.console import Console
 
 from psr_ray.config.file import load_config
-from psr_ray.inference.schemas import SEARCH_SCHEMA, SOLUTION_SCHEMA
+from psr_ray.inference.records import SOLUTION_SCHEMA
+from psr_ray.inference.search_rows import SEARCH_SCHEMA
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.solutions import solution_figures
 from psr_ray.planning.show import print_plan

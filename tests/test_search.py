@@ -4,13 +4,14 @@ import pytest
 from scripted import character_prompts, drive
 
 from psr_ray.config import Config
-from psr_ray.inference.records import search_row
+from psr_ray.inference.search_rows import search_row
 from psr_ray.measures.searches import figures_of
-from psr_ray.method.judge import Comparison, Verdict, parse_verdict, scores
+from psr_ray.method.judge import parse_verdict
 from psr_ray.method.preferences import preferences_of, solution_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import ProblemTooLong, search_steps
 from psr_ray.method.steps import Candidate
+from psr_ray.method.verdicts import Comparison, Verdict, scores
 from psr_ray.problems import Problem
 
 PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")

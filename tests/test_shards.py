@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from conftest import ROOT
 
-from actors.searcher import BATCHES
+from actors.ledger import EngineLedger
 from benchmarks.simulated import SimulatedWorker
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
@@ -86,8 +86,9 @@ def test_a_batch_given_out_again_goes_on_from_what_the_dead_worker_finished(tmp_
     names = [f"p{i}" for i in range(5)]
     rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": name} for name in names]
     batch = pa.Table.from_pylist(rows, schema=TASK_SCHEMA)
+    EngineLedger(tmp_path).open()
     dead = SimulatedWorker("0.001,0", config, tmp_path, None)
-    dead._not_done(rows)
+    assert dead.ledger.is_new(rows)
     dead.shards.expect(5)
     for name in names[:2]:
         dead.shards.add("search", {"id": name, "end": "dead", "error": None})
@@ -97,7 +98,7 @@ def test_a_batch_given_out_again_goes_on_from_what_the_dead_worker_finished(tmp_
     found = {row["id"]: row["end"] for row in read_rows(shards(tmp_path / "search"))}
     assert sorted(found) == names
     assert [name for name in names if found[name] == "dead"] == names[:2]
-    assert len(list((tmp_path / BATCHES).iterdir())) == 1
+    assert len(list((tmp_path / "engines").glob("batch-*"))) == 1
 
 
 def test_a_shard_cut_off_by_a_machine_that_failed_is_one_line_that_says_which(tmp_path):

@@ -12,6 +12,7 @@ from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
 from psr_ray.embedded.seed import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
+from psr_ray.method.judge import judge_of
 from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard
@@ -24,7 +25,7 @@ from psr_ray.training.examples import (
     within_length,
 )
 from psr_ray.training.job import TrainingJob
-from psr_ray.training.losses import step_dpo_loss
+from psr_ray.training.losses import PairLogps, step_dpo_loss
 from psr_ray.training.microbatches import sft_trees
 from psr_ray.training.trainer import check_first_dpo_loss, learning_rate
 
@@ -83,7 +84,7 @@ def test_judge_examples_teach_reasoning_or_the_verdict_alone():
     verdict = eft_example(row, PROMPTS, JudgeConfig(mode="verdict"))
     assert PROMPTS.decode(explain.completion_ids) == pair.judgement
     assert PROMPTS.decode(verdict.completion_ids) == f"{pair.verdict}]]"
-    assert verdict.completion_ids[0] in PROMPTS.verdict_choices()
+    assert verdict.completion_ids[0] in judge_of(PROMPTS, JudgeConfig(mode="verdict")).choice_ids
     assert PROMPTS.decode(verdict.prompt_ids).endswith("Judge: [[")
 
 
@@ -149,32 +150,28 @@ def test_batches_do_not_depend_on_which_search_ended_first(tmp_path):
 
 
 def loss(chosen, rejected, reference=(-5.0, -5.0), tokens=(4, 8), **settings):
-    values = {"beta": 0.5, "label_smoothing": 0.0, "length_normalization": False} | settings
-    return step_dpo_loss(
-        torch.tensor([chosen]),
-        torch.tensor([rejected]),
-        torch.tensor([reference[0]]),
-        torch.tensor([reference[1]]),
-        torch.tensor([tokens[0]]),
-        torch.tensor([tokens[1]]),
-        **values,
-    )
+    logps = pair_logps(chosen, rejected, reference, tokens)
+    return step_dpo_loss(logps, DPOConfig(beta=0.5, **settings)).item()
+
+
+def pair_logps(chosen, rejected, reference=(-5.0, -5.0), tokens=(4, 8)):
+    return PairLogps(*(torch.tensor([v]) for v in (chosen, rejected, *reference, *tokens)))
 
 
 def test_dpo_loss_is_ln2_at_the_reference_and_follows_the_formula():
-    assert loss(-5.0, -5.0).dpo_B.item() == pytest.approx(math.log(2))
+    assert loss(-5.0, -5.0) == pytest.approx(math.log(2))
     margin = 0.5 * ((-3.0 + 5.0) - (-9.0 + 5.0))
-    assert loss(-3.0, -9.0).dpo_B.item() == pytest.approx(math.log1p(math.exp(-margin)))
-    assert loss(-3.0, -9.0).nll_B.item() == pytest.approx(3.0 / 4)
+    assert loss(-3.0, -9.0) == pytest.approx(math.log1p(math.exp(-margin)))
+    assert pair_logps(-3.0, -9.0).nll_B.item() == pytest.approx(3.0 / 4)
 
 
 def test_label_smoothing_and_length_normalization():
     margin = 0.5 * (2.0 / 4 - -4.0 / 8)
-    result = loss(-3.0, -9.0, length_normalization=True)
-    assert result.margin_B.item() == pytest.approx(margin)
+    settings = DPOConfig(beta=0.5, length_normalization=True)
+    assert pair_logps(-3.0, -9.0).margin_B(settings).item() == pytest.approx(margin)
     plain = math.log1p(math.exp(-3.0))
     smooth = 0.9 * plain + 0.1 * (plain + 3.0)
-    assert loss(-3.0, -9.0, label_smoothing=0.1).dpo_B.item() == pytest.approx(smooth)
+    assert loss(-3.0, -9.0, label_smoothing=0.1) == pytest.approx(smooth)
 
 
 def test_a_first_loss_other_than_ln2_stops_with_an_explanation():

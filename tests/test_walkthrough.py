@@ -8,7 +8,7 @@ from conftest import ROOT
 from finished import finished_run, searches
 
 from psr_ray.config.file import load_config
-from psr_ray.inference.schemas import SEARCH_SCHEMA
+from psr_ray.inference.search_rows import SEARCH_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.report.html import write_report
 from psr_ray.report.summary import write_summary

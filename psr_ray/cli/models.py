@@ -64,7 +64,7 @@ def evaluate(
     from actors.rows import do_rows
     from psr_ray.config import MethodConfig
     from psr_ray.data.benchmarks import benchmark_file
-    from psr_ray.inference.tasks import output_folder
+    from psr_ray.data.rows import output_folder
     from psr_ray.measures.benchmark import benchmark_lines, write_benchmark
     from psr_ray.storage.shards import read_rows, shards
 

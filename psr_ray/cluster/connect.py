@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from psr_ray.cluster.ray_internals import on_loopback
 from psr_ray.config import Config, TelemetryConfig
 from psr_ray.errors import PsrError, last_line
 from psr_ray.telemetry.logs import ray_settings
@@ -40,32 +41,19 @@ def local_gpus() -> int:
 def start_local(num_gpus: int, telemetry: TelemetryConfig) -> None:
     """Start a Ray of this machine alone, with all its ports on loopback."""
     import ray
-    from ray._private import ray_constants
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # Ray keeps 127.0.0.1 as its address only where clusters are off, as they are on macOS; elsewhere it
-    # takes the network's, and listens there. The constant is for this process, the variable for those
-    # it starts.
-    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    constant, value = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(variable)
-    ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
-    try:
+    with on_loopback() as arguments:
         ray.init(
             address="local",
-            _node_ip_address="127.0.0.1",
             num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
             num_gpus=num_gpus,
             include_dashboard=False,
             log_to_driver=telemetry.logs == "json",
             logging_level=logging.ERROR,
+            **arguments,
             **ray_settings(telemetry),
         )
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = constant
-        if value is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = value
 
 
 def join(telemetry: TelemetryConfig) -> None:

@@ -8,9 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from psr_ray.cluster.capacity import NodeKind, countable
+from psr_ray.cluster.ray_internals import autoscaler_file, autoscaling_state
 from psr_ray.config.file import read_yaml
 from psr_ray.errors import PsrError, last_line
 
@@ -120,34 +119,10 @@ def node_kinds() -> list[NodeKind] | None:
         tuple(sorted(countable(node["Resources"]).items())) for node in ray.nodes() if node["Alive"]
     )
     kinds = [NodeKind("node", dict(resources), count) for resources, count in alive.items()]
-    if not autoscaling_state().autoscaler_state_version:
+    if autoscaling_state() is None:
         return kinds
-    file = autoscaler_file(ray.get_runtime_context().gcs_address)
+    file = autoscaler_file()
     return None if file is None else kinds + file_kinds(file)
-
-
-def autoscaling_state() -> Any:
-    """What the cluster's autoscaler last reported (``AutoscalingState``); version 0: there is none."""
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
-    return GetClusterStatusReply.FromString(client.get_cluster_status()).autoscaling_state
-
-
-def autoscaler_file(gcs_address: str) -> Path | None:
-    """The cluster file that the autoscaler of a cluster was started with, where it runs on this machine:
-    Ray keeps it nowhere else."""
-    for process in psutil.process_iter(["cmdline"]):
-        arguments = process.info["cmdline"] or []
-        options = dict(
-            part.split("=", 1) for part in arguments if part.startswith("--") and "=" in part
-        )
-        if "monitor.py" in " ".join(arguments) and options.get("--gcs-address") == gcs_address:
-            file = options.get("--autoscaling-config")
-            return Path(file).expanduser() if file else None
-    return None
 
 
 def file_kinds(file: Path) -> list[NodeKind]:

@@ -7,14 +7,15 @@ import json
 from typing import Any
 
 from psr_ray.compare.config import PlannedRun
-from psr_ray.inference.tasks import output_folder
+from psr_ray.data.rows import output_folder
 from psr_ray.measures.evaluation import correct_characters
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.shards import finished_ids
 
-TEST_SETS = {"heldout": "solve", "hard": "hard"}
+# Sets of problems that all models solve, by what their rows call them.
+TEST_SETS = {"heldout": None, "hard": "hard"}
 
 
 def run_key(run: PlannedRun) -> str:
@@ -43,8 +44,8 @@ def write_record(run: PlannedRun, summary: Json) -> None:
         "alarms": summary["alarms"],
         "correct": {planned.model: outcomes(planned) for planned in evaluations},
         "problems": {
-            name: digest(finished_ids(output_folder(evaluations[0].stage.folder, task)))
-            for name, task in TEST_SETS.items()
+            name: digest(finished_ids(output_folder(evaluations[0].stage.folder, "solve", dataset)))
+            for name, dataset in TEST_SETS.items()
         },
         "cost": cost(plan),
         "wall_s": summary["wall_s"],
@@ -56,7 +57,8 @@ def write_record(run: PlannedRun, summary: Json) -> None:
 def outcomes(planned: PlannedStage) -> dict[str, str]:
     """Which problems of each test set a model solved."""
     return {
-        name: correct_characters(planned.stage.folder, task) for name, task in TEST_SETS.items()
+        name: correct_characters(planned.stage.folder, dataset)
+        for name, dataset in TEST_SETS.items()
     }
 
 

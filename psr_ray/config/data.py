@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from psr_ray.config.base import Frozen, Positive, Share
+from psr_ray.config.base import Frozen, Positive, Share, own_or
 
 
 class SourceConfig(Frozen):
-    """Where rows come from: the embedded arithmetic, or a file."""
+    """Where rows come from: the embedded arithmetic, a file, or a function of your own."""
 
-    kind: Literal["arithmetic", "file"] = "arithmetic"
-    """`arithmetic` draws from the embedded source, `file` reads `path`."""
+    kind: Annotated[str, own_or("arithmetic", "file")] = "arithmetic"
+    """`arithmetic` draws from the embedded source, `file` reads `path`, `module:name` calls a function
+    of your own (docs/extending.md)."""
     path: str | None = None
-    """JSONL or Parquet; problems need `problem` (or `question`), `answer` where it is known."""
+    """JSONL or Parquet; problems need `problem` (or `question`), `answer` where it is known. With a
+    function of your own, whatever it makes of it."""
     num: Positive = 1000
     """Rows to take, at most."""
     num_steps: tuple[Positive, Positive] = (3, 5)
@@ -32,7 +34,7 @@ class SourceConfig(Frozen):
 
     @model_validator(mode="after")
     def path_goes_with_file(self) -> SourceConfig:
-        if (self.kind == "file") != (self.path is not None):
+        if self.kind in ("arithmetic", "file") and (self.kind == "file") != (self.path is not None):
             raise ValueError("`path` and `kind: file` go together: give both or neither")
         if self.num_steps[0] > self.num_steps[1]:
             raise ValueError("`num_steps`: the least is above the most")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share
+from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share, own_or
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.seed import SeedDataConfig
 from psr_ray.config.training import DPOConfig, SFTConfig
@@ -80,9 +80,9 @@ class SearchConfig(Frozen):
 
 
 class JudgeConfig(Frozen):
-    mode: Literal["explain", "verdict"] = "explain"
+    mode: Annotated[str, own_or("explain", "verdict")] = "explain"
     """`explain`: reasoning, then [[A]] or [[B]], as in the paper. `verdict`: probabilities of the
-    two verdict tokens, no reasoning."""
+    two verdict tokens, no reasoning. `module:name`: a class of your own (docs/extending.md)."""
     temperature: NonNegative = 0.0
     """Sampling temperature of the judge (paper: not stated; 0 makes verdicts repeatable)."""
     max_tokens: Positive = 1024
@@ -100,19 +100,27 @@ class MethodConfig(Frozen):
 
     unit: Literal["step", "solution"] = "step"
     """What is sampled, ranked and paired: the next step, or a whole solution at once."""
-    ranking: Literal["pairwise", "points", "random", "longest", "oracle"] = "pairwise"
-    """Who says which candidate is best: the model as judge of pairs (the paper's way); the model
+    ranking: Annotated[str, own_or("pairwise", "points", "random", "longest", "oracle")] = (
+        "pairwise"
+    )
+    """What scores the candidates: the model as judge of pairs (the paper's way); the model
     giving 0 to 5 points (Self-Rewarding LM, arXiv 2401.10020); chance; length in tokens; the truth,
-    where problems are gradable."""
+    where problems are gradable; `module:name`, a class of your own (docs/extending.md)."""
     judge: Literal["policy", "first"] = "policy"
     """Which model judges: the one that searches, or M1 in every iteration."""
-    objective: Literal["dpo", "nll"] = "dpo"
-    """Loss on the pairs: DPO, or the chosen side's NLL alone (fine-tuning on what was chosen)."""
+    objective: Annotated[str, own_or("dpo", "nll")] = "dpo"
+    """Loss on the pairs: DPO, or the chosen side's NLL alone (fine-tuning on what was chosen);
+    `module:name`, a function of your own (docs/extending.md)."""
+
+    @property
+    def without_judge(self) -> bool:
+        """Whether no model judges."""
+        return self.ranking in ("random", "longest", "oracle")
 
     @property
     def first_judges(self) -> bool:
         """Whether M1 is needed beside the policy."""
-        return self.judge == "first" and self.ranking in ("pairwise", "points")
+        return self.judge == "first" and not self.without_judge
 
 
 class EngineConfig(Frozen):
@@ -233,7 +241,7 @@ class Config(Frozen):
                 )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
-        lengths = {"max_tokens": self.judge.max_tokens} if self.judge.mode == "explain" else {}
+        lengths = {"max_tokens": self.judge.max_tokens} if self.judge.mode != "verdict" else {}
         if self.method.ranking == "points":
             lengths["max_points_tokens"] = self.judge.max_points_tokens
         for name, length in lengths.items():

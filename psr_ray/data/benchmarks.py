@@ -130,7 +130,7 @@ def benchmark_rows(name: str, num: int | None, failures: Failures) -> list[Row]:
         elif problem.id in rows:
             failures.add(path, line, f"id {problem.id!r} occurs a second time")
         else:
-            row = problem_row("benchmark", problem)
+            row = problem_row("solve", problem, "benchmark")
             rows[problem.id] = row | {"id": f"{shown}{OF_NAME}{problem.id}"}
     if not rows:
         raise PsrError(

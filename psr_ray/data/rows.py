@@ -1,19 +1,23 @@
-"""The rows that engines work on.
+"""The rows that engines work on, and where their results go.
 
 A *task row* is a problem to solve, sample or search, a judged pair to judge again, or a probe; all
-share one schema so that one pool of engines takes them in one stream.
+share one schema, so that one pool of engines takes them in one stream.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pyarrow as pa
 
 from psr_ray.problems import JudgedPair, JudgedSolution, Problem
 from psr_ray.storage.files import Row
+from psr_ray.storage.shards import Key
 
 TASK_SCHEMA = pa.schema(
     [
-        ("task", pa.string()),  # solve | hard | sample | search | judge | probe
+        ("task", pa.string()),  # what is done with it: a name in psr_ray.inference.tasks.TASKS
+        ("dataset", pa.string()),  # whose results are kept apart (hard, benchmark), else null
         ("id", pa.string()),
         ("problem", pa.string()),
         ("answer", pa.string()),
@@ -43,10 +47,26 @@ TASK_SCHEMA = pa.schema(
 )
 
 
-def problem_row(task: str, problem: Problem) -> Row:
+def output_name(task: str, dataset: str | None = None) -> str:
+    """What the results of one task are called, on one of several sets of problems."""
+    return task if dataset is None else f"{dataset}-{task}"
+
+
+def output_folder(stage: Path, task: str, dataset: str | None = None) -> Path:
+    """The folder of those results in a stage's folder."""
+    return stage / output_name(task, dataset)
+
+
+def key_of(row: Row) -> Key:
+    """What a task row is known by within its stage."""
+    return output_name(row["task"], row.get("dataset")), row["id"]
+
+
+def problem_row(task: str, problem: Problem, dataset: str | None = None) -> Row:
     """A problem as a task row."""
     return {
         "task": task,
+        "dataset": dataset,
         "id": problem.id,
         "problem": problem.text,
         "answer": problem.answer,

@@ -1,13 +1,13 @@
-"""Rows from their sources: files of problems and of judged rows, or the embedded arithmetic.
+"""Rows from their sources: the embedded arithmetic, files, or a function of the user's own.
 
-A broken line of a file is counted and listed with its file, line and reason; it does not end the run. A
-file without one good row does.
+A broken record is counted and listed with its file, line and reason; it does not end the run. A source
+without one usable row does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from itertools import islice
@@ -20,8 +20,9 @@ from psr_ray.data.rows import pair_row, problem_row, solution_judgement_row
 from psr_ray.data.seed.solutions import judged_solutions
 from psr_ray.embedded.arithmetic import Split, generate_problems
 from psr_ray.embedded.seed import SHARE_ALIKE, ift_problems, judged_pairs
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, last_line
 from psr_ray.method.judge import parse_points
+from psr_ray.plugins import find
 from psr_ray.problems import JudgedPair, JudgedSolution, Problem
 from psr_ray.storage.files import Row
 from psr_ray.storage.locations import location
@@ -41,9 +42,9 @@ class Failures:
 def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
     """Line (or row) number and object of each good line of a JSONL or Parquet file."""
     if not path.is_file():
-        raise PsrError(f"problem file {path}: no such file; mend `path` in the config's `data`")
+        raise PsrError(f"problem file {path}: no such file; correct `path` in the config's `data`")
     if path.suffix == ".parquet":
-        remedy = "mend it, or `path` in the config's `data`"
+        remedy = "replace it, or correct `path` in the config's `data`"
         yield from enumerate(read_rows([path], remedy), start=1)
         return
     if path.suffix not in (".jsonl", ".json"):
@@ -106,13 +107,42 @@ def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
     return JudgedSolution(problem, problem.solution, clean(record["judgement"]), points)
 
 
-def from_file(
-    source: SourceConfig, to_row: Callable[[Row, Path, int], Row], failures: Failures
+RecordFunction = Callable[[SourceConfig, int], Iterable[Row]]
+
+
+def record_function(kind: str) -> RecordFunction:
+    """The user's function that a source's ``kind`` names: it takes the source's settings and the seed,
+    and yields records like those of a file. Raises ``PsrError`` where it does not fit."""
+    found: RecordFunction = find("data source", kind, {}, ("source", "seed"))
+    return found
+
+
+def own_records(source: SourceConfig, seed: int, failures: Failures) -> Iterator[tuple[int, Row]]:
+    """Number and record of each record that the user's function yields."""
+    try:
+        for number, record in enumerate(record_function(source.kind)(source, seed), start=1):
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                reason = f"expected a dict, found {type(record).__name__}"
+                failures.add(Path(source.kind), number, reason)
+    except PsrError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise PsrError(f"data source {source.kind}: {last_line(error)}") from error
+
+
+def rows_from(
+    source: SourceConfig, seed: int, to_row: Callable[[Row, Path, int], Row], failures: Failures
 ) -> Iterator[Row]:
-    """Task rows of a file; bad records go to ``failures``, a second use of an id too."""
-    path = location(source.path or "")
+    """Task rows of a file or of the user's function; bad records and repeated ids go to ``failures``."""
+    if source.kind == "file":
+        path = location(source.path or "")
+        records = read_records(path, failures)
+    else:
+        path, records = Path(source.kind), own_records(source, seed, failures)
     seen: set[str] = set()
-    for line, record in read_records(path, failures):
+    for line, record in records:
         try:
             row = to_row(record, path, line)
         except ValueError as error:
@@ -125,7 +155,7 @@ def from_file(
         yield row
     if not seen:
         reason = failures.items[-1]["reason"] if failures.items else "it is empty"
-        raise PsrError(f"problem file {path}: not one usable row ({reason})")
+        raise PsrError(f"data source {path}: not one usable row ({reason})")
 
 
 def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
@@ -138,21 +168,28 @@ def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
 
 
 def problem_rows(
-    source: SourceConfig, split: Split, task: str, seed: int, failures: Failures
+    source: SourceConfig,
+    split: Split,
+    task: str,
+    seed: int,
+    failures: Failures,
+    dataset: str | None = None,
 ) -> list[Row]:
     """The problems of a source as task rows."""
     if source.kind == "arithmetic":
         problems = generate_problems(
             source.split or split, source.num, **arithmetic_settings(source, seed)
         )
-        return [problem_row(task, problem) for problem in problems]
-    rows = from_file(source, lambda *where: problem_row(task, problem_from(*where)), failures)
+        return [problem_row(task, problem, dataset) for problem in problems]
+    rows = rows_from(
+        source, seed, lambda *where: problem_row(task, problem_from(*where), dataset), failures
+    )
     return list(islice(rows, source.num))
 
 
 def ift_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
     """Solved problems as task rows; the embedded source's solver may be careless."""
-    if source.kind == "file":
+    if source.kind != "arithmetic":
         return problem_rows(source, "ift", "solve", seed, failures)
     solved = ift_problems(
         source.num, slip_share=source.slip_share, **arithmetic_settings(source, seed)
@@ -168,7 +205,8 @@ def pair_rows(source: SourceConfig, split: Split, seed: int, failures: Failures)
             split, source.num, share_alike=alike, **arithmetic_settings(source, seed)
         )
         return [pair_row(pair) for pair in pairs]
-    return list(islice(from_file(source, lambda *w: pair_row(pair_from(*w)), failures), source.num))
+    rows = rows_from(source, seed, lambda *w: pair_row(pair_from(*w)), failures)
+    return list(islice(rows, source.num))
 
 
 def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
@@ -178,5 +216,7 @@ def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures)
             source.num, slip_share=source.slip_share, **arithmetic_settings(source, seed)
         )
         return [solution_judgement_row(item) for item in judged]
-    rows = from_file(source, lambda *w: solution_judgement_row(judged_solution_from(*w)), failures)
+    rows = rows_from(
+        source, seed, lambda *w: solution_judgement_row(judged_solution_from(*w)), failures
+    )
     return list(islice(rows, source.num))

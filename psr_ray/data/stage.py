@@ -116,7 +116,7 @@ def write_data(config: Config, folder: Path) -> Row:
     if data.eft_solutions is not None:
         files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
     if data.hard is not None:
-        files["hard"] = problem_rows(data.hard, "heldout", "hard", seed, failures)
+        files["hard"] = problem_rows(data.hard, "heldout", "solve", seed, failures, "hard")
     if data.judge is not None:
         files["judge"] = pair_rows(data.judge, "judge", seed, failures)
     if data.benchmarks:
@@ -172,8 +172,7 @@ def check_sources(config: Config, manifest: Row) -> None:
 
 def repeated(name: str, rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, list[Row]]:
     """Files of the same problems for other tasks."""
-    prefix = "" if name == "heldout" else f"{name}-"
-    return {f"{name}-{task}": [row | {"task": prefix + task} for row in rows] for task in tasks}
+    return {f"{name}-{task}": [row | {"task": task} for row in rows] for task in tasks}
 
 
 def benchmark_files(config: Config, failures: Failures) -> dict[str, list[Row]]:
@@ -202,7 +201,8 @@ def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dic
     used: set[str] = set()
     total = sum(source.num for source in wanted)
     for name, source in zip(search_files(config), wanted, strict=True):
-        whole = source.model_copy(update={"num": 10**9 if source.kind == "file" else total})
+        num = total if source.kind == "arithmetic" else 10**9
+        whole = source.model_copy(update={"num": num})
         if whole not in pools:
             rows = problem_rows(whole, "train", "search", config.seed, failures)
             pools[whole] = without_held_out(rows, known, "train", failures)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
+from psr_ray.inference.guard import guard_children
 from psr_ray.inference.vllm_api import (
     completions_of,
     engine_arguments,
@@ -96,6 +97,7 @@ class VllmEngine:
         )
         self._thread.start()
         self._ready.result()
+        self._guard = guard_children()  # kept open as long as this process lives
 
     def submit(self, task: EngineTask[Result], name: Any = None) -> Future[Result]:
         """Start a task; its exception, if it raises one, is the future's. ``name`` stands for it among
@@ -151,9 +153,8 @@ class VllmEngine:
 
     def _run(self, arguments: dict[ModelRole, dict[str, Any]]) -> None:
         try:
-            from vllm import EngineArgs
+            from vllm import EngineArgs, LLMEngine
             from vllm.exceptions import VLLMClientError
-            from vllm.v1.engine.llm_engine import LLMEngine
 
             self._refusals = (ValueError, VLLMClientError)
             self._engines = {

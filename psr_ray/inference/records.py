@@ -1,93 +1,31 @@
-"""What engines write: one row a search (kept whole), a greedy solution, a set of sampled solutions,
-a judged pair, a probe."""
+"""Rows of the other tasks of engines: a greedy solution, sampled solutions, a judged pair, a text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pyarrow as pa
 
 from psr_ray.answers import extract_boxed, is_equal, stated_answer
-from psr_ray.method.judge import Comparison, Verdict
-from psr_ray.method.search import Search
 from psr_ray.method.steps import split_steps
-from psr_ray.method.truth import right_candidates
+from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import JudgedPair
 from psr_ray.storage.files import Row
 
-
-def search_row(search: Search) -> Row:
-    """A search as a row of ``SEARCH_SCHEMA``: all candidates, verdicts, scores, ids, and its end."""
-    solution = "\n".join(candidate.text for candidate in search.chosen())
-    predicted = extract_boxed(solution)
-    steps = []
-    for step in search.steps:
-        nothing = [None] * len(step.candidates)
-        texts = [candidate.text for candidate in step.candidates]
-        truth: Sequence[bool | None] = (
-            right_candidates(search.problem, step.steps_so_far, texts, search.unit) or nothing
-        )
-        steps.append(
-            {
-                "number": step.number,
-                "outcome": step.outcome,
-                "kept": step.kept,
-                "chosen": step.chosen,
-                "rejected": step.rejected,
-                "num_truncated": step.num_truncated,
-                "candidates": [
-                    {
-                        "text": candidate.text,
-                        "token_ids": list(candidate.token_ids),
-                        "count": candidate.count,
-                        "ended": candidate.ended,
-                        "score": score,
-                        "is_right": right,
-                        "judgement": judgement,
-                    }
-                    for candidate, score, right, judgement in zip(
-                        step.candidates,
-                        step.scores,
-                        truth,
-                        step.judgements or nothing,
-                        strict=True,
-                    )
-                ],
-                "verdicts": [
-                    {
-                        "first": comparison.first,
-                        "second": comparison.second,
-                        "first_wins": verdict.first_wins,
-                        "text": verdict.text,
-                    }
-                    for comparison, verdict in step.verdicts.items()
-                ],
-            }
-        )
-    answer = search.problem.answer
-    return {
-        "id": search.problem.id,
-        "problem": search.problem.text,
-        "answer": answer,
-        "plan": search.problem.plan,
-        "prompt_ids": list(search.prompt_ids),
-        "end": search.end,
-        "predicted": predicted,
-        "correct": None if answer is None else is_equal(answer, predicted),
-        "num_rollbacks": search.num_rollbacks,
-        "num_sampled_tokens": search.usage.num_sampled_tokens,
-        "num_judge_tokens": search.usage.num_judge_tokens,
-        "num_prompt_tokens": search.usage.num_prompt_tokens,
-        "num_cached_tokens": search.usage.num_cached_tokens,
-        "error": None,
-        "steps": steps,
-    }
-
-
-def verdicts_of(step: Row) -> dict[Comparison, Verdict]:
-    """The verdicts of a step of a search row."""
-    return {
-        Comparison(v["first"], v["second"]): Verdict(v["first_wins"], v["text"])
-        for v in step["verdicts"]
-    }
+SOLUTION_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+        ("text", pa.string()),
+        ("predicted", pa.string()),
+        ("correct", pa.bool_()),
+        ("unboxed", pa.string()),  # the answer stated outside a box, where there is no box
+        ("unboxed_correct", pa.bool_()),
+        ("finish", pa.string()),
+        ("num_steps", pa.int32()),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
 
 
 def solution_row(
@@ -112,9 +50,20 @@ def solution_row(
     }
 
 
-def text_row(name: str, text: str, num_tokens: int, finish: str) -> Row:
-    """What a model or a server wrote."""
-    return {"id": name, "text": text, "finish": finish, "num_tokens": num_tokens, "error": None}
+SAMPLE = pa.struct(
+    [("predicted", pa.string()), ("correct", pa.bool_()), ("num_tokens", pa.int64())]
+)
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("answer", pa.string()),
+        ("samples", pa.list_(SAMPLE)),
+        ("best", pa.int32()),  # place of the sample that the model's own judge prefers
+        ("num_tokens", pa.int64()),
+        ("num_judge_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
 
 
 def samples_row(
@@ -141,6 +90,18 @@ def samples_row(
     }
 
 
+JUDGEMENT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("verdict", pa.string()),
+        ("first_order", pa.float64()),
+        ("second_order", pa.float64()),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
+
 def judgement_row(pair: JudgedPair, first: Verdict, second: Verdict, num_tokens: int) -> Row:
     """A fixed pair judged in both orders: how far the step shown first wins in each."""
     return {
@@ -151,3 +112,19 @@ def judgement_row(pair: JudgedPair, first: Verdict, second: Verdict, num_tokens:
         "num_tokens": num_tokens,
         "error": None,
     }
+
+
+TEXT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("finish", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
+
+def text_row(name: str, text: str, num_tokens: int, finish: str) -> Row:
+    """What a model or a server wrote."""
+    return {"id": name, "text": text, "finish": finish, "num_tokens": num_tokens, "error": None}

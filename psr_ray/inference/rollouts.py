@@ -6,6 +6,8 @@ The value of a step is the share of solutions sampled from it that end with the 
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from psr_ray.answers import extract_boxed, is_equal
 from psr_ray.config import Config
 from psr_ray.data.rows import problem_of
@@ -14,6 +16,33 @@ from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.search import ProblemTooLong
 from psr_ray.method.steps import Candidate, merge, model_ends, sample_steps
 from psr_ray.storage.files import Row
+
+TREE_CANDIDATE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("count", pa.int32()),
+        ("ended", pa.bool_()),
+        ("value", pa.float64()),
+    ]
+)
+TREE_STEP = pa.struct(
+    [
+        ("number", pa.int32()),
+        ("steps_so_far", pa.list_(pa.string())),
+        ("candidates", pa.list_(TREE_CANDIDATE)),
+    ]
+)
+TREE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+        ("steps", pa.list_(TREE_STEP)),
+        ("end", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
 
 
 def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:

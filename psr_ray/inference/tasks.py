@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from psr_ray.config import Config
 from psr_ray.data.rows import pair_of, problem_of
-from psr_ray.inference.records import judgement_row, samples_row, search_row, solution_row, text_row
-from psr_ray.inference.rollouts import tree_task
-from psr_ray.inference.schemas import (
+from psr_ray.inference.probing import PROBE_SCHEMA, probe_task
+from psr_ray.inference.records import (
     JUDGEMENT_SCHEMA,
-    PROBE_SCHEMA,
     SAMPLES_SCHEMA,
-    SEARCH_SCHEMA,
     SOLUTION_SCHEMA,
     TEXT_SCHEMA,
-    TREE_SCHEMA,
+    judgement_row,
+    samples_row,
+    solution_row,
+    text_row,
 )
+from psr_ray.inference.rollouts import TREE_SCHEMA, tree_task
+from psr_ray.inference.search_rows import SEARCH_SCHEMA, search_row
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
-from psr_ray.method.judge import Comparison, scores, win
+from psr_ray.method.judge import JudgementTooLong, check_room, judge_of
 from psr_ray.method.prompts import PromptBuilder
-from psr_ray.method.ranking import (
-    JudgementTooLong,
-    PairwiseRanking,
-    State,
-    check_room,
-    judge_requests,
-    ranking_of,
-    read_verdict,
-)
+from psr_ray.method.ranking import State, pairwise_ranking, ranking_of
 from psr_ray.method.search import ProblemTooLong, pick, search_steps
-from psr_ray.method.steps import Candidate, merge, sample_steps
-from psr_ray.method.truth import right_candidates
+from psr_ray.method.steps import merge
+from psr_ray.method.verdicts import Comparison
 from psr_ray.storage.files import Row
-
-SCHEMAS: dict[str, pa.Schema] = {
-    "search": SEARCH_SCHEMA,
-    "solve": SOLUTION_SCHEMA,
-    "hard": SOLUTION_SCHEMA,
-    "benchmark": SOLUTION_SCHEMA,
-    "sample": SAMPLES_SCHEMA,
-    "benchmark-search": SEARCH_SCHEMA,
-    "benchmark-sample": SAMPLES_SCHEMA,
-    "probe": PROBE_SCHEMA,
-    "judge": JUDGEMENT_SCHEMA,
-    "tree": TREE_SCHEMA,
-    "write": TEXT_SCHEMA,
-}
-
-
-def output_folder(stage: Path, task: str) -> Path:
-    """Where the shards of one kind of task lie within a stage's folder."""
-    return stage / task
 
 
 def search_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
@@ -121,7 +96,7 @@ def best_of(
     candidates = merge(completions, prompts.decode)
     if not candidates:
         return None
-    ranking = PairwiseRanking(prompts, config.judge, config.model.max_length)
+    ranking = pairwise_ranking(prompts, config, "policy")
     try:
         ranked = yield from ranking.rank(state, candidates)
     except JudgementTooLong:
@@ -131,79 +106,19 @@ def best_of(
     return ids.index(candidates[chosen].token_ids)
 
 
-def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
-    """Candidates that M1 once ranked, ranked again together with this model's own greedy step."""
-    others = [
-        Candidate(tuple(c["token_ids"]), c["text"], c["count"], c["ended"])
-        for c in row["candidates"]
-    ]
-    request = GenerationRequest(
-        prompt_ids=tuple(row["prefix_ids"]),
-        num_samples=1,
-        temperature=0.0,
-        top_p=1.0,
-        max_tokens=config.search.max_step_tokens,
-        stop=prompts.stop,
-    )
-    usage = Usage()
-    completions = yield from sample_steps(request, prompts.decode, usage)
-    own = merge(completions, prompts.decode)  # empty where it did not end
-    texts = [c.text for c in others]
-    everyone = others + [c for c in own if c.text not in texts]
-    problem, so_far = problem_of(row), list(row["steps_so_far"])
-    state = State(problem, tuple(row["prefix_ids"]), so_far, 0, usage)
-    ranking = PairwiseRanking(prompts, config.judge, config.model.max_length)
-    try:
-        ranked = yield from ranking.rank(state, everyone)
-    except JudgementTooLong:  # with its own step
-        own, everyone = [], others
-        ranked = yield from ranking.rank(state, everyone)
-    texts = [c.text for c in everyone]
-    truth = right_candidates(problem, so_far, texts, "step")
-    place = texts.index(own[0].text) if own else None
-    wins = true_wins = None
-    if place is not None:
-        wins = mean_win(others, [win(ranked.verdicts, place, j) for j in range(len(others))])
-        if truth is not None:
-            against = [(1 + truth[place] - truth[j]) / 2 for j in range(len(others))]
-            true_wins = mean_win(others, against)
-    return {
-        "id": row["id"],
-        "scores": scores(others, ranked.verdicts),
-        "own_text": own[0].text if own else None,
-        "own_win": wins,
-        "own_true_win": true_wins,
-        "num_tokens": usage.num_sampled_tokens + usage.num_judge_tokens,
-        "error": None,
-    }
-
-
-def mean_win(others: Sequence[Candidate], wins: Sequence[float]) -> float:
-    """Mean win over all sampled candidates."""
-    total = sum(c.count * value for c, value in zip(others, wins, strict=True))
-    return total / sum(c.count for c in others)
-
-
 def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
     """A judged pair put to the judge again, in both orders."""
-    pair = pair_of(row)
-    forward = Comparison(0, 1)
-    requests = judge_requests(
-        [forward, forward.swap()],
+    pair, judge, forward = pair_of(row), judge_of(prompts, config.judge), Comparison(0, 1)
+    requests = judge.requests(
         pair.problem.text,
         pair.steps_so_far,
         [pair.step_a, pair.step_b],
-        prompts,
-        config.judge,
+        [forward, forward.swap()],
     )
     check_room(requests, config.model.max_length)
     [first], [second] = yield requests
-    return judgement_row(
-        pair,
-        read_verdict(first, prompts),
-        read_verdict(second, prompts),
-        len(first.token_ids) + len(second.token_ids),
-    )
+    num_tokens = len(first.token_ids) + len(second.token_ids)
+    return judgement_row(pair, judge.read(first), judge.read(second), num_tokens)
 
 
 def write_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
@@ -218,18 +133,22 @@ def write_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
     return text_row(row["id"], text, len(completion.token_ids), completion.finish)
 
 
+@dataclass(frozen=True)
+class Task:
+    """One kind of work for an engine: the coroutine that does a row, and the columns that it returns."""
+
+    run: Callable[[Row, PromptBuilder, Config], EngineTask[Row]]
+    schema: pa.Schema
+
+
 TASKS = {
-    "search": search_task,
-    "solve": solve_task,
-    "hard": solve_task,
-    "benchmark": solve_task,
-    "sample": sample_task,
-    "benchmark-search": search_task,
-    "benchmark-sample": sample_task,
-    "judge": judge_task,
-    "probe": probe_task,
-    "tree": tree_task,
-    "write": write_task,
+    "search": Task(search_task, SEARCH_SCHEMA),
+    "solve": Task(solve_task, SOLUTION_SCHEMA),
+    "sample": Task(sample_task, SAMPLES_SCHEMA),
+    "judge": Task(judge_task, JUDGEMENT_SCHEMA),
+    "probe": Task(probe_task, PROBE_SCHEMA),
+    "tree": Task(tree_task, TREE_SCHEMA),
+    "write": Task(write_task, TEXT_SCHEMA),
 }
 
 
@@ -238,7 +157,7 @@ def failed_row(row: Row, error: Exception) -> Row:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     failed: Row = {"id": row["id"], "error": reason}
     for name in ("problem", "answer"):
-        if name in SCHEMAS[row["task"]].names:
+        if name in TASKS[row["task"]].schema.names:
             failed[name] = row[name]
     return failed
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from psr_ray.answers.normal import normal
 from psr_ray.config import Config
 from psr_ray.data.benchmarks import benchmark_of
-from psr_ray.inference.tasks import output_folder
+from psr_ray.data.rows import output_folder
 from psr_ray.measures.intervals import interval
 from psr_ray.measures.provenance import provenance
 from psr_ray.measures.sampling import by_number, test_time_figures
@@ -77,12 +77,11 @@ def benchmark_figures(folder: Path) -> dict[str, Figures]:
 
     def by_benchmark(task: str) -> dict[str, list[Row]]:
         found = defaultdict[str, list[Row]](list)
-        for row in read_rows(shards(output_folder(folder, task))):
+        for row in read_rows(shards(output_folder(folder, task, "benchmark"))):
             found[benchmark_of(row["id"])].append(row)
         return found
 
-    solved = by_benchmark("benchmark")
-    searched, sampled = by_benchmark("benchmark-search"), by_benchmark("benchmark-sample")
+    solved, searched, sampled = map(by_benchmark, ("solve", "search", "sample"))
     found = {name: doubtful(rows) for name, rows in solved.items()}
     if solved:
         write_doubtful(folder, [row for rows in found.values() for row in rows])

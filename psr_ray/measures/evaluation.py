@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psr_ray.inference.tasks import output_folder
+from psr_ray.data.rows import output_folder
 from psr_ray.measures.benchmark import benchmark_figures
 from psr_ray.measures.intervals import mean_and_error
 from psr_ray.measures.probes import probe_figures
@@ -49,9 +49,10 @@ def search_figures(folder: Path) -> SearchFigures:
     return figures_of(read_rows(shards(output_folder(folder, "search"))))
 
 
-def correct_characters(folder: Path, task: str = "solve") -> str:
+def correct_characters(folder: Path, dataset: str | None = None) -> str:
     """Which problems of an evaluation a model solved: a character a problem, in order of their ids."""
-    rows = sorted(read_rows(shards(output_folder(folder, task))), key=lambda row: str(row["id"]))
+    solved = read_rows(shards(output_folder(folder, "solve", dataset)))
+    rows = sorted(solved, key=lambda row: str(row["id"]))
     return characters([bool(row["correct"]) for row in rows if row["answer"] is not None])
 
 
@@ -59,10 +60,10 @@ def model_figures(folder: Path, first: Path, before: Path) -> Figures:
     """All figures of an evaluation stage: greedy accuracy, fixed pairs, searches with its own judge,
     samples, probes. ``first`` and ``before``: the evaluations of M1 and of M(k-1)."""
 
-    def rows(task: str) -> list[Row]:
-        return list(read_rows(shards(output_folder(folder, task))))
+    def rows(task: str, dataset: str | None = None) -> list[Row]:
+        return list(read_rows(shards(output_folder(folder, task, dataset))))
 
-    solved, hard = rows("solve"), rows("hard")
+    solved, hard = rows("solve"), rows("solve", "hard")
     figures = solution_figures(solved) | judge_figures(rows("judge"))
     if hard:
         on_hard = solution_figures(hard)

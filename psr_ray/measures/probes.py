@@ -14,8 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from statistics import stdev
 
-from psr_ray.inference.tasks import output_folder
-from psr_ray.method.judge import order
+from psr_ray.data.rows import output_folder
+from psr_ray.method.verdicts import order
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 

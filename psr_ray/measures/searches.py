@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from psr_ray.inference.records import verdicts_of
-from psr_ray.method.judge import VerdictCounts, Verdicts, order, parse_points, win
+from psr_ray.inference.search_rows import verdicts_of
+from psr_ray.method.judge import parse_points
+from psr_ray.method.verdicts import VerdictCounts, Verdicts, order, win
 from psr_ray.storage.files import Row
 
 # Differences in tokens between two candidates, for the win rate of the longer one.

@@ -1,160 +1,182 @@
-"""The judge's side of the method: comparisons in both orders, verdicts, scores of candidates.
+"""Ways of judging: how two steps are put to a model, and how its answer is read (`judge.mode`).
 
-Three things are counted apart and never mixed (see ``VerdictCounts``): a verdict that cannot be
-parsed, an order flip (both orders name the same position), and a tie (all scores of a step equal).
+A new way is a subclass of ``Judge``: in this file and in ``JUDGES``, or in a module of the user's own,
+named in the config as ``module:name`` (docs/extending.md).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
-from psr_ray.method.steps import Candidate
+from psr_ray.config import JudgeConfig
+from psr_ray.errors import PsrError
+from psr_ray.method.generation import Completion, GenerationRequest, ModelRole
+from psr_ray.method.prompts import PromptBuilder, Texts, TokenIds
+from psr_ray.method.verdicts import Comparison, Verdict
+from psr_ray.plugins import find
+from psr_ray.problems import JudgedPair
 
 FINAL_VERDICT = re.compile(r"\[\[([AB])\]\]\W*$")
 FINAL_POINTS = re.compile(r"Score: ([0-5])\W*$")
+VERDICT_OPENING = "[["
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Candidate ``first`` shown as A against candidate ``second`` shown as B (indices)."""
-
-    first: int
-    second: int
-
-    def swap(self) -> Comparison:
-        return Comparison(self.second, self.first)
+class JudgementTooLong(Exception):
+    """Candidates that leave no room for a judgement of them."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How much A is preferred: 1 or 0 (``explain``), a probability (``verdict``), None: unparsable."""
-
-    first_wins: float | None
-    text: str = ""
+def check_room(requests: Sequence[GenerationRequest], max_length: int) -> None:
+    """Raises ``JudgementTooLong`` where a prompt and its judgement exceed ``max_length`` tokens."""
+    longest = max(requests, key=lambda request: len(request.prompt_ids) + request.max_tokens)
+    if len(longest.prompt_ids) + longest.max_tokens > max_length:
+        raise JudgementTooLong(
+            f"a judge's prompt of {len(longest.prompt_ids)} tokens + {longest.max_tokens} for the "
+            f"judgement > max_length {max_length}"
+        )
 
 
 def parse_verdict(judgement: str) -> Verdict:
-    """The verdict a judgement ends with; ``first_wins`` is None where it does not end with one."""
+    """The verdict that ends a judgement; ``first_wins`` is None where none does."""
     match = FINAL_VERDICT.search(judgement)
     return Verdict(None if match is None else float(match[1] == "A"), judgement)
 
 
 def parse_points(judgement: str) -> int | None:
-    """The points, 0 to 5, a judgement ends with; None where it does not end with ``Score: n``."""
+    """The points, 0 to 5, that end a judgement (``Score: n``); None where there are none."""
     match = FINAL_POINTS.search(judgement)
     return None if match is None else int(match[1])
 
 
-def points_scores(points: Sequence[int | None]) -> list[float]:
-    """Scores from points: an unparsable judgement counts as the mean of the others, so that it
-    makes its candidate neither best nor worst."""
-    known = [value for value in points if value is not None]
-    mean = sum(known) / len(known) if known else 0.0
-    return [mean if value is None else float(value) for value in points]
+@dataclass(frozen=True)
+class Judge(ABC):
+    """One way of judging pairs of steps; ``role`` says which model answers."""
 
+    prompts: PromptBuilder
+    settings: JudgeConfig
+    role: ModelRole = "policy"
 
-def both_orders(num_candidates: int) -> Iterator[Comparison]:
-    """Every pair of candidates in both orders, the two orders side by side."""
-    for i, j in combinations(range(num_candidates), 2):
-        yield Comparison(i, j)
-        yield Comparison(j, i)
+    @abstractmethod
+    def prompt(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> TokenIds:
+        """The prompt that asks which of two next steps is better. What all comparisons of a step share
+        should stand first: they then share a prefix of the KV cache."""
 
+    @abstractmethod
+    def read(self, completion: Completion) -> Verdict:
+        """The verdict in a completion of that prompt."""
 
-Verdicts = Mapping[Comparison, Verdict]
+    @abstractmethod
+    def target(self, pair: JudgedPair) -> TokenIds:
+        """The completion that EFT teaches for a judged pair, without EOS."""
 
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a judgement."""
+        return self.settings.max_tokens
 
-def win(verdicts: Verdicts, i: int, j: int) -> float:
-    """How far candidate i beats j in [0, 1]: the mean over both orders, one half for a missing one
-    (and against itself)."""
-    if i == j:
-        return 0.5
-    as_first = verdicts[Comparison(i, j)].first_wins
-    as_second = verdicts[Comparison(j, i)].first_wins
-    return (
-        (0.5 if as_first is None else as_first) + (0.5 if as_second is None else 1 - as_second)
-    ) / 2
+    @property
+    def choice_ids(self) -> tuple[int, ...]:
+        """Tokens whose probabilities are the verdict; empty where a judgement is sampled."""
+        return ()
 
-
-def scores(candidates: Sequence[Candidate], verdicts: Verdicts) -> list[float]:
-    """Score of each distinct candidate: the wins it would have were no candidates merged.
-
-    arXiv 2503.03746, section 3: Score_i = sum over j != i of O(s_i, s_j). A merged candidate
-    stands for ``count`` equal ones, which draw against each other (one half each).
-    """
-    return [
-        0.5 * (candidate.count - 1)
-        + sum(other.count * win(verdicts, i, j) for j, other in enumerate(candidates) if j != i)
-        for i, candidate in enumerate(candidates)
-    ]
-
-
-def order(a: float, b: float) -> int:
-    """1 where score ``a`` is the higher one, -1 where ``b`` is, 0 where they are equal: sums of the
-    same wins in another order differ in the last bits."""
-    return 0 if abs(a - b) < 1e-9 else 1 if a > b else -1
-
-
-def is_tie(step_scores: Sequence[float]) -> bool:
-    """All scores equal: the step says nothing, the search goes back (section 3)."""
-    return order(max(step_scores), min(step_scores)) == 0
-
-
-@dataclass
-class VerdictCounts:
-    """Counts over judged steps. ``num_right``/``num_gradable`` only where the truth is known:
-    ordered comparisons of two steps of which exactly one is right."""
-
-    num_verdicts: int = 0
-    num_unparsable: int = 0
-    num_pairs: int = 0
-    num_flips: int = 0
-    num_first: int = 0
-    num_steps: int = 0
-    num_ties: int = 0
-    num_gradable: int = 0
-    num_right: int = 0
-
-    def add(
+    def requests(
         self,
-        verdicts: Verdicts,
-        *,
-        tie: bool,
-        is_right: Sequence[bool] | None,
-    ) -> None:
-        """Count one judged step: its verdicts, whether it is a tie, and the candidates' truth."""
-        self.num_steps += 1
-        self.num_ties += tie
-        for comparison, verdict in verdicts.items():
-            self.num_verdicts += 1
-            self.num_unparsable += verdict.first_wins is None
-            self.num_first += verdict.first_wins is not None and verdict.first_wins > 0.5
-            if is_right is not None and is_right[comparison.first] != is_right[comparison.second]:
-                self.num_gradable += 1
-                truth = float(is_right[comparison.first])
-                self.num_right += (
-                    verdict.first_wins is not None and abs(verdict.first_wins - truth) < 0.5
-                )
-            if comparison.first < comparison.second:
-                self.num_pairs += 1
-                other = verdicts[comparison.swap()].first_wins
-                this = verdict.first_wins
-                self.num_flips += (
-                    this is not None and other is not None and (this > 0.5) == (other > 0.5)
-                )
+        problem: str,
+        steps_so_far: Sequence[str],
+        texts: Sequence[str],
+        comparisons: Sequence[Comparison],
+    ) -> list[GenerationRequest]:
+        """A request for each comparison of two of the ``texts``, in order."""
+        return [
+            GenerationRequest(
+                prompt_ids=self.prompt(problem, steps_so_far, texts[c.first], texts[c.second]),
+                num_samples=1,
+                temperature=self.settings.temperature,
+                top_p=1.0,
+                max_tokens=self.max_tokens,
+                choice_ids=self.choice_ids,
+                role=self.role,
+                purpose="judge",
+                max_seconds=self.settings.max_seconds,
+            )
+            for c in comparisons
+        ]
 
-    def shares(self) -> dict[str, float | None]:
-        """The figures of a report; None where there was nothing to measure."""
 
-        def share(part: int, whole: int) -> float | None:
-            return part / whole if whole else None
+class ExplainJudge(Judge):
+    """The paper's way (arXiv 2503.03746, 3.1): reasoning, then ``[[A]]`` or ``[[B]]`` at the end."""
 
-        return {
-            "judge_accuracy_on_policy": share(self.num_right, self.num_gradable),
-            "order_flip_share": share(self.num_flips, self.num_pairs),
-            "first_share": share(self.num_first, self.num_verdicts - self.num_unparsable),
-            "tie_share": share(self.num_ties, self.num_steps),
-            "unparsable_share": share(self.num_unparsable, self.num_verdicts),
-        }
+    def prompt(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> TokenIds:
+        texts = pair_texts(problem, steps_so_far, step_a, step_b)
+        return self.prompts.judging_ids("judge", texts)
+
+    def read(self, completion: Completion) -> Verdict:
+        return parse_verdict(self.prompts.decode(completion.token_ids))
+
+    def target(self, pair: JudgedPair) -> TokenIds:
+        return self.prompts.encode(pair.judgement)
+
+
+class VerdictJudge(Judge):
+    """No reasoning: the prompt ends with ``[[``, the verdict is the probabilities of ``A`` and ``B``."""
+
+    def prompt(
+        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
+    ) -> TokenIds:
+        texts = pair_texts(problem, steps_so_far, step_a, step_b)
+        return self.prompts.judging_ids("verdict", texts, opening=VERDICT_OPENING)
+
+    def read(self, completion: Completion) -> Verdict:
+        chances = completion.choice_probabilities
+        return Verdict(chances[0] if chances else None)
+
+    def target(self, pair: JudgedPair) -> TokenIds:
+        return self._after_opening(f"{pair.verdict}]]")
+
+    @property
+    def max_tokens(self) -> int:
+        return 1
+
+    @property
+    def choice_ids(self) -> tuple[int, ...]:
+        """The tokens of the letters A and B as they follow ``[[``."""
+        return tuple(i for letter in "AB" for i in self._after_opening(letter)[:1])
+
+    def _after_opening(self, text: str) -> TokenIds:
+        """The ids of a text that follows ``[[``. Raises ``PsrError`` where its letter has no token of
+        its own there."""
+        opening = self.prompts.encode(VERDICT_OPENING)
+        letter = self.prompts.encode(VERDICT_OPENING + text[0])
+        ids = self.prompts.encode(VERDICT_OPENING + text)
+        if len(letter) != len(opening) + 1 or ids[: len(letter)] != letter:
+            raise PsrError(
+                f"model {self.prompts.tokenizer.name_or_path}: '[[{text[0]}' is not '[[' and one "
+                "token in its vocabulary; use judge.mode: explain"
+            )
+        return ids[len(opening) :]
+
+
+def pair_texts(problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str) -> Texts:
+    """What the templates `judge` and `verdict` show."""
+    return {"problem": problem, "steps_so_far": steps_so_far, "step_a": step_a, "step_b": step_b}
+
+
+JUDGES = {"explain": ExplainJudge, "verdict": VerdictJudge}
+
+
+def judge_class(settings: JudgeConfig) -> type[Judge]:
+    """The class that `judge.mode` names. Raises ``PsrError`` where it is the user's and does not fit."""
+    takes, methods = ("prompts", "settings", "role"), ("requests", "read", "target")
+    found: type[Judge] = find("judge.mode", settings.mode, JUDGES, takes, methods)
+    return found
+
+
+def judge_of(prompts: PromptBuilder, settings: JudgeConfig, role: ModelRole = "policy") -> Judge:
+    """The judge that the config asks for."""
+    return judge_class(settings)(prompts, settings, role)

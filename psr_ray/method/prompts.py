@@ -7,7 +7,7 @@ holds decoded steps).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from psr_ray.errors import PsrError
 from psr_ray.storage.locations import local_copy
 
 BUILT_IN = Path(__file__).parent.parent / "templates" / "prompts"
-VERDICT_OPENING = "[["
+TokenIds = tuple[int, ...]
+# What a template shows, by the names it uses: a text, or several.
+Texts = Mapping[str, str | Sequence[str]]
 # What only a judge may write, wherever it stands.
 VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
 HOLE = "\0"
@@ -82,60 +84,37 @@ class PromptBuilder:
         )
         self.marks = self._marks()
 
-    def solve_ids(self, problem: str) -> tuple[int, ...]:
+    def solve_ids(self, problem: str) -> TokenIds:
         """The prompt after which the model writes its first step."""
         return self._ids(self._render("solve", problem=self.as_data(problem)), self.system.solve)
 
-    def judge_ids(
-        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
-    ) -> tuple[int, ...]:
-        """The prompt after which the judge explains and gives its verdict.
+    def judging_ids(self, template: str, texts: Texts, *, opening: str = "") -> TokenIds:
+        """A judge's prompt: a template filled in with a problem's and a model's texts.
 
-        What all comparisons of a step share stands first: their prefixes share a KV cache.
+        ``opening`` is the text with which the model's answer begins.
         """
-        text = self.judge_text(problem, steps_so_far, step_a, step_b)
-        return self._ids(text, self.system.judge)
+        text = self.judging_text(template, texts)
+        if not self.chat:
+            return self._ids(text + opening)
+        return self._ids(text, self.system.judge) + self.encode(opening)
 
-    def judge_text(
-        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
-    ) -> str:
-        """What a judge is asked, in words: for any model behind any chat template."""
-        return self._judge_text("judge", problem, steps_so_far, step_a, step_b)
+    def judging_text(self, template: str, texts: Texts) -> str:
+        """The same as plain text: for a model behind any chat template."""
+        values = {
+            name: self.as_data(value, judged=True)
+            if isinstance(value, str)
+            else [self.as_data(step, judged=True) for step in value]
+            for name, value in texts.items()
+        }
+        return self._render(template, **values)
 
-    def text_ids(self, text: str) -> tuple[int, ...]:
+    def text_ids(self, text: str) -> TokenIds:
         """A prompt that somebody else wrote, as the model is to see it."""
         return self._ids(self.as_data(text))
 
-    def verdict_ids(
-        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
-    ) -> tuple[int, ...]:
-        """The prompt that ends with ``[[``: the next token is the verdict's letter."""
-        text = self._judge_text("verdict", problem, steps_so_far, step_a, step_b)
-        if not self.chat:
-            return self._ids(text + VERDICT_OPENING)
-        return self._ids(text, self.system.judge) + tuple(
-            self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
-        )
-
-    def points_ids(self, problem: str, steps: Sequence[str]) -> tuple[int, ...]:
-        """The prompt after which the judge explains and gives a solution its points."""
-        texts = [self.as_data(text, judged=True) for text in (problem, "\n".join(steps))]
-        text = self._render("points", problem=texts[0], solution=texts[1])
-        return self._ids(text, self.system.judge)
-
-    def verdict_choices(self) -> tuple[int, int]:
-        """The ids of the letters A and B as they follow ``[[``."""
-        opening = self.tokenizer.encode(VERDICT_OPENING, add_special_tokens=False)
-        ids = []
-        for letter in "AB":
-            whole = self.tokenizer.encode(VERDICT_OPENING + letter, add_special_tokens=False)
-            if len(whole) != len(opening) + 1 or whole[: len(opening)] != opening:
-                raise PsrError(
-                    f"model {self.tokenizer.name_or_path}: '[[{letter}' is not '[[' and one "
-                    "token in its vocabulary; use judge.mode: explain"
-                )
-            ids.append(whole[-1])
-        return ids[0], ids[1]
+    def encode(self, text: str) -> TokenIds:
+        """Ids of a text that follows a prompt: no special tokens are added."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of ids without special tokens, unchanged otherwise."""
@@ -143,17 +122,6 @@ class PromptBuilder:
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
-
-    def _judge_text(
-        self, name: str, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
-    ) -> str:
-        return self._render(
-            name,
-            problem=self.as_data(problem, judged=True),
-            steps_so_far=[self.as_data(step, judged=True) for step in steps_so_far],
-            step_a=self.as_data(step_a, judged=True),
-            step_b=self.as_data(step_b, judged=True),
-        )
 
     def as_data(self, text: str, *, judged: bool = False) -> str:
         """A problem's or a model's text as it may stand in a prompt: without the tokenizer's control
@@ -168,8 +136,10 @@ class PromptBuilder:
         start of a line, any other (and brackets behind a text) wherever it stands."""
         steps = {"steps_so_far": [HOLE], "step_a": HOLE, "step_b": HOLE, "solution": HOLE}
         starts, ends = set(), set()
-        for name in ("judge", "verdict", "points"):
-            text = self._render(name, problem=HOLE, **steps)
+        for path in sorted(self.folder.glob("*.jinja")):
+            if path.stem == "solve":
+                continue
+            text = self._render(path.stem, problem=HOLE, **steps)
             for line in text.splitlines():
                 start, *rest = map(str.strip, line.split(HOLE))
                 starts.add(start)
@@ -188,7 +158,7 @@ class PromptBuilder:
                 "built-in ones use"
             ) from error
 
-    def _ids(self, text: str, system: str | None = None) -> tuple[int, ...]:
+    def _ids(self, text: str, system: str | None = None) -> TokenIds:
         if not self.chat:
             return tuple(self.tokenizer.encode(text))
         messages = [] if system is None else [{"role": "system", "content": system}]

@@ -1,38 +1,26 @@
-"""Who says which candidate is best: one class a kind of ranking, all with the same call.
+"""Rankings: what scores the candidates of a step (`method.ranking`); one class each, all called alike.
 
-``rank(state, candidates)`` is a coroutine like the search's: it may yield requests. It returns one
-score a candidate; the search takes the best and the worst, whoever gave the scores. Raises
-``JudgementTooLong`` where a judge's prompt leaves no room for its judgement.
+``rank(state, candidates)`` is a coroutine like the search: it may yield requests, and returns one score
+per candidate. Raises ``JudgementTooLong`` where a judge's prompt leaves no room for its judgement. A
+class of the user's own is named in the config as ``module:name`` (docs/extending.md).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from psr_ray.config import Config, JudgeConfig
 from psr_ray.errors import PsrError
-from psr_ray.method.generation import (
-    Completion,
-    EngineTask,
-    GenerationRequest,
-    ModelRole,
-    Usage,
-)
-from psr_ray.method.judge import (
-    Comparison,
-    Verdict,
-    both_orders,
-    parse_points,
-    parse_verdict,
-    points_scores,
-    scores,
-)
-from psr_ray.method.prompts import PromptBuilder
+from psr_ray.method.generation import EngineTask, GenerationRequest, ModelRole, Usage
+from psr_ray.method.judge import Judge, check_room, judge_of, parse_points
+from psr_ray.method.prompts import PromptBuilder, TokenIds
 from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
+from psr_ray.method.verdicts import Comparison, Verdict, both_orders, scores
+from psr_ray.plugins import find
 from psr_ray.problems import Problem
 
 Unit = Literal["step", "solution"]
@@ -59,57 +47,8 @@ class Ranked:
     judgements: list[str] = field(default_factory=list)
 
 
-class JudgementTooLong(Exception):
-    """Candidates that leave no room for a judgement of them."""
-
-
 class Ranking(Protocol):
     def rank(self, state: State, candidates: Sequence[Candidate]) -> EngineTask[Ranked]: ...
-
-
-def check_room(requests: Sequence[GenerationRequest], max_length: int) -> None:
-    """Raises ``JudgementTooLong`` where a prompt and its judgement do not fit in ``max_length``."""
-    longest = max(requests, key=lambda request: len(request.prompt_ids) + request.max_tokens)
-    if len(longest.prompt_ids) + longest.max_tokens > max_length:
-        raise JudgementTooLong(
-            f"a judge's prompt of {len(longest.prompt_ids)} tokens + {longest.max_tokens} for the "
-            f"judgement > max_length {max_length}"
-        )
-
-
-def judge_requests(
-    comparisons: Sequence[Comparison],
-    problem: str,
-    steps_so_far: Sequence[str],
-    texts: Sequence[str],
-    prompts: PromptBuilder,
-    settings: JudgeConfig,
-    role: ModelRole = "policy",
-) -> list[GenerationRequest]:
-    """A request for each comparison, in order."""
-    build = prompts.judge_ids if settings.mode == "explain" else prompts.verdict_ids
-    choices = () if settings.mode == "explain" else prompts.verdict_choices()
-    return [
-        GenerationRequest(
-            prompt_ids=build(problem, steps_so_far, texts[c.first], texts[c.second]),
-            num_samples=1,
-            temperature=settings.temperature,
-            top_p=1.0,
-            max_tokens=settings.max_tokens if settings.mode == "explain" else 1,
-            choice_ids=choices,
-            role=role,
-            purpose="judge",
-            max_seconds=settings.max_seconds,
-        )
-        for c in comparisons
-    ]
-
-
-def read_verdict(completion: Completion, prompts: PromptBuilder) -> Verdict:
-    """The verdict of one completion, in either mode."""
-    if completion.choice_probabilities:
-        return Verdict(completion.choice_probabilities[0])
-    return parse_verdict(prompts.decode(completion.token_ids))
 
 
 @dataclass
@@ -119,10 +58,8 @@ class PairwiseRanking:
     What was decided before a rollback is not asked again.
     """
 
-    prompts: PromptBuilder
-    judge: JudgeConfig
+    judge: Judge
     max_length: int
-    role: ModelRole = "policy"
     decided: dict[tuple[tuple[int, ...], str, str], Verdict] = field(default_factory=dict)
 
     def rank(self, state: State, candidates: Sequence[Candidate]) -> EngineTask[Ranked]:
@@ -131,22 +68,19 @@ class PairwiseRanking:
         keys = {c: (state.prefix_ids, texts[c.first], texts[c.second]) for c in everything}
         asked = [c for c in everything if keys[c] not in self.decided]
         if asked:
-            requests = judge_requests(
-                asked,
-                state.problem.text,
-                state.steps_so_far,
-                texts,
-                self.prompts,
-                self.judge,
-                self.role,
-            )
+            requests = self.judge.requests(state.problem.text, state.steps_so_far, texts, asked)
             check_room(requests, self.max_length)
             answers = yield requests
             for comparison, request, [completion] in zip(asked, requests, answers, strict=True):
                 state.usage.add_judgement(request, [completion])
-                self.decided[keys[comparison]] = read_verdict(completion, self.prompts)
+                self.decided[keys[comparison]] = self.judge.read(completion)
         verdicts = {c: self.decided[keys[c]] for c in everything}
         return Ranked(scores(candidates, verdicts), verdicts)
+
+
+def pairwise_ranking(prompts: PromptBuilder, config: Config, role: ModelRole) -> PairwiseRanking:
+    """The paper's ranking, by the judge that the config asks for."""
+    return PairwiseRanking(judge_of(prompts, config.judge, role), config.model.max_length)
 
 
 @dataclass
@@ -154,23 +88,23 @@ class PointsRanking:
     """Self-Rewarding LM (arXiv 2401.10020): each candidate gets 0 to 5 additive points by itself."""
 
     prompts: PromptBuilder
-    judge: JudgeConfig
+    settings: JudgeConfig
     max_length: int
-    role: ModelRole = "policy"
+    role: ModelRole
 
     def rank(self, state: State, candidates: Sequence[Candidate]) -> EngineTask[Ranked]:
         requests = [
             GenerationRequest(
-                prompt_ids=self.prompts.points_ids(
-                    state.problem.text, [*state.steps_so_far, candidate.text]
+                prompt_ids=points_prompt(
+                    self.prompts, state.problem.text, [*state.steps_so_far, candidate.text]
                 ),
                 num_samples=1,
-                temperature=self.judge.temperature,
+                temperature=self.settings.temperature,
                 top_p=1.0,
-                max_tokens=self.judge.max_points_tokens,
+                max_tokens=self.settings.max_points_tokens,
                 role=self.role,
                 purpose="judge",
-                max_seconds=self.judge.max_seconds,
+                max_seconds=self.settings.max_seconds,
             )
             for candidate in candidates
         ]
@@ -181,6 +115,19 @@ class PointsRanking:
             state.usage.add_judgement(request, [completion])
             texts.append(self.prompts.decode(completion.token_ids))
         return Ranked(points_scores([parse_points(text) for text in texts]), judgements=texts)
+
+
+def points_prompt(prompts: PromptBuilder, problem: str, steps: Sequence[str]) -> TokenIds:
+    """The prompt after which the judge explains and gives a solution its points."""
+    return prompts.judging_ids("points", {"problem": problem, "solution": "\n".join(steps)})
+
+
+def points_scores(points: Sequence[int | None]) -> list[float]:
+    """Scores from points: an unparsable judgement counts as the mean of the others, so that it
+    makes its candidate neither best nor worst."""
+    known = [value for value in points if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return [mean if value is None else float(value) for value in points]
 
 
 @dataclass(frozen=True)
@@ -232,15 +179,28 @@ class OracleRanking:
         return Ranked([float(right) for right in truth])
 
 
+# How a ranking is made for one search, by its name in `method.ranking`.
+RANKINGS: dict[str, Callable[[PromptBuilder, Config], Ranking]] = {
+    "pairwise": lambda prompts, config: pairwise_ranking(prompts, config, config.method.judge),
+    "points": lambda prompts, config: PointsRanking(
+        prompts, config.judge, config.model.max_length, config.method.judge
+    ),
+    "random": lambda _prompts, config: RandomRanking(config.seed),
+    "longest": lambda _prompts, config: LongestRanking(config.seed),
+    "oracle": lambda _prompts, config: OracleRanking(config.method.unit),
+}
+
+
+def ranking_factory(config: Config) -> Callable[[PromptBuilder, Config], Ranking]:
+    """What makes the ranking that `method.ranking` names. Raises ``PsrError`` where it is the user's and
+    does not fit."""
+    name, takes = config.method.ranking, ("prompts", "config")
+    found: Callable[[PromptBuilder, Config], Ranking] = find(
+        "method.ranking", name, RANKINGS, takes, ("rank",)
+    )
+    return found
+
+
 def ranking_of(config: Config, prompts: PromptBuilder) -> Ranking:
     """A ranking for one search, as the config's method says."""
-    method, max_length = config.method, config.model.max_length
-    if method.ranking == "pairwise":
-        return PairwiseRanking(prompts, config.judge, max_length, method.judge)
-    if method.ranking == "points":
-        return PointsRanking(prompts, config.judge, max_length, method.judge)
-    if method.ranking == "random":
-        return RandomRanking(config.seed)
-    if method.ranking == "longest":
-        return LongestRanking(config.seed)
-    return OracleRanking(method.unit)
+    return ranking_factory(config)(prompts, config)

@@ -11,10 +11,11 @@ from typing import Literal
 
 from psr_ray.config import Config
 from psr_ray.method.generation import EngineTask, GenerationRequest, Usage
-from psr_ray.method.judge import Comparison, Verdict, is_tie
+from psr_ray.method.judge import JudgementTooLong
 from psr_ray.method.prompts import PromptBuilder
-from psr_ray.method.ranking import JudgementTooLong, Ranking, State
+from psr_ray.method.ranking import Ranking, State
 from psr_ray.method.steps import Candidate, merge, model_ends, sample_steps
+from psr_ray.method.verdicts import Comparison, Verdict, is_tie
 from psr_ray.problems import Problem
 
 Outcome = Literal["appended", "appended_without_pair", "rolled_back"]

@@ -9,6 +9,7 @@ from typing import Any
 from psr_ray.config import Config
 from psr_ray.data.sources import Failures, ift_rows, pair_rows
 from psr_ray.errors import PsrError
+from psr_ray.method.judge import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
@@ -87,8 +88,9 @@ def rows_lengths(config: Config) -> Lengths:
 
     steps = mean([row["solution"].strip().count(stop) + 1 for row in solved])
     solution = mean([len(tokenizer.encode(row["solution"])) for row in solved])
+    judge = judge_of(prompts, config.judge)
     judge_prompts = [
-        prompts.judge_ids(row["problem"], row["steps_so_far"], row["step_a"], row["step_b"])
+        judge.prompt(row["problem"], row["steps_so_far"], row["step_a"], row["step_b"])
         for row in judged
     ]
     return Lengths(

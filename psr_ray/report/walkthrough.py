@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_ray.inference.records import verdicts_of
-from psr_ray.inference.tasks import output_folder
-from psr_ray.method.judge import VerdictCounts
+from psr_ray.data.rows import output_folder
+from psr_ray.inference.search_rows import verdicts_of
+from psr_ray.method.verdicts import VerdictCounts
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from psr_ray.storage.files import REDO, Row, read_table, readable, write_table
 
-Key = tuple[str, str]  # a row's task and id
+Key = tuple[str, str]  # a row's output (a folder of shards) and id
 
 
 def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
@@ -51,6 +51,15 @@ def finished_ids(folder: Path) -> set[str]:
     return {
         value for path in shards(folder) for value in read_table(path, ["id"])["id"].to_pylist()
     }
+
+
+def num_rows(paths: Iterable[Path]) -> int:
+    """Rows in some Parquet files, by their footers."""
+    total = 0
+    for path in paths:
+        with readable(path), path.open("rb") as file:
+            total += pq.ParquetFile(file).metadata.num_rows
+    return total
 
 
 def drop_doubles(folder: Path) -> int:

@@ -16,8 +16,10 @@ from typing import Any
 from psr_ray.config import JudgeConfig
 from psr_ray.data.rows import pair_of
 from psr_ray.errors import PsrError
+from psr_ray.method.judge import judge_of
 from psr_ray.method.preferences import PAIRS, SOLUTIONS
-from psr_ray.method.prompts import VERDICT_OPENING, PromptBuilder
+from psr_ray.method.prompts import PromptBuilder, TokenIds
+from psr_ray.method.ranking import points_prompt
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 from psr_ray.training.job import TrainingJob
@@ -52,39 +54,31 @@ class PreferenceExample:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
 
-def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Ids of a text without special tokens."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
-
-
 def ift_example(row: Row, prompts: PromptBuilder) -> SFTExample:
     """A problem and its solution in steps, closed by EOS."""
     if not row["solution"]:
         raise PsrError(f"IFT row {row['id']}: no `solution`; IFT rows need one in steps")
-    end = (prompts.tokenizer.eos_token_id,)
-    completion = encode(prompts.tokenizer, row["solution"]) + end
-    return SFTExample(row["id"], prompts.solve_ids(row["problem"]), completion)
+    return closed(row["id"], prompts.solve_ids(row["problem"]), row["solution"], prompts)
 
 
-def eft_example(row: Row, prompts: PromptBuilder, judge: JudgeConfig) -> SFTExample:
-    """A judged pair: reasoning and verdict (`explain`), or the verdict alone (`verdict`)."""
-    pair = pair_of(row)
-    arguments = (pair.problem.text, pair.steps_so_far, pair.step_a, pair.step_b)
+def eft_example(row: Row, prompts: PromptBuilder, settings: JudgeConfig) -> SFTExample:
+    """A judged pair, as the run's judge is to answer it."""
+    pair, judge = pair_of(row), judge_of(prompts, settings)
+    prompt = judge.prompt(pair.problem.text, pair.steps_so_far, pair.step_a, pair.step_b)
     end = (prompts.tokenizer.eos_token_id,)
-    if judge.mode == "explain":
-        completion = encode(prompts.tokenizer, pair.judgement)
-        return SFTExample(row["id"], prompts.judge_ids(*arguments), completion + end)
-    opening = encode(prompts.tokenizer, VERDICT_OPENING)
-    whole = encode(prompts.tokenizer, f"{VERDICT_OPENING}{pair.verdict}]]")
-    return SFTExample(row["id"], prompts.verdict_ids(*arguments), whole[len(opening) :] + end)
+    return SFTExample(row["id"], prompt, judge.target(pair) + end)
 
 
 def points_example(row: Row, prompts: PromptBuilder) -> SFTExample:
     """A judged whole solution: reasoning and points."""
+    prompt = points_prompt(prompts, row["problem"], [row["solution"]])
+    return closed(row["id"], prompt, row["judgement"], prompts)
+
+
+def closed(name: str, prompt: TokenIds, completion: str, prompts: PromptBuilder) -> SFTExample:
+    """A prompt and the completion to learn, closed by EOS."""
     end = (prompts.tokenizer.eos_token_id,)
-    completion = encode(prompts.tokenizer, row["judgement"])
-    prompt = prompts.points_ids(row["problem"], [row["solution"]])
-    return SFTExample(row["id"], prompt, completion + end)
+    return SFTExample(name, prompt, prompts.encode(completion) + end)
 
 
 def preference_example(row: Row) -> PreferenceExample:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from psr_ray.config import DPOConfig
+from psr_ray.config import DPOConfig, MethodConfig
+from psr_ray.plugins import find
 from psr_ray.training.examples import PreferenceExample, SFTExample
 from psr_ray.training.microbatches import PackedTree, pair_trees, sft_trees
 
@@ -19,47 +20,56 @@ Metrics = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class PreferenceLoss:
-    """Per pair [B]: the DPO term, the NLL per token of the chosen step, and what to watch."""
+class PairLogps:
+    """Pairs [B]: log-probabilities of the chosen and the rejected step, summed over their tokens, under
+    the policy and under the reference (which carries no gradient), and their numbers of tokens."""
 
-    dpo_B: torch.Tensor
-    nll_B: torch.Tensor
-    margin_B: torch.Tensor
-    chosen_logp_B: torch.Tensor
-    rejected_logp_B: torch.Tensor
+    chosen_B: torch.Tensor
+    rejected_B: torch.Tensor
+    chosen_reference_B: torch.Tensor
+    rejected_reference_B: torch.Tensor
+    chosen_tokens_B: torch.Tensor
+    rejected_tokens_B: torch.Tensor
+
+    @property
+    def nll_B(self) -> torch.Tensor:
+        """NLL per token of the chosen step."""
+        return -self.chosen_B / self.chosen_tokens_B
+
+    def margin_B(self, settings: DPOConfig) -> torch.Tensor:
+        """β × (log-ratio of chosen − log-ratio of rejected), each divided by its number of tokens with
+        ``length_normalization``."""
+        chosen_ratio = self.chosen_B - self.chosen_reference_B
+        rejected_ratio = self.rejected_B - self.rejected_reference_B
+        if settings.length_normalization:
+            chosen_ratio = chosen_ratio / self.chosen_tokens_B
+            rejected_ratio = rejected_ratio / self.rejected_tokens_B
+        return settings.beta * (chosen_ratio - rejected_ratio)
 
 
-def step_dpo_loss(
-    chosen_logp_B: torch.Tensor,
-    rejected_logp_B: torch.Tensor,
-    chosen_reference_B: torch.Tensor,
-    rejected_reference_B: torch.Tensor,
-    chosen_tokens_B: torch.Tensor,
-    rejected_tokens_B: torch.Tensor,
-    *,
-    beta: float,
-    label_smoothing: float,
-    length_normalization: bool,
-) -> PreferenceLoss:
-    """Sigmoid loss on the step's tokens (arXiv 2503.03746, section 3; cDPO label smoothing).
+# A loss of pairs: returns one value per pair [B], with its gradient.
+Objective = Callable[[PairLogps, DPOConfig], torch.Tensor]
 
-    ``margin`` is beta × (log-ratio of chosen − log-ratio of rejected), each divided by its number
-    of tokens with ``length_normalization``. The reference's log-probabilities carry no gradient.
-    """
-    chosen_ratio = chosen_logp_B - chosen_reference_B
-    rejected_ratio = rejected_logp_B - rejected_reference_B
-    if length_normalization:
-        chosen_ratio = chosen_ratio / chosen_tokens_B
-        rejected_ratio = rejected_ratio / rejected_tokens_B
-    margin = beta * (chosen_ratio - rejected_ratio)
-    dpo = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
-    return PreferenceLoss(
-        dpo_B=dpo,
-        nll_B=-chosen_logp_B / chosen_tokens_B,
-        margin_B=margin.detach(),
-        chosen_logp_B=chosen_logp_B.detach(),
-        rejected_logp_B=rejected_logp_B.detach(),
-    )
+
+def step_dpo_loss(logps: PairLogps, settings: DPOConfig) -> torch.Tensor:
+    """Sigmoid loss on the step's tokens [B] (arXiv 2503.03746, section 3; cDPO label smoothing)."""
+    margin, smoothing = logps.margin_B(settings), settings.label_smoothing
+    return -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
+
+
+def no_loss(logps: PairLogps, _settings: DPOConfig) -> torch.Tensor:
+    """`method.objective: nll`: the NLL term alone is learned."""
+    return torch.zeros_like(logps.chosen_B)
+
+
+OBJECTIVES: dict[str, Objective] = {"dpo": step_dpo_loss, "nll": no_loss}
+
+
+def objective_of(method: MethodConfig) -> Objective:
+    """The loss that `method.objective` names. Raises ``PsrError`` where it is the user's and does not
+    fit."""
+    found: Objective = find("method.objective", method.objective, OBJECTIVES, ("logps", "settings"))
+    return found
 
 
 @dataclass(frozen=True)
@@ -98,43 +108,32 @@ def dpo_term(
     plan: list[list[int]],
     settings: DPOConfig,
     reference: torch.Tensor,
-    *,
-    dpo_weight: float = 1.0,
+    objective: Objective = step_dpo_loss,
 ) -> LossTerm:
-    """Step-DPO with an optional NLL term, a mean over the pairs of the batch.
+    """The loss of pairs with an optional NLL term, a mean over the pairs of the batch.
 
-    ``reference`` [2, N] are the reference's log-probabilities of all chosen and rejected steps. With
-    ``dpo_weight`` 0 the NLL of the chosen steps is all that is learned; the DPO metrics are still
-    reported.
+    ``reference`` [2, N] are the reference's log-probabilities of all chosen and rejected steps. The DPO
+    metrics are reported whatever the ``objective``.
     """
 
     def score(
         rows: list[int], logps_C: torch.Tensor, lengths_C: torch.Tensor, num_pairs: float
     ) -> tuple[torch.Tensor, Metrics]:
-        chosen, rejected = logps_C.view(-1, 2).unbind(dim=1)
-        chosen_tokens, rejected_tokens = lengths_C.view(-1, 2).unbind(dim=1)
         fixed = reference[:, rows].to(logps_C.device, logps_C.dtype)
-        result = step_dpo_loss(
-            chosen,
-            rejected,
-            fixed[0],
-            fixed[1],
-            chosen_tokens,
-            rejected_tokens,
-            beta=settings.beta,
-            label_smoothing=settings.label_smoothing,
-            length_normalization=settings.length_normalization,
+        logps = PairLogps(
+            *logps_C.view(-1, 2).unbind(dim=1), *fixed, *lengths_C.view(-1, 2).unbind(dim=1)
         )
-        loss = dpo_weight * result.dpo_B + settings.nll_weight * result.nll_B
+        margin_B = logps.margin_B(settings)
+        loss = objective(logps, settings) + settings.nll_weight * logps.nll_B
         means = {
-            "dpo_loss": result.dpo_B,
-            "nll": result.nll_B,
-            "margin": result.margin_B,
-            "accuracy": (result.margin_B > 0).float(),
-            "chosen_logp": result.chosen_logp_B,
-            "rejected_logp": result.rejected_logp_B,
-            "chosen_logp_change": chosen - fixed[0],
-            "rejected_logp_change": rejected - fixed[1],
+            "dpo_loss": step_dpo_loss(logps, settings),
+            "nll": logps.nll_B,
+            "margin": margin_B,
+            "accuracy": (margin_B > 0).float(),
+            "chosen_logp": logps.chosen_B,
+            "rejected_logp": logps.rejected_B,
+            "chosen_logp_change": logps.chosen_B - logps.chosen_reference_B,
+            "rejected_logp_change": logps.rejected_B - logps.rejected_reference_B,
         }
         metrics = {name: value.detach().sum() / num_pairs for name, value in means.items()}
         return loss.sum() / num_pairs, metrics | {"num_scored_tokens": lengths_C.sum()}

@@ -28,7 +28,7 @@ from psr_ray.training.checkpoint import Checkpoints
 from psr_ray.training.engine import build_engine, export
 from psr_ray.training.examples import dpo_data, sft_data
 from psr_ray.training.job import TrainingJob, Worker
-from psr_ray.training.losses import LossTerm, Metrics, dpo_term, sft_term
+from psr_ray.training.losses import LossTerm, Metrics, dpo_term, objective_of, sft_term
 from psr_ray.training.metrics import MetricsWriter
 from psr_ray.training.microbatches import MicroBatch, microbatches_of
 from psr_ray.training.packs import pack_trees
@@ -57,9 +57,8 @@ class Trainer:
             assert isinstance(self.training, DPOConfig)
             pairs, plan = self.data.pairs, self.data.pair_plan
             self.reference = reference_of(job, self.engine, pairs, self.worker)
-            weight = float(job.config.method.objective == "dpo")
-            term = dpo_term(pairs, plan, self.training, self.reference, dpo_weight=weight)
-            self.terms.append(term)
+            objective = objective_of(job.config.method)
+            self.terms.append(dpo_term(pairs, plan, self.training, self.reference, objective))
         if self.data.plan:
             self.terms.append(sft_term(self.data.examples, self.data.plan))
         self.num_steps = len(self.terms[0].plan)

@@ -1,0 +1,63 @@
+"""Processes of this machine, known by number and start time: ended, and waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+# Number and time of creation.
+Process = tuple[int, float]
+# Seconds that a process has to end by itself.
+END_S = 60.0
+
+
+def end_processes(family: list[Process]) -> None:
+    """Wait for processes to end; kill those that do not within a minute."""
+    left = []
+    for pid, created in family:
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() == created:
+                left.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(left, timeout=END_S)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=END_S)
+
+
+def end_this_process() -> None:
+    """Kill the children of this process, then itself."""
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_nodes(function: Callable[[Any], None], arguments: Mapping[str, Any]) -> None:
+    """Call a function on each of these nodes that is alive, with its argument; wait for all."""
+    here = ray.get_runtime_context().get_node_id()
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    task: Any = ray.remote(num_cpus=0)(function)
+    pending = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            argument
+        )
+        for node, argument in arguments.items()
+        if node != here and node in alive
+    ]
+    if here in arguments:
+        function(arguments[here])
+    for answer in pending:
+        try:
+            ray.get(answer)
+        except (ray.exceptions.RaySystemError, ray.exceptions.RayTaskError):
+            raise
+        except ray.exceptions.RayError:
+            continue  # the node is gone, and with it what ran there

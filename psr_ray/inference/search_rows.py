@@ -1,0 +1,141 @@
+"""The row of a search: all candidates, verdicts, scores and token ids, rolled-back steps included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from psr_ray.answers import extract_boxed, is_equal
+from psr_ray.method.preferences import IDS
+from psr_ray.method.search import Search
+from psr_ray.method.truth import right_candidates
+from psr_ray.method.verdicts import Comparison, Verdict
+from psr_ray.storage.files import Row
+
+CANDIDATE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("token_ids", IDS),
+        ("count", pa.int32()),
+        ("ended", pa.bool_()),
+        ("score", pa.float64()),
+        ("is_right", pa.bool_()),
+        ("judgement", pa.string()),
+    ]
+)
+VERDICT = pa.struct(
+    [
+        ("first", pa.int32()),
+        ("second", pa.int32()),
+        ("first_wins", pa.float64()),
+        ("text", pa.string()),
+    ]
+)
+STEP = pa.struct(
+    [
+        ("number", pa.int32()),
+        ("outcome", pa.string()),
+        ("kept", pa.bool_()),
+        ("chosen", pa.int32()),
+        ("rejected", pa.int32()),
+        ("num_truncated", pa.int32()),
+        ("candidates", pa.list_(CANDIDATE)),
+        ("verdicts", pa.list_(VERDICT)),
+    ]
+)
+SEARCH_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+        ("plan", pa.string()),
+        ("prompt_ids", IDS),
+        ("end", pa.string()),
+        ("predicted", pa.string()),
+        ("correct", pa.bool_()),
+        ("num_rollbacks", pa.int32()),
+        ("num_sampled_tokens", pa.int64()),
+        ("num_judge_tokens", pa.int64()),
+        ("num_prompt_tokens", pa.int64()),
+        ("num_cached_tokens", pa.int64()),
+        ("error", pa.string()),
+        ("steps", pa.list_(STEP)),
+    ]
+)
+
+
+def search_row(search: Search) -> Row:
+    """A search as a row of ``SEARCH_SCHEMA``: all candidates, verdicts, scores, ids, and its end."""
+    solution = "\n".join(candidate.text for candidate in search.chosen())
+    predicted = extract_boxed(solution)
+    steps = []
+    for step in search.steps:
+        nothing = [None] * len(step.candidates)
+        texts = [candidate.text for candidate in step.candidates]
+        truth: Sequence[bool | None] = (
+            right_candidates(search.problem, step.steps_so_far, texts, search.unit) or nothing
+        )
+        steps.append(
+            {
+                "number": step.number,
+                "outcome": step.outcome,
+                "kept": step.kept,
+                "chosen": step.chosen,
+                "rejected": step.rejected,
+                "num_truncated": step.num_truncated,
+                "candidates": [
+                    {
+                        "text": candidate.text,
+                        "token_ids": list(candidate.token_ids),
+                        "count": candidate.count,
+                        "ended": candidate.ended,
+                        "score": score,
+                        "is_right": right,
+                        "judgement": judgement,
+                    }
+                    for candidate, score, right, judgement in zip(
+                        step.candidates,
+                        step.scores,
+                        truth,
+                        step.judgements or nothing,
+                        strict=True,
+                    )
+                ],
+                "verdicts": [
+                    {
+                        "first": comparison.first,
+                        "second": comparison.second,
+                        "first_wins": verdict.first_wins,
+                        "text": verdict.text,
+                    }
+                    for comparison, verdict in step.verdicts.items()
+                ],
+            }
+        )
+    answer = search.problem.answer
+    return {
+        "id": search.problem.id,
+        "problem": search.problem.text,
+        "answer": answer,
+        "plan": search.problem.plan,
+        "prompt_ids": list(search.prompt_ids),
+        "end": search.end,
+        "predicted": predicted,
+        "correct": None if answer is None else is_equal(answer, predicted),
+        "num_rollbacks": search.num_rollbacks,
+        "num_sampled_tokens": search.usage.num_sampled_tokens,
+        "num_judge_tokens": search.usage.num_judge_tokens,
+        "num_prompt_tokens": search.usage.num_prompt_tokens,
+        "num_cached_tokens": search.usage.num_cached_tokens,
+        "error": None,
+        "steps": steps,
+    }
+
+
+def verdicts_of(step: Row) -> dict[Comparison, Verdict]:
+    """The verdicts of a step of a search row."""
+    return {
+        Comparison(v["first"], v["second"]): Verdict(v["first_wins"], v["text"])
+        for v in step["verdicts"]
+    }
