@@ -14,8 +14,8 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from psr_ray.cluster.capacity import Demand, countable, resources_text
-from psr_ray.cluster.ray_internals import infeasible_gangs
 from psr_ray.errors import PsrError
+from psr_ray.ray_internals import infeasible_gangs
 
 # Seconds without room after which the display says what the stage waits for.
 REPORT_AFTER_S = 2.0

@@ -33,20 +33,19 @@ def result_of(pending: Any) -> Any:
         raise found from error
 
 
-def on_this_node(function: Callable[P, Any]) -> Any:
+def on_this_node(function: Callable[P, Any], **options: Any) -> Any:
     """A function as a task without CPUs, on this node if it lives."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     task: Any = ray.remote(num_cpus=0)(function)
-    return task.options(scheduling_strategy=here)
+    return task.options(scheduling_strategy=here, **options)
 
 
 def stream_of(function: Callable[P, Iterator[Any]], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
     """References to what a generator yields in a process of its own; it must be safe to run twice."""
-    task = on_this_node(function).options(num_returns="streaming")
-    return list(task.remote(*args, **kwargs))
+    return list(on_this_node(function, num_returns="streaming").remote(*args, **kwargs))
 
 
 def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

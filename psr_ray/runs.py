@@ -18,8 +18,9 @@ import yaml
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
-from psr_ray.storage.folders import FolderLock, contents, drop_unfinished, submission_id
+from psr_ray.storage.folders import FolderLock, contents, drop_unfinished
 from psr_ray.storage.locations import is_remote, location, remove
 
 MANIFEST = "_MANIFEST.json"

@@ -36,7 +36,7 @@ def test_weights_that_are_a_pickle_are_refused_unread(model, tmp_path):
 
 
 def test_a_checkpoint_that_calls_something_is_refused(tmp_path):
-    from psr_ray.training.checkpoint import TensorsOnly
+    from psr_ray.training.deepspeed_internals import TensorsOnly
 
     torch.save({"module": Payload(tmp_path / "ran")}, tmp_path / "states.pt")
     with pytest.raises(PsrError, match="damaged, or no checkpoint"):

@@ -93,7 +93,7 @@ def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_pa
 @pytest.mark.long
 def test_states_in_the_nodes_memory_give_the_same_weights(ray_up, preferences, tmp_path):
     """Where a process that was compiling the optimizer had been killed."""
-    from psr_ray.training.engine import build_folder
+    from psr_ray.training.deepspeed_internals import build_folder
 
     build_folder().mkdir(parents=True, exist_ok=True)
     (build_folder() / "lock").touch()

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psr_ray.cluster.ray_internals import on_loopback
 from psr_ray.config import Config, TelemetryConfig
 from psr_ray.errors import PsrError, last_line
+from psr_ray.ray_internals import on_loopback
 from psr_ray.telemetry.logs import ray_settings
 
 # Engines and training workers hold the cores; reading files and coordination need slots beside them.

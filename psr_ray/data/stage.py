@@ -201,7 +201,7 @@ def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dic
     used: set[str] = set()
     total = sum(source.num for source in wanted)
     for name, source in zip(search_files(config), wanted, strict=True):
-        num = total if source.kind == "arithmetic" else 10**9
+        num = 10**9 if source.kind == "file" else total
         whole = source.model_copy(update={"num": num})
         if whole not in pools:
             rows = problem_rows(whole, "train", "search", config.seed, failures)

@@ -16,6 +16,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from psr_ray.errors import PsrError, last_line
+from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.lease import Held, Lease, machine_id
 from psr_ray.storage.locations import is_remote
@@ -85,13 +86,6 @@ def this_process() -> Json:
         "started": psutil.Process().create_time(),
         "job": submission_id(),
     }
-
-
-def submission_id() -> str | None:
-    """The id under which this process was submitted as a Ray job; None where it was not."""
-    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    found = config.get("metadata", {}).get("job_submission_id")
-    return None if found is None else str(found)
 
 
 def in_use(folder: Path, holder: Json) -> str:

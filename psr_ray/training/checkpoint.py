@@ -5,44 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.runs import CHECKPOINTS
 from psr_ray.storage.files import read_json, write_text
 from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
+from psr_ray.training.deepspeed_internals import read_tensors_only
 from psr_ray.training.job import LATEST, Worker
 from psr_ray.training.losses import LossTerm
-
-# Plain classes in the files of ZeRO 1 to 3.
-SAFE = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-
-
-class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
-    """DeepSpeed's files, read as tensors and plain values: a pickle that calls anything is refused."""
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        """The content of a file. Raises ``PsrError`` where it is damaged or would run code."""
-        try:
-            with torch.serialization.safe_globals(SAFE):
-                return torch.load(path, map_location=map_location, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise PsrError(
-                f"{path}: damaged, or no checkpoint of this program ({said}); delete "
-                f"{Path(path).parent.parent} to start the training over"
-            ) from error
 
 
 class Checkpoints:
@@ -64,7 +39,7 @@ class Checkpoints:
         self.folder = out / CHECKPOINTS
         self.engine, self.worker = engine, worker
         self.only_update = training.lora is not None  # the weights below it are the model's
-        engine.checkpoint_engine = TensorsOnly()
+        read_tensors_only(engine)
         plans = [[[row.id for row in term.rows], term.plan] for term in terms]
         # what a checkpoint's shards and steps depend on
         self.basis = {

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.ops.op_builder import CPUAdamBuilder
-from filelock import FileLock
 from peft import (
     LoraConfig,
     get_peft_model,
@@ -22,14 +18,16 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
-from psr_ray.errors import PsrError, last_line
-from psr_ray.storage.locations import cache_folder, folder_to_write, is_remote, local_copy, remove
+from psr_ray.errors import PsrError
+from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.attention import register_attention
+from psr_ray.training.deepspeed_internals import (
+    keep_four_bit_weights,
+    load_cpu_adam,
+    skip_shared_memory_op,
+)
 from psr_ray.training.job import MODEL_FOLDER, TrainingJob
 from psr_ray.training.logprobs import PackScorer
-
-# torch's folder of compiled extensions, an environment variable.
-BUILD_FOLDER = "TORCH_EXTENSIONS_DIR"
 
 
 def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
@@ -85,11 +83,8 @@ def load_model(job: TrainingJob, *, four_bit: bool = False) -> Any:
         quantization_config=quantization,
         device_map=device,
     )
-    for module in model.modules() if four_bit else ():
-        # on a CPU with AVX512-BF16 bitsandbytes repacks a layer's weights in place when it scores
-        # without gradients, as the reference does: trained on after that, they are not what was loaded
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    if four_bit:
+        keep_four_bit_weights(model)
     return model
 
 
@@ -97,9 +92,7 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
     """DeepSpeed's engine, which scores packs with the policy, and the policy itself."""
     training = job.training
     if not training.use_gpu:
-        # The shared-memory op needs a C++ compiler and a minute; under Ray it is never used (it
-        # wants LOCAL_SIZE), so gloo does the work either way.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        skip_shared_memory_op()
     settings = deepspeed_config(training, job.config.model.dtype)
     # With ZeRO-3 this must exist while the model is loaded: it then loads shard by shard.
     keep = HfDeepSpeedConfig(settings) if training.zero_stage == 3 else None
@@ -158,36 +151,3 @@ def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
             if not is_remote(final):
                 os.sync()
                 os.replace(unfinished, final)
-
-
-def build_folder() -> Path:
-    """Where this machine's build of the optimizer lies."""
-    version = f"torch-{torch.__version__}-python-{platform.python_version()}"
-    return cache_folder() / "extensions" / version / str(CPUAdamBuilder.NAME)
-
-
-def load_cpu_adam() -> None:
-    """Compile the optimizer (a minute), or take what another process of this machine compiled.
-
-    torch marks a build by a file that stays where the builder is killed, and then waits for it for ever.
-    So builds lie in a folder of our own, one at a time: a mark that is found there is a dead process's.
-    Raises ``PsrError`` where it cannot be compiled.
-    """
-    folder = build_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(BUILD_FOLDER)
-    os.environ[BUILD_FOLDER] = str(folder.parent)
-    try:
-        with FileLock(folder.parent / "building"):
-            (folder / "lock").unlink(missing_ok=True)
-            CPUAdamBuilder().load(verbose=False)
-    except RuntimeError as error:
-        raise PsrError(
-            f"offload_optimizer: DeepSpeed's Adam cannot be compiled ({last_line(error)}); install a "
-            "C++ compiler and ninja on every node that trains, or set it to false"
-        ) from error
-    finally:
-        if before is None:
-            del os.environ[BUILD_FOLDER]
-        else:
-            os.environ[BUILD_FOLDER] = before

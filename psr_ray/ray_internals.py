@@ -6,6 +6,7 @@ message warns once and gives up where Ray has changed.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -40,36 +41,42 @@ def on_loopback() -> Iterator[dict[str, str]]:
             os.environ[variable] = value
 
 
-def autoscaling_state() -> Any:
-    """The autoscaler's last report (``AutoscalingState``), None where there is no autoscaler.
-
-    ``ray.autoscaler.v2.sdk.get_cluster_status`` leaves out the requests that it can never satisfy.
-    """
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
-    state = GetClusterStatusReply.FromString(client.get_cluster_status()).autoscaling_state
-    return state if state.autoscaler_state_version else None
+def has_autoscaler() -> bool | None:
+    """Whether the cluster has an autoscaler; None where Ray cannot be asked."""
+    state = _asked()
+    return None if state is None else bool(state.autoscaler_state_version)
 
 
 def infeasible_gangs() -> list[list[dict[str, float]]]:
     """The gangs of bundles that the autoscaler says it can never place; none where it does not say.
 
-    Only the message that comes at once depends on it: without it a stage waits for its time-out.
+    ``ray.autoscaler.v2.sdk.get_cluster_status`` leaves them out. Only a message that comes at once
+    depends on them: without it a stage waits for its time-out.
     """
+    state = _asked()
+    return [
+        [dict(request.resources_bundle) for request in gang.requests]
+        for gang in ([] if state is None else state.infeasible_gang_resource_requests)
+    ]
+
+
+def _asked() -> Any:
+    """The autoscaler's last report; None, with one warning, where this Ray has no such thing."""
     try:
-        state = autoscaling_state()
-        if state is None:
-            return []
-        return [
-            [dict(request.resources_bundle) for request in gang.requests]
-            for gang in state.infeasible_gang_resource_requests
-        ]
+        return autoscaling_state()
     except Exception as error:  # whatever another version of Ray raises
         warn_once(f"Ray's autoscaler cannot be asked what it can place: {error!r}")
-        return []
+        return None
+
+
+def autoscaling_state() -> Any:
+    """The autoscaler's last report (``AutoscalingState``); its version is 0 where there is none."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    return GetClusterStatusReply.FromString(client.get_cluster_status()).autoscaling_state
 
 
 def autoscaler_file() -> Path | None:
@@ -87,6 +94,14 @@ def autoscaler_file() -> Path | None:
             file = options.get("--autoscaling-config")
             return Path(file).expanduser() if file else None
     return None
+
+
+def submission_id() -> str | None:
+    """The id under which this process was submitted as a Ray job, None where it was not. It is wanted
+    before ``ray.init``; Ray tells a job's process nothing but its config."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    found = config.get("metadata", {}).get("job_submission_id")
+    return None if found is None else str(found)
 
 
 @cache
