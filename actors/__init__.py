@@ -1,1 +1,1 @@
-"""What lives in a Ray process: thin shells over psr_ray."""
+"""Code that runs in Ray processes: thin layers over psr_ray."""

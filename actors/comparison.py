@@ -21,14 +21,14 @@ from psr_ray.stages import PlannedStage
 
 @dataclass
 class LineDisplay:
-    """A line a finished stage, with the run's name before it: several runs speak at once."""
+    """Prints one line per finished stage, prefixed with the run's name: several runs are in progress."""
 
     console: Console
     name: str
     stop: Event
 
     def skipped(self, planned: PlannedStage) -> None:
-        """Nothing to say."""
+        """Prints nothing."""
 
     def watch(self, _: PlannedStage) -> None:
         """Ends this run's thread when all are to stop."""
@@ -75,7 +75,7 @@ def run_comparison(comparison: CompareConfig, console: Console, *, only: str | N
             raise
     if failed:
         raise PsrError(
-            f"{len(failed)} of {len(due)} runs failed; the same command tries them again: "
+            f"{len(failed)} of {len(due)} runs failed; rerun the command to try them again: "
             + "; ".join(failed)
         )
 

@@ -26,7 +26,7 @@ MAX_DRIVER_DEATHS = 3
 
 
 class Display(Protocol):
-    """Shows a person what the stages' files say."""
+    """Shows the user the state of the run, as its files hold it."""
 
     def skipped(self, planned: PlannedStage) -> None: ...
 
@@ -126,7 +126,7 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
         check_nodes(config.run_dir / CONFIG_FILE)
         actor_class: Any = IterationDriver
         here = ray.get_runtime_context()
-        # Ray Train's helpers ask for their cluster anew, and find several where several are on a machine
+        # Ray Train's helpers look the cluster up again, and find several where several run on a machine
         variables = DRIVER_ENVIRONMENT | python_path() | {"RAY_ADDRESS": here.gcs_address}
         placed = actor_class.options(
             runtime_env={"env_vars": variables},

@@ -17,7 +17,7 @@ from psr_ray.cluster.capacity import Demand, countable, resources_text
 from psr_ray.errors import PsrError
 from psr_ray.ray_internals import infeasible_gangs
 
-# Seconds without room after which the display says what the stage waits for.
+# Report what we are waiting for after this many seconds.
 REPORT_AFTER_S = 2.0
 
 
@@ -28,7 +28,7 @@ def await_room(
     report: Callable[[str | None], None],
     strategy: Literal["STRICT_PACK", "PACK"],
 ) -> None:
-    """Wait until the demand's bundles can be placed at once; ``report`` is told what is waited for.
+    """Wait until the demand's bundles can be placed at once; ``report`` gets what the stage waits for.
 
     Raises ``PsrError`` after ``timeout_s`` seconds, with what was asked for and what is free.
     """
@@ -57,7 +57,7 @@ def await_room(
 
 
 def free_text() -> str:
-    """What of the cluster's CPUs, GPUs and custom resources is free."""
+    """The cluster's free CPUs, GPUs and custom resources, as text."""
     free, all_of_it = ray.available_resources(), countable(ray.cluster_resources())
     return (
         f"{resources_text({name: free.get(name, 0) for name in all_of_it})} of "

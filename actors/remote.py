@@ -21,7 +21,7 @@ def user_error(error: BaseException | None) -> PsrError | None:
 
 
 def result_of(pending: Any) -> Any:
-    """What a task or an actor's method returned; a user's error without Ray's wrapping."""
+    """The result of a task or actor method; a user's error is raised without Ray's wrapping."""
     import ray
 
     try:

@@ -37,7 +37,7 @@ def do_rows(
 
     Returns the folder of the first task's shards, beside which the others' lie.
 
-    Without a problems file the config's held-out source is used. Running it again goes on.
+    Without a problems file the config's held-out source is used. Rerunning resumes.
     """
 
     config = config.in_iteration(1)
@@ -78,7 +78,7 @@ def engine_stage(
 ) -> Path:
     """Do task rows in a folder of their own; returns the folder of the shards of one kind.
 
-    Running it again goes on; what is complete is not done again.
+    Rerunning resumes; completed work is not repeated.
     """
     from psr_ray.cluster.connect import connected
 

@@ -2,7 +2,7 @@
 
     problems ─► trees/ (search, rollouts) ─► pairs ─► judgements/ (both orders) ─► eft.parquet
 
-Each folder is a stage of its own, streamed through Ray Data; the same command goes on where it ended.
+Each folder is a stage of its own, streamed through Ray Data; rerun the command to resume.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def writer_name(config: Config, model: str) -> str:
 
 
 def written(config: Config, folder: Path, prompts: Mapping[str, str], model: str) -> dict[str, Row]:
-    """What the teacher (``seed_data.endpoint``, else the local model) writes after each prompt."""
+    """Completions by the teacher (``seed_data.endpoint``, else the local model), by prompt id."""
     rows = [problem_row("write", Problem(id=name, text=text)) for name, text in prompts.items()]
     settings = settings_of(config, *SEED_SETTINGS) | {
         "writer": writer_name(config, model),

@@ -140,11 +140,11 @@ def stream_rows(
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
-    context.raise_original_map_exception = True  # a full disk or a user's mistake stays what it is
+    context.raise_original_map_exception = True  # a full disk or a user's error keeps its type
     context.max_consecutive_actor_init_deaths = 2  # its node may have died meanwhile
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     with ray.data.DataContext.current(context):
-        # blocks, not a read: one file's read hands on a dozen blocks a second, too few for 64 engines
+        # blocks, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
         dataset = ray.data.from_arrow_refs(stream_of(unfinished, paths, folder, per_batch))
         counted = dataset.map_batches(
             worker,

@@ -25,8 +25,8 @@ MAX_FAILED_STARTS = 20
 def run_training(job: TrainingJob) -> None:
     """Train a model under Ray Train; its folder is ``job.out``/model afterwards.
 
-    Workers that die are replaced, and go on from the last checkpoint. A ``PsrError`` of theirs is
-    raised as it is; any other error once it has come back ``MAX_IDLE_DEATHS`` times without progress.
+    Workers that die are replaced and resume from the last checkpoint. A worker's ``PsrError`` is raised
+    unchanged, any other error after ``MAX_IDLE_DEATHS`` deaths without progress.
     """
     from ray.train import ControllerError, TrainingFailedError
 
@@ -34,7 +34,7 @@ def run_training(job: TrainingJob) -> None:
     demand = training_demand(job.training, job.kind)
     num_deaths = 0
     while True:
-        # before Ray Train, which waits without a word
+        # before Ray Train, which would wait silently
         await_room(demand, job.stage, job.config.resources_timeout_s, progress.wait, "PACK")
         kept = steps_kept(job.out)
         try:
@@ -43,7 +43,7 @@ def run_training(job: TrainingJob) -> None:
             raise PsrError(
                 f"{job.stage}: {job.training.num_workers} training workers could not be started "
                 f"({first_line(error.controller_failure)}); see that the cluster has their CPUs, GPUs "
-                "and memory; the same command goes on"
+                "and memory, then rerun the command to resume"
             ) from error
         except TrainingFailedError as error:
             for cause in getattr(error, "worker_failures", {}).values():
@@ -57,11 +57,11 @@ def run_training(job: TrainingJob) -> None:
                     raise
                 raise PsrError(
                     f"{job.stage}: workers were killed {num_deaths} times without a checkpoint between "
-                    "them (out of memory?); the same command goes on from the last one; lower "
+                    "them (out of memory?); rerun the command to resume from the last one; lower "
                     "tokens_per_pass, or checkpoint_steps where they are taken away"
                 ) from error
             StageLogger(job.out).warning(
-                "a training worker died (%s); going on after step %d", last_line(error), now
+                "a training worker died (%s); resuming after step %d", last_line(error), now
             )
         else:
             return

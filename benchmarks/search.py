@@ -168,7 +168,7 @@ class Sides:
 
 
 def fine_tuned() -> Path:
-    """M1 of the demo's recipe, trained if it is not there."""
+    """M1 of the demo's recipe, trained if it is missing."""
     psr = str(Path(sys.executable).with_name("psr-ray"))
     overrides = [part for setting in SETTINGS for part in ("--set", setting)]
     subprocess.run([psr, "train", "--config", CONFIG, "--update", *overrides], check=True)

@@ -4,7 +4,7 @@
 
 The smoke config (every stage, real engines and trainings) by the command line, on a Ray that stays up. A
 fault kills the command, an engine, a training worker or the driver actor, or interrupts the command; the
-same command then goes on. A run that is whole is checked row by row, and the next one begins. Between
+same command then resumes. A complete run is checked row by row, and the next one begins. Between
 two runs the cluster is at rest: what it holds then (memory, file handles, actors) must not grow.
 """
 

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def kept_out(benchmark: list[str] | None, no_decontamination: bool) -> list[Path]:
-    """The benchmark files; ``PsrError`` where somebody forgot them."""
+    """The benchmark files. Raises ``PsrError`` where they were forgotten."""
     if not benchmark and not no_decontamination:
         raise PsrError(
             "--benchmark: name the files that the model will be measured on, so that their problems are "

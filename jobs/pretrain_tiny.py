@@ -8,7 +8,7 @@ Data: the endless corpus of psr_ray/embedded/corpus.py (arithmetic in words and 
 documents an update. The settings, documents, tokens, minutes and versions of the three runs stand
 beside the weights (C is models/tiny-m0; its pretraining.json). Between the runs the corpus gained kinds
 of documents, so that today's corpus gives a like model, not the same. Plain PyTorch, one process: M0
-stands for a base model that somebody else made; from M1 on everything runs under Ray and DeepSpeed.
+is a stand-in for a published base model; from M1 on everything runs under Ray and DeepSpeed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The whole run as a Ray job.
+"""A complete run as a Ray job.
 
     RAY_ADDRESS=http://HEAD:8265 ray job submit --working-dir . --runtime-env runtime_env.yaml -- \
         python jobs/run.py --config configs/qwen2.5-math-7b.yaml --set runs_dir=s3://BUCKET/runs
 
-The same as `psr-ray run`: submitted again, it goes on where it stopped.
+The same as `psr-ray run`: submit it again to resume.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Checks before a run: versions, model, data, disk, Ray. Each says what to do."""
+"""Checks before a run: versions, model, data, disk, Ray. Each failure comes with its fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COPY_AGAIN = "copy the model again"
 
 
 def check_model(model: str, config: Config) -> str:
-    """That a model folder is there and whole; Hub ids are left to transformers.
+    """Check that a model folder is complete; Hub ids are left to transformers.
 
     Raises ``PsrError`` with the folder and what is missing in it.
     """
@@ -46,7 +46,7 @@ def check_model(model: str, config: Config) -> str:
         return f"{model}: taken as a Hub id"
     if not folder.is_dir():
         raise PsrError(
-            f"model folder {model}: not found (from {os.getcwd()}); mend model.base or --model"
+            f"model folder {model}: not found (from {os.getcwd()}); correct model.base or --model"
         )
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
@@ -74,13 +74,13 @@ def check_model(model: str, config: Config) -> str:
     if tokenizer.bos_token_id is not None and start == (tokenizer.bos_token_id,) * 2:
         raise PsrError(
             f"model folder {model}: a prompt starts with BOS twice, from its tokenizer and from the "
-            "template; set add_bos_token to false in tokenizer_config.json, or mend prompts.templates"
+            "template; set add_bos_token to false in tokenizer_config.json, or correct prompts.templates"
         )
     return f"{model}: config, tokenizer, weights"
 
 
 def check_weights(folder: Path) -> None:
-    """That every weight file is there and as long as its header says; none of them is read."""
+    """Check that every weight file is there and as long as its header says, without reading it."""
     from safetensors import SafetensorError, safe_open
 
     index = read_json(folder / WEIGHTS[1], COPY_AGAIN)
@@ -103,25 +103,25 @@ def check_weights(folder: Path) -> None:
 
 
 def check_source(name: str, source: SourceConfig) -> str:
-    """That a source's file is there."""
+    """Check that a source's file is there."""
     if source.kind == "arithmetic":
         return f"{name}: {source.num} from the embedded source"
     if is_plugin(source.kind):
         return f"{name}: {source.kind}"
     if not location(source.path or "").is_file():
-        raise PsrError(f"data.{name}.path {source.path}: no such file; mend it in the config")
+        raise PsrError(f"data.{name}.path {source.path}: no such file; correct it in the config")
     return f"{name}: {source.path}"
 
 
 def check_data(config: Config) -> str:
-    """That every source and benchmark is there."""
+    """Check that every source and benchmark is there."""
     check_benchmarks(config.data.benchmarks)
     found = [check_source(name, source) for name, source in config.data.sources().items()]
     return "; ".join([*found, *(f"benchmark {name}" for name in config.data.benchmarks)])
 
 
 def check_plugins(config: Config) -> str:
-    """That the user's own code, where the config names some, can be imported and fits."""
+    """Check that the user's own code, where the config names some, can be imported and fits."""
     judge_class(config.judge)
     ranking_factory(config)
     names = [config.judge.mode, config.method.ranking, config.method.objective]
@@ -137,7 +137,7 @@ def check_plugins(config: Config) -> str:
 
 
 def check_inputs(config: Config) -> None:
-    """What must hold before any work is done: model, files and own code are there."""
+    """Check before any work is done that model, files and the user's own code are there."""
     check_plugins(config)
     check_model(config.model.base, config)
     check_data(config)
@@ -145,7 +145,7 @@ def check_inputs(config: Config) -> None:
 
 
 def check_versions() -> str:
-    """That the packages are those the project is tested with; one vLLM, not two."""
+    """Check that the packages are those that the project is tested with, with one vLLM, not two."""
     wrong = [
         f"{name} {metadata.version(name)} (tested: {wanted})"
         for name, wanted in TESTED.items()
@@ -190,7 +190,7 @@ def check_disk(config: Config) -> str:
 
 
 def check_gpus(config: Config) -> str:
-    """That the GPUs a local run asks for are here; a cluster's are counted by Ray."""
+    """Check that a local run's GPUs are there; a cluster's are counted by Ray."""
     wanted = wanted_gpus(config)
     if "RAY_ADDRESS" in os.environ:
         return f"{wanted} GPUs wanted from the cluster at {os.environ['RAY_ADDRESS']}"
@@ -204,7 +204,7 @@ def check_gpus(config: Config) -> str:
 
 
 def check_ray(config: Config) -> str:
-    """That Ray starts (or answers) and runs a task."""
+    """Check that Ray starts (or answers) and runs a task."""
     from psr_ray.cluster.connect import connected
 
     with connected(config):
@@ -214,7 +214,7 @@ def check_ray(config: Config) -> str:
         ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=60)
     found = f"{nodes} node(s), a task ran"
     if "RAY_ADDRESS" in os.environ and os.environ.get("RAY_AUTH_MODE") != "token":
-        found += "; without RAY_AUTH_MODE=token, whoever reaches the cluster may run code on it"
+        found += "; without RAY_AUTH_MODE=token, anyone who reaches the cluster may run code on it"
     return found
 
 

@@ -8,12 +8,12 @@ class PsrError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its kind where it says nothing."""
+    """The first line of an error's message; its type where there is none."""
     return _lines(error)[0][:MAX_SAID]
 
 
 def last_line(error: BaseException) -> str:
-    """What an error says last, behind a traceback say; its kind where it says nothing."""
+    """The last line of an error's message (the end of a traceback); its type where there is none."""
     return _lines(error)[-1][:MAX_SAID]
 
 

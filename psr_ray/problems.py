@@ -1,4 +1,4 @@
-"""Problem: what is solved. Read from JSONL files or drawn from the embedded source."""
+"""Problems and judged candidates, read from files or drawn from the embedded source."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JudgedPair:
 
 @dataclass(frozen=True)
 class JudgedSolution:
-    """A whole solution, the judge's text about it, and the 0 to 5 points it ends with."""
+    """A complete solution, the judge's text about it, and the 0 to 5 points it ends with."""
 
     problem: Problem
     solution: str

@@ -1,7 +1,7 @@
 """The run directory: one folder a stage, a manifest written last, content keys, one owner.
 
 A stage's key is a hash of the settings it reads and of its inputs' keys. A stage whose manifest
-has the key asked for is complete and is skipped; a folder without one is gone on with.
+has the key asked for is complete and is skipped; a folder without one is resumed.
 """
 
 from __future__ import annotations
@@ -121,13 +121,13 @@ class Stage:
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
     def remove(self) -> None:
-        """Forget the stage's results; half removed, it is neither complete nor gone on with."""
+        """Forget the stage's results; half removed, it is neither complete nor resumed."""
         for name in (MANIFEST, KEY_FILE):
             (self.folder / name).unlink(missing_ok=True)
         remove(self.folder)
 
     def tidy(self) -> None:
-        """Let go of what a complete stage no longer needs."""
+        """Remove what a complete stage no longer needs."""
         remove(self.folder / CHECKPOINTS)
 
 
@@ -194,7 +194,7 @@ class RunDirectory:
 
 
 def stored_run(folder: Path) -> RunDirectory:
-    """The run in a folder, wherever that lies by now. Raises ``PsrError`` where there is none."""
+    """The run in a folder, which may have moved. Raises ``PsrError`` where there is none."""
     folder = folder.absolute()
     config = load_config(folder / CONFIG_FILE)
     return RunDirectory(

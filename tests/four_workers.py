@@ -1,6 +1,6 @@
 """Trainings of four workers on two nodes, and one worker's of the same (test_training_nodes.py).
 
-Each is run a second time: as its manifest is written by the driver, it goes on from its last checkpoint.
+Each is run a second time: as its manifest is written by the driver, it resumes from its last checkpoint.
 """
 
 import json

@@ -164,7 +164,7 @@ def test_what_a_server_answered_is_kept_and_the_rest_is_asked_for_again(server, 
     prompts = {
         f"{kind}-{i}": f"a {kind} one, {i}" for kind in ("plain", "late", "odd") for i in (1, 2)
     }
-    with pytest.raises(PsrError, match=r"4 of 6 write rows failed .*run the same command") as error:
+    with pytest.raises(PsrError, match=r"4 of 6 write rows failed .*rerun the command") as error:
         written(config, tmp_path / "written", prompts, "")
     assert "APITimeoutError" in str(error.value)
     assert "an answer without choices" in str(error.value)

@@ -103,7 +103,7 @@ def poisoned(poison, how):
             return self.sick(task) if row["id"] == poison else task
 
         def sick(self, task):
-            completions = yield next(task)  # at work in the engine, like others
+            completions = yield next(task)  # in flight in the engine, like others
             if how == "die":
                 raise SystemExit("planted")
             self.engine._engines["policy"].step = lambda: time.sleep(10**6)
@@ -137,7 +137,7 @@ def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
     expected, do = stage(tmp_path, 4, "solve")
     with pytest.raises(PsrError, match=r"finished nothing \(their processes were killed"):
         do(Dying)
-    do()  # the cause is mended
+    do()  # the cause is fixed
     assert sorted(ids_in(tmp_path / "solve")) == sorted(expected)
 
 

@@ -1,4 +1,4 @@
-"""Faults in each stage of a whole run: the same command goes on, and nothing is lost."""
+"""Faults in each stage of a complete run: rerunning the command resumes, and nothing is lost."""
 
 import contextlib
 import os
@@ -119,7 +119,7 @@ def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sig
     os.kill(command.process.pid, sign)
     seconds = command.ended(family)
     assert command.process.returncode == 128 + sign
-    assert "the same command goes on from there" in command.errors.read_text()
+    assert "rerun the command to resume" in command.errors.read_text()
     assert "Traceback" not in command.errors.read_text()
     expected, found = finish(tmp_path)
     record(f"{sign.name} (everything ends)", 1, expected, found, seconds)

@@ -63,7 +63,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record
         kept = {path: path.stat().st_mtime for path in run_dir.glob("*/*/part-*.parquet")}
         ours = head.processes("jobs/run.py", "MapWorker", "IterationDriver", "EngineCore")
         assert len(ours) >= 3
-        assert "works on it, job first" in status().stdout
+        assert "is running it, job first" in status().stdout
         counted = exported(head.metrics)
         assert {
             f"ray_psr_ray_{name}_total" for name in ("problems", "steps", "verdicts")
@@ -74,7 +74,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record
         assert not alive, [p.cmdline() for p in alive]
         seconds = time.time() - stopped
         assert not head.processes("jobs/run.py", "MapWorker", "IterationDriver", "RayTrainWorker")
-        assert "nobody works on it" in status().stdout
+        assert "not running: rerun the command" in status().stdout
 
         code = f"""
 import sys, yaml

@@ -99,7 +99,7 @@ def test_a_complete_run_says_so_and_one_under_way_does_not(tmp_path):
 
     assert status().splitlines()[-1].strip() == "complete"
     (run.path / "train-1" / "_MANIFEST.json").unlink()
-    assert "nobody works on it; the same command or job goes on with it" in status()
+    assert "not running: rerun the command, or submit the job again, to resume" in status()
 
 
 def test_the_changes_of_a_training_are_those_of_all_its_pairs(tmp_path):

@@ -1,4 +1,4 @@
-"""Training workers that are killed: the training goes on from its last checkpoint, and from no other."""
+"""Training workers that are killed: training resumes from its last checkpoint, and from no other."""
 
 import contextlib
 import json

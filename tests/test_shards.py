@@ -39,7 +39,7 @@ def test_rows_are_pooled_over_batches_and_the_last_ones_are_not_kept_waiting(tmp
     assert finished_ids(tmp_path / "search") == {"0", "1", "2", "3"}
     writer.add("search", {"id": "4"})
     assert len(shards(tmp_path / "search")) == 1
-    writer.add("solve", {"id": "4"})  # nothing else is under way: both are written
+    writer.add("solve", {"id": "4"})  # nothing else is in flight: both are written
     writer.wait([("search", "4"), ("solve", "4")])
     assert [len(shards(tmp_path / task)) for task in ("search", "solve")] == [2, 1]
 

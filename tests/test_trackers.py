@@ -33,7 +33,7 @@ def offline_records(folder):
 
 def test_a_training_is_tracked_by_both_and_a_resumed_one_goes_on(stage, tmp_path):
     telemetry = TelemetryConfig(wandb="my-project", mlflow=f"file:{tmp_path}/mlflow")
-    for first in (1, 3):  # the second process goes on after step 2
+    for first in (1, 3):  # the second process resumes after step 2
         tracked = Trackers(telemetry, stage, "my run-train-1-key", {"lr": 0.5})
         progress = ProgressWriter(stage.parent, "step-DPO", "steps")
         writer = MetricsWriter(stage, progress, 4, 0, first - 1, tracked)

@@ -8,12 +8,12 @@ STATED = re.compile(r"\banswer\s*(?:is|are|was|:|=)\s*:?", re.IGNORECASE)
 # Where an answer ends: at a full stop that no digit follows, a reason, the end of its formula or line.
 END = re.compile(r"\.(?:\s|$)|\*\*|\$|\\\]|\\\)|,\s+(?:since|because|as|so)\b|\n")
 NUMBER = re.compile(r"(?:(?<![\d)}])-)?(?:(?:\d[\d,]*\d|\d)(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
-# What may stand before an answer in its sentence.
+# Characters that may come before an answer in its sentence.
 BEFORE = re.compile(r"(?:[\s*:$]|\\\[|\\\()+")
 
 
 def extract_boxed(solution: str) -> str | None:
-    """The content of the last whole ``\\boxed{...}``, braces balanced; None where there is none."""
+    """The content of the last complete ``\\boxed{...}``, braces balanced; None where there is none."""
     start = solution.rfind("\\boxed{")
     if start < 0:
         return None
@@ -30,7 +30,7 @@ def stated_answer(solution: str) -> str | None:
     else its last number; None where it holds neither.
 
     The usual fall-back of maths evaluations (Qwen2.5-Math's, lm-evaluation-harness's
-    "flexible-extract"). It guesses, so that what it finds is counted apart.
+    "flexible-extract"). It guesses, so its finds are counted separately.
     """
     stated = list(STATED.finditer(solution))
     if stated:

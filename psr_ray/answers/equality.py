@@ -144,7 +144,7 @@ def _choices(gold: str, answer: str) -> bool | None:
 
 
 def _matrices(gold: str, answer: str) -> bool | None:
-    """Entry by entry, whatever brackets they stand in."""
+    """Entry by entry, whatever their brackets."""
     found = [MATRIX.fullmatch(text) for text in (gold, answer)]
     if not all(found):
         return None
@@ -185,7 +185,7 @@ def _in_any_order(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def _values(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets; ``a±b`` is two."""
+    """The parts between commas outside brackets; ``a±b`` is two."""
     parts = _split(text, SEPARATOR)
     if len(parts) == 1 and number(text) is None:
         parts = _split(text, ",")
@@ -196,7 +196,7 @@ def _values(text: str) -> list[str]:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """Parts between marks that stand in no brackets."""
+    """Parts between marks outside brackets."""
     parts, depth, start = [], 0, 0
     for position, letter in enumerate(text):
         depth += (letter in OPEN) - (letter in CLOSE)

@@ -1,6 +1,6 @@
 """Expressions compared in a process of their own, which is killed where one takes too long.
 
-What a model writes in a box may take for ever to work out (``9^{9^{9^9}}``), or more memory than there
+The content of a box may take for ever to evaluate (``9^{9^{9^9}}``), or more memory than there
 is. Such an answer is wrong, and costs its time limit.
 """
 
@@ -21,7 +21,7 @@ from psr_ray.answers.whole import read_whole
 # Seconds of a processor for one comparison, so that a busy machine makes no right answer wrong; those
 # of ordinary answers take milliseconds.
 LIMIT_S = 5.0
-# Seconds within which its process says something, also where it has to be started first.
+# Seconds within which its process answers, including its start.
 ANSWER_S = 60.0
 # Bytes of address space of the process.
 MEMORY = 4 * 2**30
@@ -32,7 +32,7 @@ _one_at_a_time = threading.Lock()
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether math-verify finds two expressions equal, gold first; False where it cannot say in time.
+    """Whether math-verify finds two expressions equal, gold first; False where it cannot tell in time.
 
     Raises ``RuntimeError`` where the process that compares cannot be had."""
     if max(len(gold), len(answer)) > MAX_LENGTH:
@@ -76,7 +76,7 @@ class _Grader:
 
     def equal(self, gold: str, answer: str) -> bool:
         """Raises ``EOFError`` or ``OSError`` where the process has ended, ``TimeoutError`` where it
-        says nothing."""
+        does not answer."""
         self.connection.send((gold, answer))
         return self._received()
 
@@ -91,7 +91,7 @@ class _Grader:
 
     def _received(self) -> bool:
         if not self.connection.poll(ANSWER_S):
-            raise TimeoutError(f"the process that compares them said nothing for {ANSWER_S:g} s")
+            raise TimeoutError(f"the process that compares them did not answer for {ANSWER_S:g} s")
         return bool(self.connection.recv())
 
 

@@ -67,7 +67,7 @@ UNITS = (
 UNIT = re.compile(
     rf"(?<=[\d}}).a-zπ])\s+({UNITS})\.?(\s*\^?\s*\{{?[23]\}}?)?$|(?<=\d)({UNITS})$", re.I
 )
-# What says how to read the digits before it: half of the day, the base.
+# Marks that change the meaning of the digits before them: half of the day, the base.
 CLOCK = re.compile(r"(?<=:\d\d)\s*([ap])\.?m\.?$", re.I)
 BASE = re.compile(r"(?<=\d)_(?:(\d)|\{(\d+)\})$")
 SPACED = re.compile(r"(?<![\d.,^_])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?! ?\d)")
@@ -141,7 +141,7 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 
 def _mixed(found: re.Match[str]) -> tuple[Fraction, bool] | None:
-    """``2\\frac{1}{3}``; a whole number before another fraction is a product, if anything."""
+    """``2\\frac{1}{3}``; an integer before another fraction is a product, if anything."""
     above, below = int(found[3] or found[5]), int(found[4] or found[6])
     if not 0 < above < below:
         return None

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
-# What the parser may leave out of an answer: it misses no bracket and no operator.
+# Tokens that the parser may leave out of an answer; it misses no bracket and no operator.
 TOKEN = re.compile(r"\\[a-zA-Z]+|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|[^\s\\\d{}()\[\].,;+\-*/^_=<>|&$]")
 # Commands that change only the look, and ones that are always read.
 KNOWN = {
     *("\\cdot", "\\mathbf", "\\mathrm", "\\mathit", "\\mathcal", "\\boldsymbol"),
     *("\\frac", "\\sqrt", "\\left", "\\right"),
 }
-# What the parser makes a thing of another name of.
+# LaTeX that the parser turns into a class of another name.
 READ_AS = {
     "Exp1": ["e"],
     "exp": ["e"],
@@ -56,7 +56,7 @@ def read_whole(text: str, read: Callable[[str], list[Any]]) -> bool:
 
 
 def _expression(parsed: list[Any]) -> Any:
-    """What was read, as an expression or, where it is none, as a text; None for nothing."""
+    """The parsed answer as an expression or, failing that, as text; None for nothing."""
     first = parsed[0] if parsed else None
     return "".join(first.split()) if isinstance(first, str) else first
 

@@ -1,4 +1,4 @@
-"""What all commands share: the app, its options, a user's mistake as one line, an end in good order."""
+"""Shared by all commands: the app, its options, errors as one line, an orderly end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
             )
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            problems.print("stopped: what is finished is kept; the same command goes on from there")
+            problems.print("stopped: finished work is kept; rerun the command to resume")
             raise typer.Exit(128 + stopped_by[-1]) from error
 
     return wrapped
@@ -69,8 +69,8 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
 def stop(number: int, _frame: Any) -> None:
     """Ends the command: Ctrl-C, `ray job stop`, a scheduler.
 
-    The interrupt may be lost (in a finalizer, say) or what it ends may hang (a cluster that is gone), so
-    the process ends in any case; Ray then ends what it had started.
+    The interrupt may be lost (in a finalizer, for example) or the cleanup may hang (a cluster that is
+    gone), so the process exits in any case; Ray then ends what it had started.
     """
     stopped_by.append(number)
     end = threading.Timer(STOP_S, os._exit, [128 + number])

@@ -28,7 +28,7 @@ def plan(
 @app.command()
 @user_errors
 def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Check versions, model, data, disk and Ray, and say what to do."""
+    """Check versions, model, data, disk and Ray; each failure comes with its fix."""
     from psr_ray.doctor import print_checks
 
     if not print_checks(read(config, overrides), console):

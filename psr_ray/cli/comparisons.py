@@ -33,7 +33,7 @@ def compare(
 def results(
     config: Annotated[Path, typer.Option("--config", "-c", help="YAML file of the comparison")],
     check: Annotated[
-        bool, typer.Option("--check", help="only say whether it is up to date")
+        bool, typer.Option("--check", help="only check whether it is up to date")
     ] = False,
 ) -> None:
     """Make a comparison's JSON, page and figures again from the stored records."""

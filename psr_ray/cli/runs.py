@@ -1,4 +1,4 @@
-"""A run, whole or in part: psr-ray run, train, report, status, trace."""
+"""A run, complete or in part: psr-ray run, train, report, status, trace."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(
     force: Force = None,
     update: Update = False,
 ) -> None:
-    """The whole run: M0, fine-tuning, all iterations, evaluation, report. Resumes by itself."""
+    """A complete run: M0, fine-tuning, all iterations, evaluation, report. Resumes by itself."""
     run_stages(read(config, overrides), force, update)
 
 
@@ -100,7 +100,7 @@ def status(
     ],
     runs_dir: Annotated[str, typer.Option(help="where runs live")] = "runs",
 ) -> None:
-    """What a run is doing, from wherever its storage is seen."""
+    """The state of a run, from any machine that sees its storage."""
     from psr_ray.report.status import print_status, run_of
 
     print_status(run_of(run, runs_dir), console)

@@ -1,4 +1,4 @@
-"""What a run asks of a cluster, and whether the cluster can ever give it."""
+"""The resources that a run needs, and whether the cluster can ever provide them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def countable(resources: Resources) -> dict[str, float]:
 
 
 def resources_text(resources: Resources) -> str:
-    """What of a node or a bundle is countable and not zero."""
+    """The countable resources of a node or bundle that are not zero, as text."""
     shown = sorted(countable(resources).items())
     return ", ".join(f"{value:g} {name}" for name, value in shown if value) or "nothing"
 
@@ -72,7 +72,7 @@ def training_demand(training: TrainingConfig, name: str) -> Demand:
 
 
 def demands_of(config: Config) -> list[Demand]:
-    """What must be there at once for each kind of stage to run at all."""
+    """The resources that each kind of stage needs at once to run at all."""
     return [
         engine_demand(config.engine, config.engine.num_engines[0]),
         training_demand(config.sft, "sft"),
@@ -87,7 +87,7 @@ def places_on(resources: Resources, bundle: Resources) -> int:
 
 
 def check_capacity(demands: Sequence[Demand], kinds: Sequence[NodeKind] | None) -> None:
-    """Raises ``PsrError`` where the nodes that are there or may come can never hold a demand.
+    """Raises ``PsrError`` where present and possible nodes can never hold a demand.
 
     Where it is not known what may come (None), each stage is refused as it asks for room."""
     if kinds is None:

@@ -69,7 +69,7 @@ def join(telemetry: TelemetryConfig) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = last_line(error.__cause__ or error)
         raise PsrError(
-            f"RAY_ADDRESS {address}: no cluster could be joined ({said}); mend the address or, where "
+            f"RAY_ADDRESS {address}: no cluster could be joined ({said}); correct the address or, where "
             "the cluster asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN; without RAY_ADDRESS a "
             "local Ray is started"
         ) from error
@@ -77,7 +77,7 @@ def join(telemetry: TelemetryConfig) -> None:
 
 @contextmanager
 def connected(config: Config) -> Iterator[None]:
-    """Ray is up inside; a local Ray ends with the block, a cluster goes on.
+    """Ray is up inside; a local Ray ends with the block, a cluster keeps running.
 
     Raises ``PsrError`` where the cluster cannot be joined, or the config asks for GPUs that a local
     machine does not have.

@@ -1,4 +1,4 @@
-"""A cluster's nodes: what there may be, whether they see the run's folder, which versions they have."""
+"""A cluster's nodes: their kinds, whether they see the run's folder, the versions installed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_sees(path: Path, node: str) -> None:
     """Raises ``PsrError`` where this process does not see a file that the command wrote."""
     try:
         seen = path.is_file()
-        why = "it is not there"
+        why = "it is missing"
     except Exception as error:  # of whichever store
         seen, why = False, last_line(error)
     if not seen:
@@ -79,7 +79,7 @@ def probe(marker: Path, here: dict[str, str | None]) -> str | None:
 def check_nodes(marker: Path) -> None:
     """Raises ``PsrError`` for the first node that is alive and cannot take part in a run.
 
-    Nodes that join later are looked at when an engine starts on them.
+    Nodes that join later are checked when an engine starts on them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -108,8 +108,8 @@ def check_nodes(marker: Path) -> None:
 
 
 def node_kinds() -> list[NodeKind] | None:
-    """The nodes that are alive, and those that the autoscaler may start; None where it does not say what
-    it may start (KubeRay's, say, or from a node that is not the head).
+    """The nodes that are alive, and those that the autoscaler may start; None where that is unknown
+    (KubeRay's autoscaler, or a node that is not the head).
 
     A node that it started already is counted twice: nothing that could run is refused.
     """

@@ -1,4 +1,4 @@
-"""What `psr-ray compare` compares: one base run, some methods, some seeds."""
+"""Settings of `psr-ray compare`: one base run, several methods, several seeds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CompareConfig(Frozen):
     @classmethod
     def seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError("a seed stands twice")
+            raise ValueError("a seed is given twice")
         return seeds
 
     @property
@@ -93,7 +93,7 @@ class PlannedRun:
 
 
 def assignments(values: Mapping[str, Any]) -> list[str]:
-    """Overrides as ``key=value``; YAML reads the value back as it was."""
+    """Overrides as ``key=value``; YAML reads the value back unchanged."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 

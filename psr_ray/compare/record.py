@@ -68,7 +68,7 @@ def digest(ids: set[str]) -> str:
 
 
 def cost(plan: list[PlannedStage]) -> dict[str, float]:
-    """What the searches and trainings of a run cost: tokens generated (sampled and judged), pairs
+    """Cost of a run's searches and trainings: tokens generated (sampled and judged), pairs
     trained on, seconds. Stages taken from another run count as if done here."""
     totals = dict.fromkeys(("num_sampled_tokens", "num_judge_tokens", "num_pairs", "wall_s"), 0.0)
     for planned in plan:

@@ -33,13 +33,13 @@ def decimal(value: float | None, places: int = 2, signed: bool = False) -> str:
 
 
 def is_above(low_high: list[float], many: bool) -> bool | None:
-    """Whether a whole interval is above zero. One of few seeds may be too wide to say: None."""
+    """Whether an interval lies entirely above zero; None where few seeds make it too wide to tell."""
     low, high = low_high
     return None if low <= 0 < high and not many else low > 0
 
 
 def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
-    """What was aimed at, whether it is met (None: not measured yet), and the figures."""
+    """Targets, whether each is met (None: not measured yet), and the figures."""
     methods, reference = evidence["methods"], evidence["reference"]
     found: list[tuple[str, bool | None, str]] = []
     own = methods.get(reference)
@@ -107,7 +107,7 @@ def one_first_model(evidence: Json) -> bool:
 
 
 def about_seeds(evidence: Json) -> str:
-    """What the number of seeds means for the intervals of this page."""
+    """A note on the page's intervals: how the number of seeds limits them."""
     names = list(evidence["methods"])
     single = [f"`{name}`" for name in names if len(evidence["methods"][name]["seeds"]) == 1]
     reference = evidence["reference"]

@@ -1,6 +1,6 @@
 """Means, standard errors and intervals of a comparison, from the stored records.
 
-Two sources of chance are kept apart: seeds (data, fine-tuning, sampling) and held-out problems. The
+Two sources of chance are kept separate: seeds (data, fine-tuning, sampling) and held-out problems. The
 standard error of a mean over seeds is sd / sqrt(number of seeds). Intervals have both in them
 (``mean_interval``); all runs are tested on the same problems, so that differences are paired.
 """
@@ -48,7 +48,7 @@ def mean_interval(values_SP: Matrix) -> tuple[float, float]:
 
 
 def problem_error(values_SP: Matrix) -> float:
-    """Standard error of the mean over problems, the seeds as they are."""
+    """Standard error of the mean over problems, with the seeds held fixed."""
     per_problem = values_SP.mean(axis=0)
     return float(per_problem.std(ddof=1) / math.sqrt(len(per_problem)))
 
@@ -81,13 +81,13 @@ def outcomes(tested: Sequence[tuple[Json, str]], test_set: str) -> Matrix:
 def gain_of(
     models: Sequence[tuple[Json, str]], others: Sequence[tuple[Json, str]], test_set: str
 ) -> Matrix:
-    """What models solved that the others, seed by seed, did not, less the reverse [seeds, problems]."""
+    """Problems that models solved minus those that others solved, seed by seed [seeds, problems]."""
     both = outcomes([*models, *others], test_set)  # together: their problems must be the same
     return both[: len(models)] - both[len(models) :]
 
 
 def names_in(records: Sequence[Json]) -> list[str]:
-    """What the records are called: ``process-seed-0``."""
+    """Names of the records: ``process-seed-0``."""
     return [f"{record['method']}-seed-{record['seed']}" for record in records]
 
 
@@ -188,7 +188,7 @@ def method_figures(records: list[Json], comparison: CompareConfig) -> Json:
     return figures
 
 
-# Health figures of a model: name and where it stands in a model's entry.
+# Health figures of a model: name, and path in a model's entry.
 HEALTH = {
     "judge_accuracy_on_policy": ("judge_accuracy_on_policy",),
     "judge_accuracy_fixed": ("judge_accuracy_fixed",),

@@ -1,4 +1,4 @@
-"""The whole run as typed, frozen settings (``Config``), and reading them from YAML (``file``)."""
+"""A run as typed, frozen settings (``Config``), and reading them from YAML (``file``)."""
 
 from psr_ray.config.base import Frozen
 from psr_ray.config.data import DataConfig, SourceConfig

@@ -1,4 +1,4 @@
-"""What all settings share: frozen pydantic models whose unknown keys are errors."""
+"""The base of all settings: frozen pydantic models; unknown keys are errors."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class DataConfig(Frozen):
     eft: SourceConfig = SourceConfig()
     """Judged step pairs, for the first fine-tuning (paper: 4,179)."""
     eft_solutions: SourceConfig | None = None
-    """Whole solutions with points, for the first fine-tuning of a model that is to judge whole
+    """Complete solutions with points, for the first fine-tuning of a model that is to judge whole
     solutions too (`method.ranking: points`); null: none."""
     train: tuple[SourceConfig, ...] = (SourceConfig(num=400),)
     """Problems to search, one entry an iteration; the last one serves all further iterations."""

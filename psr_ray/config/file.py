@@ -13,7 +13,7 @@ from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import is_url, location
 
-# What reading YAML raises: bad dates are ValueErrors, deep nesting ends in recursion.
+# Exceptions of reading YAML: bad dates are ValueErrors, deep nesting a RecursionError.
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
@@ -51,7 +51,7 @@ def describe_errors(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"]) or "(whole config)"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or mend its spelling"
+            message = "unknown key; remove it or correct its spelling"
         lines.append(f"{key}: {message}")
     return "; ".join(lines)
 

@@ -1,4 +1,4 @@
-"""The whole run as frozen pydantic models. Unknown keys are errors; imports nothing heavy.
+"""A run as frozen pydantic models. Unknown keys are errors; imports nothing heavy.
 
 A setting the paper (arXiv 2503.03746) leaves open says so and gives its default's reason.
 """
@@ -91,19 +91,19 @@ class JudgeConfig(Frozen):
     """Most seconds of a judgement, from its first token; one that is cut off there counts as unparsable,
     too. Null: no limit (with one, verdicts depend on how busy the engine is)."""
     max_points_tokens: Positive = 1024
-    """The same for the judgement of a whole solution (`method.ranking: points`)."""
+    """The same for the judgement of a complete solution (`method.ranking: points`)."""
 
 
 class MethodConfig(Frozen):
-    """What learns from what. The defaults are the paper's method; the others are baselines and
+    """The training signal. The defaults are the paper's method; the others are baselines and
     controls, on the same code path (docs/design.md, "Methods")."""
 
     unit: Literal["step", "solution"] = "step"
-    """What is sampled, ranked and paired: the next step, or a whole solution at once."""
+    """The unit that is sampled, ranked and paired: the next step, or a complete solution."""
     ranking: Annotated[str, own_or("pairwise", "points", "random", "longest", "oracle")] = (
         "pairwise"
     )
-    """What scores the candidates: the model as judge of pairs (the paper's way); the model
+    """How candidates are scored: by the model as judge of pairs (the paper's way); the model
     giving 0 to 5 points (Self-Rewarding LM, arXiv 2401.10020); chance; length in tokens; the truth,
     where problems are gradable; `module:name`, a class of your own (docs/extending.md)."""
     judge: Literal["policy", "first"] = "policy"
@@ -140,19 +140,19 @@ class EngineConfig(Frozen):
     """Skip graph capture: starts faster, decodes slower on GPU."""
     rows_per_shard: Positive = 16
     """Finished searches written together, as one Parquet file; a crash costs fewer than these, and those
-    that are under way."""
+    in flight."""
     max_rows_in_flight: Positive = 512
     """Searches an engine works on at once; the next ones start as these end."""
     hang_s: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds without a step of the engine after which it is taken for hung and its process ended; a
-    problem that was at work in two such engines is set aside."""
+    """Seconds without a step of the engine after which it counts as hung and its process is ended; a
+    problem in flight in two such engines fails."""
 
     seeded_sampling: bool = False
     """Seed every request by its prompt: what a problem samples then depends on no other problem and on
     no number of engines (up to rounding). vLLM samples such requests one by one: slower on GPU; on CPU
-    prompts are then read whole, never in parts."""
+    chunked prefill is then off."""
     max_failed_share: Share = 0.5
-    """Share of a stage's rows that may fail (a problem too long, say, or one that kills its engine)
+    """Share of a stage's rows that may fail (a problem that is too long, or kills its engine)
     before the stage does."""
 
     @model_validator(mode="after")
@@ -167,7 +167,7 @@ class EngineConfig(Frozen):
 
 class EvaluationConfig(Frozen):
     max_tokens: Positive = 2048
-    """Most tokens of a whole solution."""
+    """Most tokens of a complete solution."""
     num_search_problems: Positive = 200
     """Held-out problems that every model searches with its own pairwise judge, whatever the method:
     its judge on its own steps, and step search at test time."""
@@ -186,7 +186,7 @@ class EvaluationConfig(Frozen):
 
 
 class TelemetryConfig(Frozen):
-    """What can be seen of a run from outside, beside its folder (docs/cluster.md, "Watch it")."""
+    """Telemetry beside the run's folder (docs/cluster.md, "Watch it")."""
 
     logs: Literal["text", "json"] = "text"
     """`text`: warnings. `json`: each finished problem, stage and optimizer step, too, as a line of JSON
@@ -213,7 +213,7 @@ class Config(Frozen):
     settings agree (`psr-ray compare`: the methods of a seed start from one M1); null: none."""
     resources_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that a stage waits for its CPUs and GPUs (nodes that are still starting, other work on
-    the cluster) before the run ends and says what it asked for and what is there."""
+    the cluster) before the run ends with what it asked for and what is free."""
     seed: int = 0
     """Seed of data, initial order and sampling."""
     num_iterations: Annotated[int, Field(ge=0)] = 3

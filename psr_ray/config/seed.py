@@ -21,7 +21,7 @@ class EndpointConfig(Frozen):
     max_retries: Annotated[int, Field(ge=0)] = 3
     """Times that a request is repeated (time-outs, 429, 5xx), ever more slowly, before its row fails."""
     max_requests: Positive = 16
-    """Requests under way at once."""
+    """Requests in flight at once."""
 
 
 class SeedDataConfig(Frozen):

@@ -23,7 +23,7 @@ class LoraConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """What SFT and step-DPO share: the DeepSpeed loop under Ray Train."""
+    """Settings shared by SFT and step-DPO: the DeepSpeed loop under Ray Train."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate."""
@@ -96,6 +96,6 @@ class DPOConfig(TrainingConfig):
     nll_weight: NonNegative = 0.0
     """Weight of the chosen step's NLL per token (arXiv 2404.19733: 1). 0 is the paper's loss."""
     solutions_per_batch: Annotated[int, Field(ge=0)] = 0
-    """Whole solutions made of chosen steps, from finished searches, added to each batch with an SFT
+    """Complete solutions made of chosen steps, from finished searches, added to each batch with an SFT
     loss: they hold on to the steps on which all candidates agreed, which give no pair (compare the
-    NLL over the whole chosen response of arXiv 2404.19733). 0 is the paper's way."""
+    NLL over the full chosen response of arXiv 2404.19733). 0 is the paper's way."""

@@ -40,7 +40,7 @@ OF_NAME = ":"
 
 
 def check_benchmark(name: str) -> str:
-    """What is shown of a benchmark: its name, or its file's. Raises ``PsrError`` where it is neither."""
+    """A benchmark's display name: its own, or its file's. Raises ``PsrError`` where it is neither."""
     path = location(name)
     if path.is_file():
         return path.stem.replace(OF_NAME, "_")

@@ -34,7 +34,7 @@ class Benchmarks:
 
     def found_in(self, text: str) -> str | None:
         """The benchmark that shares a phrase with a problem, None where there is none. A benchmark
-        problem of fewer words than a phrase has is found where it is the whole problem."""
+        problem of fewer words than a phrase has is found where it equals the problem."""
         return next(
             (name for phrase in phrases(text) if (name := self._names.get(hash(phrase)))), None
         )

@@ -25,7 +25,7 @@ def clean(value: Any) -> str:
 
 
 def answer_text(value: Any) -> str | None:
-    """An answer as text: several parted by commas, whole numbers without ``.0``; None for nothing."""
+    """An answer as text: several joined by commas, integers without ``.0``; None for nothing."""
     if isinstance(value, list):
         value = ", ".join(text for item in value if (text := answer_text(item)))
     if isinstance(value, float) and value.is_integer():

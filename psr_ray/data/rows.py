@@ -17,7 +17,7 @@ from psr_ray.storage.shards import Key
 TASK_SCHEMA = pa.schema(
     [
         ("task", pa.string()),  # what is done with it: a name in psr_ray.inference.tasks.TASKS
-        ("dataset", pa.string()),  # whose results are kept apart (hard, benchmark), else null
+        ("dataset", pa.string()),  # with results of its own (hard, benchmark), else null
         ("id", pa.string()),
         ("problem", pa.string()),
         ("answer", pa.string()),
@@ -48,7 +48,7 @@ TASK_SCHEMA = pa.schema(
 
 
 def output_name(task: str, dataset: str | None = None) -> str:
-    """What the results of one task are called, on one of several sets of problems."""
+    """Name of the results of one task on one of several sets of problems."""
     return task if dataset is None else f"{dataset}-{task}"
 
 
@@ -58,7 +58,7 @@ def output_folder(stage: Path, task: str, dataset: str | None = None) -> Path:
 
 
 def key_of(row: Row) -> Key:
-    """What a task row is known by within its stage."""
+    """The identity of a task row within its stage."""
     return output_name(row["task"], row.get("dataset")), row["id"]
 
 
@@ -76,7 +76,7 @@ def problem_row(task: str, problem: Problem, dataset: str | None = None) -> Row:
 
 
 def solution_judgement_row(judged: JudgedSolution) -> Row:
-    """A judged whole solution as a task row; its points stand in ``verdict``."""
+    """A judged solution as a task row; its points are in ``verdict``."""
     return problem_row("judge", judged.problem) | {
         "solution": judged.solution,
         "judgement": judged.judgement,

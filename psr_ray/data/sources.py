@@ -97,7 +97,7 @@ def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
 
 
 def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
-    """A judged whole solution from a record; ``ValueError`` with the reason where it is none."""
+    """A judged solution from a record; ``ValueError`` with the reason where it is none."""
     problem = problem_from(record, path, line)
     points = parse_points(str(record.get("judgement") or ""))
     if problem.solution is None or points is None:
@@ -210,7 +210,7 @@ def pair_rows(source: SourceConfig, split: Split, seed: int, failures: Failures)
 
 
 def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
-    """The judged whole solutions of a source as task rows."""
+    """The judged solutions of a source as task rows."""
     if source.kind == "arithmetic":
         judged = judged_solutions(
             source.num, slip_share=source.slip_share, **arithmetic_settings(source, seed)

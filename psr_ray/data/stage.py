@@ -43,7 +43,7 @@ from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
 
 HELD_OUT = "held out"
-# What models are measured on, beside the benchmarks; no problem of theirs is learned from.
+# Sets that models are measured on, beside the benchmarks; none of their problems is trained on.
 MEASURED = ("heldout", "hard", "judge")
 
 
@@ -69,8 +69,8 @@ def evaluation_files(config: Config, model: str) -> list[str]:
 
 
 def held_out_phrases(config: Config, files: dict[str, list[Row]]) -> Benchmarks:
-    """What must not be learned: the problems of the benchmarks, the held-out ones, the judge's. Those of
-    the embedded source are kept apart by their numbers instead (they share their wording)."""
+    """The phrases of held-out problems: the benchmarks', the held-out sets', the judge's. Those of the
+    embedded source are separated by their numbers instead (they share their wording)."""
     data = config.data
     if not data.decontaminate:
         return Benchmarks()

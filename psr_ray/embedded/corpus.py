@@ -23,7 +23,7 @@ LIST_WORDS = ("No", "Line", "Part", "Item", "Task", "Sum")
 
 @dataclass(frozen=True)
 class Document:
-    """``text`` is learned; ``given`` stands before it and carries no loss (a story's words)."""
+    """``text`` is learned; ``given`` comes before it and carries no loss (a story's words)."""
 
     given: str
     text: str

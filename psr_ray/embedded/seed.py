@@ -27,7 +27,7 @@ from psr_ray.problems import JudgedPair, Problem
 
 BOX = " \\boxed{"
 # Share of the EFT pairs whose steps are both wrong: they teach the judge that such a pair is a draw,
-# and that one step's mark says nothing of the other's.
+# and that one step's mark tells nothing about the other's.
 SHARE_ALIKE = 0.2
 # Of the wrong steps: share with another operand than the story's; of wrong last steps, share that box
 # another number than their result.
@@ -119,8 +119,8 @@ def stays_in_range(operations: Sequence[Operation], value: int) -> bool:
 def careless_steps(
     plan: Plan, slip_share: float, rng: random.Random, other_slips: float = 0.0
 ) -> list[str]:
-    """A solution by somebody who forgets this share of the carries and borrows, makes other slips in
-    ``other_slips`` of the steps, and goes on from the wrong value as if nothing had happened."""
+    """A solution by a solver who forgets this share of the carries and borrows, makes other slips in
+    ``other_slips`` of the steps, and continues from the wrong value."""
     lines, value = [], plan.start
     for index, operation in enumerate(plan.operations):
         result = operation.apply(value)

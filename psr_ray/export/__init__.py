@@ -1,1 +1,1 @@
-"""Giving a run's models and data on: folders with cards, as they are pushed to the Hugging Face Hub."""
+"""Export of a run's models and data: folders with cards, ready for the Hugging Face Hub."""

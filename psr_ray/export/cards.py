@@ -18,12 +18,12 @@ from psr_ray.storage.files import Json, write_text
 TEMPLATES = Path(__file__).parent.parent / "templates" / "cards"
 PAPER = "2503.03746"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-# Settings that say where things lie on somebody's machines, or belong to no model.
+# Settings that name places on the user's machines, or belong to no model.
 PRIVATE = ("runs_dir", "shared_dir", "seed_data", "telemetry", "resources_timeout_s")
 
 
 def public_settings(config: Config) -> Json:
-    """The config without what is of the user's machines: paths become the names of their files."""
+    """The config without the user's machines: paths become file names."""
 
     def public(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A run's data as datasets: Parquet files that `datasets` and TRL's trainers take as they are.
+"""A run's data as datasets: Parquet files that `datasets` and TRL's trainers read directly.
 
     ift/data/train.parquet           prompt, completion, problem, answer
     eft/data/train.parquet           prompt, completion, problem, steps_so_far, step_a, step_b, verdict

@@ -1,4 +1,4 @@
-"""A run's model and data in one folder, ready to be given on.
+"""A run's model and data in one folder, ready to publish.
 
 model/         the model as a Hugging Face folder, with its card
 ift/  eft/     what M1 was fine-tuned on        preferences/    the step preferences up to the model
@@ -57,7 +57,7 @@ def license_of(base: str) -> str | None:
 
 
 def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str | None) -> str:
-    """Write the export of a model into a folder, anew; returns the model's name.
+    """Write the export of a model into a folder, replacing an earlier one; returns the model's name.
 
     Raises ``PsrError`` where the model is not made, or not evaluated.
     """
@@ -71,7 +71,7 @@ def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str 
     }
     if name not in evaluated:
         raise PsrError(f"{run.path}: {name} is not evaluated yet; a card needs its figures")
-    # an evaluation of an earlier config says nothing of the model that is there now
+    # an evaluation of an earlier config is not of the present model
     summary["models"] = [entry for entry in summary["models"] if entry["name"] in evaluated]
     summary["alarms"] = [alarm for alarm in summary["alarms"] if alarm["model"] in evaluated]
     license_ = license_ or license_of(config.model.base)

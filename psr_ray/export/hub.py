@@ -51,7 +51,7 @@ def repositories(folder: Path, name: str) -> list[Repository]:
 
 
 def push(found: Sequence[Repository], *, public: bool) -> list[str]:
-    """Push folders, each in one commit; returns the pages. What is there already is not sent again.
+    """Push folders, each in one commit; returns the pages. Files already there are not sent again.
 
     Raises ``PsrError`` where the Hub cannot be reached or refuses; what was pushed before stays.
     """

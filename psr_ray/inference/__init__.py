@@ -1,1 +1,1 @@
-"""vLLM: an engine that drives thousands of tasks, and what is done where one dies."""
+"""vLLM: an engine that drives thousands of tasks, and the rows that they write."""

@@ -1,8 +1,8 @@
 """vLLM in this process, driving thousands of coroutines by continuous batching.
 
-A thread of its own steps the engine (two, where M1 judges for ever beside the policy). Tasks come
+A thread of its own steps the engine (two engines, where M1 is a frozen judge). Tasks come
 in by ``submit`` at any time and start as others end, ``engine.max_rows_in_flight`` at once; a task whose
-requests are done is resumed at once, while the others' requests go on decoding: no problem waits for
+requests are done is resumed at once, while the others' requests keep decoding: no problem waits for
 another.
 """
 
@@ -47,8 +47,8 @@ class Running:
 
 @dataclass
 class Waiting:
-    """A request at the engine: whose it is, where its completions go, and for one with a limit in
-    seconds what there is of them and since when."""
+    """A request at the engine: its task, the position of its completions and, for one with a limit in
+    seconds, the output so far and its start."""
 
     running: Running
     position: int
@@ -100,11 +100,11 @@ class VllmEngine:
         self._guard = guard_children()  # kept open as long as this process lives
 
     def submit(self, task: EngineTask[Result], name: Any = None) -> Future[Result]:
-        """Start a task; its exception, if it raises one, is the future's. ``name`` stands for it among
+        """Start a task; its exception, if it raises one, is the future's. ``name`` identifies it among
         the suspects."""
         running = Running(task, name, Future())
         self._incoming.put(running)
-        if self._death is not None:  # nobody takes it in any more
+        if self._death is not None:  # its thread has ended
             self._fail_incoming()
         return running.future
 
@@ -114,7 +114,7 @@ class VllmEngine:
 
     @property
     def is_alive(self) -> bool:
-        """False once the engine has died, before any of its futures says so."""
+        """False once the engine has died, before any of its futures fails."""
         return self._death is None
 
     @property
@@ -124,7 +124,7 @@ class VllmEngine:
         return 0.0 if beat is None or not self.is_alive else time.monotonic() - beat
 
     def suspects(self) -> list[Any]:
-        """Names of the tasks at work when the engine died, or now: one of them may be why.
+        """Names of the tasks in flight when the engine died, or now: one of them may be the cause.
 
         vLLM takes requests as they came, so those are the owners of the oldest ``max_num_seqs``
         sequences of each engine; or the one task that was itself being resumed.
@@ -142,12 +142,12 @@ class VllmEngine:
         return list(names.values())
 
     def forget_prefixes(self) -> None:
-        """Empty the prefix cache; while no task is under way."""
+        """Empty the prefix cache. No task may be in flight."""
         for engine in self._engines.values():
             engine.reset_prefix_cache()
 
     def close(self) -> None:
-        """End the engine's thread after the tasks that are under way."""
+        """End the engine's thread once the tasks in flight have ended."""
         self._incoming.put(None)
         self._thread.join()
 
@@ -196,7 +196,7 @@ class VllmEngine:
             raise
 
     def _may_start(self, closing: bool) -> bool:
-        """Whether to take in a task now: always one when there is nothing else to do."""
+        """Whether to accept a task now: always when there is nothing else to do."""
         if closing or len(self._open) >= self._max_open:
             return False
         return not self._waiting or not self._incoming.empty()
@@ -238,7 +238,7 @@ class VllmEngine:
                 )
             except (
                 self._refusals
-            ) as error:  # the request is at fault (too long, say), not the engine
+            ) as error:  # the request is at fault (too long, for example), not the engine
                 self._drop_requests_of(running)
                 self._close_task(running).set_exception(error)
                 return
@@ -256,7 +256,7 @@ class VllmEngine:
         return running.future
 
     def _take(self, output: RequestOutput) -> None:
-        """What the engine has of a request: all, or where it has a limit in seconds a part."""
+        """Take the output of a request: complete, or partial where it has a limit in seconds."""
         if output.finished:
             self._finish(output)
         elif (waiting := self._waiting.get(output.request_id)) is not None:
@@ -269,7 +269,7 @@ class VllmEngine:
         """End the requests whose seconds are over; they keep what they have."""
         for name in list(self._limited):
             waiting = self._waiting.get(name)
-            if waiting is None:  # it came to its own end
+            if waiting is None:  # it has finished by itself
                 self._limited.remove(name)
                 continue
             assert waiting.so_far is not None

@@ -126,5 +126,5 @@ TEXT_SCHEMA = pa.schema(
 
 
 def text_row(name: str, text: str, num_tokens: int, finish: str) -> Row:
-    """What a model or a server wrote."""
+    """A text that a model or a server wrote."""
     return {"id": name, "text": text, "finish": finish, "num_tokens": num_tokens, "error": None}

@@ -48,7 +48,7 @@ TREE_SCHEMA = pa.schema(
 def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
     """The step tree of one problem with a known answer.
 
-    Goes on with the best candidate (of equal ones, the most sampled). ``end`` is ``finished``,
+    Continues with the best candidate (of equal ones, the most sampled). ``end`` is ``finished``,
     ``no_right_rollout`` (nothing right is reached from here any more), ``max_steps``, ``max_length``,
     ``no_step`` or ``step_too_long``.
     Raises ``ProblemTooLong`` where the prompt leaves no room for a step.
@@ -144,7 +144,7 @@ def request(
     config: Config,
     stop: str | None = None,
 ) -> GenerationRequest:
-    """Samples that go on from a prefix: to the end of a step, or of the solution."""
+    """Samples that continue a prefix: to the end of a step, or of the solution."""
     return GenerationRequest(
         prompt_ids=prefix,
         num_samples=num_samples,

@@ -42,7 +42,7 @@ def search_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[
 def solution_request(
     row: Row, prompts: PromptBuilder, config: Config, num_samples: int, temperature: float
 ) -> GenerationRequest:
-    """Whole solutions of a problem."""
+    """Complete solutions of a problem."""
     prompt = prompts.solve_ids(row["problem"])
     room = config.model.max_length - len(prompt)
     if room < 1:
@@ -89,9 +89,9 @@ def sample_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[
 def best_of(
     state: State, completions: Sequence[Completion], prompts: PromptBuilder, config: Config
 ) -> EngineTask[int | None]:
-    """The place of the whole solution that wins most comparisons, in both orders, as a step would.
+    """The position of the solution that wins most comparisons, in both orders, as a step would.
 
-    None where none came to its end, and where two of them are too long for the judge.
+    None where none is complete, and where two of them are too long for the judge.
     """
     candidates = merge(completions, prompts.decode)
     if not candidates:
@@ -122,7 +122,7 @@ def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
 
 
 def write_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
-    """What the model writes, greedily, after a prompt that stands in the row's ``problem``."""
+    """The model's greedy completion of a prompt, which is the row's ``problem``."""
     prompt = prompts.text_ids(row["problem"])
     room = config.model.max_length - len(prompt)
     if room < 1:
@@ -153,7 +153,7 @@ TASKS = {
 
 
 def failed_row(row: Row, error: Exception) -> Row:
-    """The row that stands for a task that failed: its id and one line of reason."""
+    """The row of a failed task: its id and one line of reason."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     failed: Row = {"id": row["id"], "error": reason}
     for name in ("problem", "answer"):

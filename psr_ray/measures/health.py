@@ -1,6 +1,6 @@
 """Alarms: figures that have crossed a bound, in plain words. Self-reward goes wrong silently.
 
-The bounds are set wide: an alarm means "look before you go on", silence does not mean all is well.
+The bounds are set wide: an alarm means "look before you continue", silence does not mean all is well.
 docs/design.md has the reasons; tests fire each alarm on a run broken on purpose.
 """
 
@@ -30,7 +30,7 @@ class Alarm(TypedDict):
     message: str
 
 
-# Fewer observations than this say nothing.
+# Fewer observations than this are not enough for an alarm.
 LEAST = 30
 # Share of verdicts for A: an honest judge stays near one half (ties that say A raise it).
 FIRST_SHARE = (0.1, 0.9)
@@ -71,13 +71,13 @@ Alarms = Iterator[tuple[Kind, str]]
 
 
 def judge_alarms(entry: Json) -> Alarms:
-    """What the judge does on the model's own steps."""
+    """Alarms of the judge on the model's own steps."""
     share, flips = entry.get("first_share"), entry.get("order_flip_share")
     if share is not None and not FIRST_SHARE[0] <= share <= FIRST_SHARE[1]:
         letter = "A" if share > 0.5 else "B"
         yield (
             "judge collapse",
-            f"the judge says {letter} in {max(share, 1 - share):.0%} of verdicts",
+            f"the judge answers {letter} in {max(share, 1 - share):.0%} of verdicts",
         )
     elif flips is not None and flips > FLIPS:
         yield "judge collapse", f"{flips:.0%} of pairs change their winner with their order"
@@ -101,7 +101,7 @@ def judge_alarms(entry: Json) -> Alarms:
 
 
 def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
-    """What training did to the solver."""
+    """Alarms of the solver after training."""
     change = (entry.get("training") or {}).get("chosen_logp_change")
     if change is not None and change < CHOSEN_LOGP:
         yield (

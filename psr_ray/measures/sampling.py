@@ -67,7 +67,7 @@ def groups(samples: list[Row]) -> tuple[int | None, ...]:
 
 @lru_cache(maxsize=2**14)
 def groups_of(answers: tuple[str | None, ...]) -> tuple[int | None, ...]:
-    """Answers that say the same in other words are one group: ``1/2``, ``0.5``.
+    """Equal answers in different spellings are one group: ``1/2``, ``0.5``.
 
     An answer is compared with the first spelling of each group, either of them as the gold one:
     ``is_equal`` asks less of the other. The groups of the first k answers are the first k of all groups,
@@ -160,7 +160,7 @@ def test_time_figures(solved: list[Row], searched: list[Row], sampled: list[Row]
     """Greedy, step search with the model's own judge, and majority vote on the same problems.
 
     The vote takes as many samples a problem as the search's tokens (candidates and judgements) pay
-    for on average, or all there are: ``majority_tokens`` says what they cost. ``correct`` holds a
+    for on average, or all there are: ``majority_tokens`` is their cost. ``correct`` holds a
     character a problem, in the order of their ids: each problem with a known answer has its place in
     every seed, for a row that failed is wrong. Tokens are means over the rows that did not fail (0 where
     all did).

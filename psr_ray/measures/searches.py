@@ -18,7 +18,7 @@ LENGTH_BINS = (("1-4", 1, 4), ("5-19", 5, 19), ("20+", 20, 10**9))
 
 @dataclass
 class SearchFigures:
-    """What a report says of a set of searches."""
+    """The figures of a set of searches for the report."""
 
     num_searches: int = 0
     num_errors: int = 0

@@ -1,4 +1,4 @@
-"""What a search asks of an engine, and what it gets back. Knows nothing of any engine."""
+"""Requests of a search to an engine, and their completions; independent of any engine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-# Which model answers: the one that searches, or M1 as a judge for ever (`method.judge: first`).
+# Which model answers: the one that searches, or M1 as a frozen judge (`method.judge: first`).
 ModelRole = Literal["policy", "first"]
-# What a request is for, in traces.
+# The purpose of a request, for traces.
 Purpose = Literal["sample", "judge"]
 
 
@@ -50,7 +50,7 @@ class Completion:
 
 @dataclass
 class Usage:
-    """Tokens that a task cost so far."""
+    """Tokens that a task has used so far."""
 
     num_sampled_tokens: int = 0
     num_judge_tokens: int = 0
@@ -63,7 +63,7 @@ class Usage:
         self._add_prompt(request, completions)
 
     def add_judgement(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
-        """Add what a judge wrote."""
+        """Add the tokens of judgements."""
         self.num_judge_tokens += sum(len(c.token_ids) for c in completions)
         self._add_prompt(request, completions)
 

@@ -163,7 +163,7 @@ class VerdictJudge(Judge):
 
 
 def pair_texts(problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str) -> Texts:
-    """What the templates `judge` and `verdict` show."""
+    """Values of the templates `judge` and `verdict`."""
     return {"problem": problem, "steps_so_far": steps_so_far, "step_a": step_a, "step_b": step_b}
 
 

@@ -1,9 +1,9 @@
-"""Step preferences: one row a pair, grouped by problem, made from searches kept whole.
+"""Step preferences: one row a pair, grouped by problem, made from complete search records.
 
 A worked row: problem "13 beads … 20 more …", step 2 of a search. ``prompt_ids`` is the solve prompt
 followed by the chosen step 1, exactly as sampled; ``chosen_ids`` and ``rejected_ids`` are the best
-and the worst candidate of step 2. Training scores the candidates' tokens only. An EOS id stands at
-the end of a candidate only where the model ended there.
+and the worst candidate of step 2. Training scores the candidates' tokens only. A candidate
+ends with an EOS id only where the model ended there.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from psr_ray.storage.locations import local_copy
 
 BUILT_IN = Path(__file__).parent.parent / "templates" / "prompts"
 TokenIds = tuple[int, ...]
-# What a template shows, by the names it uses: a text, or several.
+# Values of a template by name: a text, or several.
 Texts = Mapping[str, str | Sequence[str]]
-# What only a judge may write, wherever it stands.
+# Texts that only a judge may write.
 VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
 HOLE = "\0"
 # Tokens and marks that are no plain text: <think>, </answer>, [INST].
@@ -99,7 +99,7 @@ class PromptBuilder:
         return self._ids(text, self.system.judge) + self.encode(opening)
 
     def judging_text(self, template: str, texts: Texts) -> str:
-        """The same as plain text: for a model behind any chat template."""
+        """The same prompt as plain text, for a model behind any chat template."""
         values = {
             name: self.as_data(value, judged=True)
             if isinstance(value, str)
@@ -109,7 +109,7 @@ class PromptBuilder:
         return self._render(template, **values)
 
     def text_ids(self, text: str) -> TokenIds:
-        """A prompt that somebody else wrote, as the model is to see it."""
+        """A ready-made prompt, as the model is to see it."""
         return self._ids(self.as_data(text))
 
     def encode(self, text: str) -> TokenIds:
@@ -124,9 +124,9 @@ class PromptBuilder:
         return text
 
     def as_data(self, text: str, *, judged: bool = False) -> str:
-        """A problem's or a model's text as it may stand in a prompt: without the tokenizer's control
-        tokens and, where it is to be judged, without a judge's verdicts and a template's section marks.
-        A space after their first character makes them plain text; all other text is as it was."""
+        """A problem's or model's text made safe for a prompt: without the tokenizer's control tokens and
+        where it is to be judged, without verdicts and the template's section marks. A space after their
+        first character makes them plain text; all other text is unchanged."""
         for pattern in (self.control, self.marks) if judged else (self.control,):
             text = pattern.sub(apart, text)
         return text
@@ -149,7 +149,7 @@ class PromptBuilder:
         return re.compile(rf"{anywhere}|{LINE_START}\s*(?:{any_of(letters)})")
 
     def _render(self, name: str, **values: Any) -> str:
-        """A template filled in. Raises ``PsrError`` that names it and says what is wrong with it."""
+        """A template filled in. Raises ``PsrError`` with the template and what is wrong in it."""
         try:
             return self.templates.get_template(f"{name}.jinja").render(**values)
         except jinja2.TemplateError as error:

@@ -28,7 +28,7 @@ Unit = Literal["step", "solution"]
 
 @dataclass(frozen=True)
 class State:
-    """Where a search stands when candidates are ranked."""
+    """The state of a search when candidates are ranked."""
 
     problem: Problem
     prefix_ids: tuple[int, ...]
@@ -40,7 +40,7 @@ class State:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Scores of the candidates, and what they come from: verdicts of pairs, or a text each."""
+    """Scores of the candidates and their origin: verdicts of pairs, or a judgement each."""
 
     scores: list[float]
     verdicts: dict[Comparison, Verdict] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Ranking(Protocol):
 class PairwiseRanking:
     """The paper's way: the model compares all pairs in both orders, a score is the sum of wins.
 
-    What was decided before a rollback is not asked again.
+    Comparisons that were decided before a rollback are not asked again.
     """
 
     judge: Judge
@@ -192,8 +192,8 @@ RANKINGS: dict[str, Callable[[PromptBuilder, Config], Ranking]] = {
 
 
 def ranking_factory(config: Config) -> Callable[[PromptBuilder, Config], Ranking]:
-    """What makes the ranking that `method.ranking` names. Raises ``PsrError`` where it is the user's and
-    does not fit."""
+    """The factory of the ranking that `method.ranking` names. Raises ``PsrError`` where it is the user's
+    and does not fit."""
     name, takes = config.method.ranking, ("prompts", "config")
     found: Callable[[PromptBuilder, Config], Ranking] = find(
         "method.ranking", name, RANKINGS, takes, ("rank",)
@@ -202,5 +202,5 @@ def ranking_factory(config: Config) -> Callable[[PromptBuilder, Config], Ranking
 
 
 def ranking_of(config: Config, prompts: PromptBuilder) -> Ranking:
-    """A ranking for one search, as the config's method says."""
+    """A ranking for one search, by the config's method."""
     return ranking_factory(config)(prompts, config)

@@ -1,6 +1,6 @@
 """The step search of one problem as a coroutine (arXiv 2503.03746, section 3). No I/O, no engine.
 
-It yields requests and is sent their completions; whoever drives it may run thousands at once.
+It yields requests and is sent their completions; its driver may run thousands at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
 
 @dataclass
 class SearchedStep:
-    """Everything that happened at one step: candidates, verdicts or judgements, scores, outcome.
+    """The record of one step: candidates, verdicts or judgements, scores, outcome.
 
     ``kept`` turns false when a later rollback drops the step and its pair.
     """
@@ -44,7 +44,7 @@ class SearchedStep:
 
 @dataclass
 class Search:
-    """One search, kept whole. ``steps`` is in order of time and holds rolled-back steps too."""
+    """The complete record of a search. ``steps`` is in order of time and includes rolled-back steps."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
@@ -84,9 +84,9 @@ def pick(
 def search_steps(
     problem: Problem, prompts: PromptBuilder, ranking: Ranking, config: Config
 ) -> EngineTask[Search]:
-    """Search one problem step by step; returns the whole search.
+    """Search one problem step by step; returns the complete record.
 
-    With ``method.unit: solution`` the one step is a whole solution, and a tie ends the search: there
+    With ``method.unit: solution`` the one step is a complete solution, and a tie ends the search: there
     is no step to go back to.
 
     A round samples and ranks the candidates of one step. ``search.max_steps`` counts rounds, those that
@@ -96,7 +96,7 @@ def search_steps(
     follow it are EOS alone), ``max_steps``, ``max_rollbacks``,
     ``max_length`` (no room for another step, or for a judgement of these candidates),
     ``step_too_long`` (no candidate ended in its tokens), ``no_step`` (the model ended before it wrote
-    one) or ``tie`` (of whole solutions).
+    one) or ``tie`` (of complete solutions).
     Raises ``ProblemTooLong`` where the prompt alone leaves no room for a step.
     """
     search, whole = config.search, config.method.unit == "solution"

@@ -1,10 +1,10 @@
-"""Steps: sampled up to where one ends, merged into candidates, and split out of a whole solution.
+"""Steps: sampled up to where one ends, merged into candidates, and split out of a complete solution.
 
-Where a step ends. The stop text's leading newlines belong to the step that they end (a stop without
-any belongs to it whole); what follows of it begins the next step and is sampled again. Ids stay as
+Where a step ends. The stop text's leading newlines belong to the step that they end (all of a stop
+without any); the rest of it begins the next step and is sampled again. Ids stay as
 sampled: a token that holds both the end of one step and more goes with the step that it ends. Blank
 text before anything visible belongs to the step that follows. So every character of a model's text
-stands in exactly one step, and no step is without ids or text.
+is in exactly one step, and no step is without ids or text.
 
 Two candidates are *the same step* where their texts are, blanks around them left out; how the text was
 cut into tokens, and whether EOS or a newline ended it, makes no difference.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 
 STEP_HEADER = re.compile(r"^Step (\d+):", re.MULTILINE)
-# Requests for one step whose samples come to a stop text before anything visible; then it is given up.
+# Requests for one step whose samples reach a stop text before anything visible; then we give up.
 MAX_BLANKS = 4
 
 Decode = Callable[[Sequence[int]], str]
@@ -50,7 +50,7 @@ def trim_to_step(
     newlines = len(stop) - len(stop.lstrip("\n"))
     step = text[: found + (newlines or len(stop))]
     low, high = 1, len(token_ids)
-    while low < high:  # the fewest ids that hold the whole step
+    while low < high:  # the fewest ids that hold the full step
         middle = (low + high) // 2
         if decode(token_ids[:middle]).startswith(step):
             high = middle
@@ -64,7 +64,7 @@ def sample_steps(
 ) -> EngineTask[list[Completion]]:
     """Samples of a prompt, each cut where its first step ends (``finish`` is then ``stop``).
 
-    A stop text before anything visible ends no step: sampling goes on behind it, and the step holds
+    A stop text before anything visible ends no step: sampling continues after it, and the step holds
     the ids of both. Tokens are added to ``usage``, those that were cut away too."""
     assert request.stop is not None
     done: list[Completion] = []

@@ -74,7 +74,7 @@ def order(a: float, b: float) -> int:
 
 
 def is_tie(step_scores: Sequence[float]) -> bool:
-    """All scores equal: the step says nothing, the search goes back (section 3)."""
+    """All scores are equal: the search goes back a step (section 3)."""
     return order(max(step_scores), min(step_scores)) == 0
 
 

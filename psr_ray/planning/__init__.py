@@ -1,1 +1,1 @@
-"""What a run will do and cost, from its config: work, memory, time and money (docs/planning.md)."""
+"""A run's work and cost, from its config: work, memory, time and money (docs/planning.md)."""

@@ -44,7 +44,7 @@ def generation_hours(
 ) -> float:
     """GPU-hours of an engine's prompts and generated tokens.
 
-    A decoding step reads the weights once for all sequences under way, and each one's KV cache of about
+    A decoding step reads the weights once for all sequences in flight, and each one's KV cache of about
     ``length`` tokens; prompt tokens that are not in the prefix cache cost 2 FLOPs a parameter.
     """
     gpus = max(config.engine.tensor_parallel_size, 1)

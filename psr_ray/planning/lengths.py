@@ -15,7 +15,7 @@ from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
 from psr_ray.storage.locations import is_url, location
 
-# Rows that are looked at in a file.
+# Rows of a file that are measured.
 SAMPLE = 200
 
 

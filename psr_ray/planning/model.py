@@ -1,4 +1,4 @@
-"""What counts of a model for planning: its parameters and the size of a token's KV cache."""
+"""A model's shape for planning: its parameters and the KV cache of a token."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def print_plan(
 
 
 def print_memory(config: Config, shape: ModelShape, console: Console, gpu: Gpu | None) -> None:
-    """What an engine and the training workers take."""
+    """Print the memory of an engine and of the training workers."""
     for name, training in (("sft", config.sft), ("dpo", config.dpo)):
         memory = training_memory(shape, training)
         host = f"; {memory.host:.2f} GiB of the node's memory" if memory.host else ""

@@ -1,4 +1,4 @@
-"""What each stage does: rows, requests, tokens.
+"""The work of each stage: rows, requests, tokens.
 
 ``tokens`` is what is to be expected, ``most`` what the config allows (all candidates differ and fill
 their limits). How many candidates of a step differ is known only once a search was measured; until then
@@ -18,7 +18,7 @@ from psr_ray.training.examples import batch_sizes, mixed_batches
 
 @dataclass(frozen=True)
 class Work:
-    """What one stage does. ``prompt_tokens`` are those that no earlier request of the stage shares;
+    """The work of one stage. ``prompt_tokens`` are those that no earlier request of the stage shares;
     ``trained_tokens`` go through a training's forward and backward pass."""
 
     rows: int
@@ -133,7 +133,7 @@ def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
 
 
 def work_of(planned: PlannedStage, config: Config, lengths: Lengths) -> Work:
-    """What a stage does."""
+    """The work of a stage."""
     if planned.kind == "data":
         return Work(sum(source.num for source in config.data.sources().values()))
     if planned.kind == "sft":

@@ -1,1 +1,1 @@
-"""What a run came to: figures, alarms, the terminal, the report, its status."""
+"""The results of a run: figures, alarms, the terminal, the report, its status."""

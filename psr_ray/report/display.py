@@ -1,4 +1,4 @@
-"""What a person sees: a line a stage with a bar, rows, tokens/s, time left; the table at the end."""
+"""The terminal: a line per stage with a bar, rows, tokens/s and time left; the table at the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from psr_ray.stages import PlannedStage
 from psr_ray.storage.files import Json
 from psr_ray.telemetry.progress import read_progress
 
-# Seconds between two lines that say what a run waits for.
-SAY_EVERY_S = 60.0
+# Seconds between two lines about what a run waits for.
+REPORT_EVERY_S = 60.0
 
 
 def duration(seconds: float) -> str:
@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 class RunDisplay:
-    """A live line for the stage under way; finished stages stay as one line each."""
+    """A live line for the current stage; finished stages stay as one line each."""
 
     def __init__(self, run_dir: Path, console: Console) -> None:
         self.run_dir = run_dir
@@ -42,7 +42,7 @@ class RunDisplay:
         self._task: TaskID | None = None
         self._title = ""
         self._started = 0.0
-        self._said_at = -SAY_EVERY_S
+        self._reported_at = -REPORT_EVERY_S
 
     def __enter__(self) -> RunDisplay:
         self.progress.start()
@@ -80,10 +80,10 @@ class RunDisplay:
         )
 
     def _wait(self, task: TaskID, what: str) -> None:
-        """Say what is waited for: in the live line, and now and then as a line of a log."""
+        """Show what the stage waits for: in the live line, and once a minute as a log line."""
         self.progress.update(task, detail=what)
-        if time.monotonic() - self._said_at > SAY_EVERY_S:
-            self._said_at = time.monotonic()
+        if time.monotonic() - self._reported_at > REPORT_EVERY_S:
+            self._reported_at = time.monotonic()
             self.console.print(f"[dim]{self._title}: {escape(what)}[/dim]", soft_wrap=True)
 
     def finished(self, planned: PlannedStage) -> None:

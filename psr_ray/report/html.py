@@ -76,7 +76,7 @@ def search_stages(run_dir: Path) -> list[tuple[str, Path]]:
 
 
 def headline(models: list[Json]) -> str:
-    """What the run shows, in one sentence, with the standard error of the difference."""
+    """The run's result in one sentence, with the standard error of the difference."""
     trained = [entry for entry in models if entry["name"] != "M0" and entry["accuracy"] is not None]
     if len(trained) < 2:
         return ""

@@ -8,7 +8,7 @@ import jinja2
 
 
 def markdown_templates(folder: Path) -> jinja2.Environment:
-    """The templates of a folder, for Markdown: statements leave no blanks, texts stay as they are."""
+    """The templates of a folder, for Markdown: statements leave no blanks, texts are not escaped."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,

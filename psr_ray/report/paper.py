@@ -86,7 +86,7 @@ def accuracy_view(models: list[Json], names: list[str]) -> View:
     return View(
         "Accuracy by iteration and benchmark (Table 1)",
         "Greedy, in percent, with the 95 % interval (Wilson); in brackets, where they would add to it, "
-        "with answers that stand in no box. The paper's MATH has 5,000 problems; it gives no intervals.",
+        "with answers outside a box. The paper's MATH has 5,000 problems; it gives no intervals.",
         ["model", *names],
         with_published(models, names, own, ACCURACY, ".1f"),
     )

@@ -1,4 +1,4 @@
-"""Figures that the paper gives (Zhang et al. 2025, arXiv 2503.03746), to stand beside a run's.
+"""Figures of the paper (Zhang et al. 2025, arXiv 2503.03746), shown beside a run's.
 
 As published: accuracies in percent, greedy, one seed, no intervals; MATH is the test set of 5,000.
 """

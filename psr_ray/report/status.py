@@ -1,4 +1,4 @@
-"""What a run is doing, from its folder alone: readable wherever the storage is."""
+"""The state of a run, from its folder alone: on any machine that sees the storage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from psr_ray.storage.folders import HOLDER
 from psr_ray.storage.locations import location
 from psr_ray.telemetry.progress import interval_s, read_progress
 
-# Seconds without a new state after which a holder is no longer said to work.
+# Seconds without a new state after which the holder is reported as silent.
 SILENT_S = 120.0
 
 
 def run_of(name: str, runs_dir: str) -> Path:
-    """A run's folder by its path, its URL, its name, or the id of a job that works on it.
+    """A run's folder by its path, its URL, its name, or the id of its job.
 
     Raises ``PsrError`` where there is none of that name.
     """
@@ -34,13 +34,13 @@ def run_of(name: str, runs_dir: str) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder.absolute()
     raise PsrError(
-        f"{name}: no folder of a run, no run in {runs}, and no job that worked on one there; give the "
+        f"{name}: no folder of a run, no run in {runs}, and no job with a run there; give the "
         "run's folder or URL, or --runs-dir"
     )
 
 
 def print_status(folder: Path, console: Console) -> None:
-    """A row a stage; the one under way with its progress; who works on the run."""
+    """Print a row per stage, the current one with its progress, and the process that runs it."""
     run = stored_run(folder)
     progress = read_progress(folder)
     holder = read_json(folder / HOLDER)
@@ -54,7 +54,7 @@ def print_status(folder: Path, console: Console) -> None:
         if planned.stage.is_complete:
             state = finished_line(planned).removeprefix(planned.title).strip()
         elif planned.stage.was_opened and not under_way:
-            under_way, state = True, "begun"
+            under_way, state = True, "started"
             if progress is not None and progress.stage == planned.title:
                 state = f"{progress.done} of {progress.total} {progress.unit}"
                 if progress.waiting is not None:
@@ -67,13 +67,13 @@ def print_status(folder: Path, console: Console) -> None:
         console.print("complete")
         return
     if holder is None:
-        console.print("nobody works on it; the same command or job goes on with it")
+        console.print("not running: rerun the command, or submit the job again, to resume")
         return
     job = f", job {holder['job']}" if holder.get("job") else ""
     quiet = time.time() - progress.written_at if progress is not None else 0.0
     silent = f"; nothing new for {duration(quiet)}" if quiet > SILENT_S + interval_s(folder) else ""
     console.print(
-        f"process {holder.get('pid')} on {holder.get('host')} works on it{job}, since "
+        f"process {holder.get('pid')} on {holder.get('host')} is running it{job}, since "
         f"{holder.get('since')}{silent}",
         soft_wrap=True,
     )

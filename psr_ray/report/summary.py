@@ -84,7 +84,7 @@ def stage_belongs_to(planned: PlannedStage, name: str) -> bool:
 
 
 def summarize(run: RunDirectory) -> Json:
-    """The summary of what is complete, whichever version of the code completed it."""
+    """The summary of complete stages, whatever version of the code completed them."""
     plan = planned_stages(run)
     entries = [model_entry(name, plan) for name in ["M0", *run.config.model_names]]
     wall: dict[str, Any] = {

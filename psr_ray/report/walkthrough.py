@@ -17,7 +17,7 @@ from psr_ray.storage.shards import read_rows, shards
 MOST_CHARACTERS = 4_000_000
 # Characters of a judge's text: its end, where the verdict stands.
 JUDGE_CHARACTERS = 500
-# Searches of a stage that are looked at.
+# Searches of a stage that are considered.
 MOST_SEARCHES = 2_000
 
 
@@ -106,6 +106,6 @@ def searches_of(stages: Sequence[tuple[str, Path]], most: int = MOST_CHARACTERS)
 
 
 def as_script(value: Any) -> str:
-    """JSON that may stand in a script element, whatever its texts hold."""
+    """JSON that is safe inside a script element, whatever its texts hold."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

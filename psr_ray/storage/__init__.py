@@ -1,1 +1,1 @@
-"""Files, folders and shards that are whole or absent, on a disk or in an object store."""
+"""Files, folders and shards that are complete or absent, on a disk or in an object store."""

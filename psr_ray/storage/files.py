@@ -1,4 +1,4 @@
-"""Files that are whole and on the disk, or as they were; JSON objects and Parquet tables in them."""
+"""Atomic writes: a file is complete and on disk, or unchanged. JSON objects and Parquet tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Json = dict[str, Any]
 # A row of a Parquet file.
 Row = dict[str, Any]
 
-REDO = "delete it and run the same command: its rows are done again"
+REDO = "delete it and rerun the command: its rows are redone"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path of this machine to write to; in the end the file is on the disk and takes its name, or it
-    is in the store, where an object appears whole."""
+    """A local path to write to. At the end the file is synced and renamed, or uploaded to the store:
+    an object appears at once."""
     if is_remote(path):
         files, name = store_of(path)
         with tempfile.TemporaryDirectory(prefix="psr-ray-") as folder:
@@ -42,18 +42,18 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
-        with contextlib.suppress(OSError):  # there where writing failed
+        with contextlib.suppress(OSError):  # left where writing failed
             unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file."""
+    """Write a text file atomically."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a whole Parquet file."""
+    """Write a Parquet file atomically."""
     with whole_file(path) as unfinished:
         pq.write_table(table, unfinished)
 

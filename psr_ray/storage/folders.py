@@ -1,4 +1,4 @@
-"""Folders of results: one command at a time, what lies in them, disks that take nothing more."""
+"""Folders of results: one command at a time, what lies in them, full disks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 class FolderLock:
     """One process's claim on a folder, for a ``with`` block, until ``release``, or until it dies.
 
-    The lock is the file system's, in a store a lease; ``_HOLDER.json`` says who has it."""
+    The lock is the file system's, in a store a lease; ``_HOLDER.json`` names the holder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class FolderLock:
 
 
 def this_process() -> Json:
-    """Who holds a folder, to be read by people and by ``psr_ray.storage.lease``."""
+    """The holder of a folder, for messages and for ``psr_ray.storage.lease``."""
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -89,7 +89,7 @@ def this_process() -> Json:
 
 
 def in_use(folder: Path, holder: Json) -> str:
-    """That another process holds a folder, and what to do."""
+    """The message that another process holds a folder, with what to do."""
     job = f" (job {holder['job']})" if holder.get("job") else ""
     return (
         f"folder {folder} is in use by process {holder.get('pid', '?')}{job} on "
@@ -107,8 +107,8 @@ def contents(folder: Path) -> list[str]:
 
 
 def drop_unfinished(folder: Path) -> None:
-    """Remove the files that killed processes were writing, from a folder that nobody writes to; in a
-    store there are none."""
+    """Remove the files that killed processes were writing, from a folder that no process writes to; a
+    store has none."""
     if is_remote(folder):
         return
     for path in folder.rglob(".*"):
@@ -119,8 +119,8 @@ def drop_unfinished(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_checked(folder: Path) -> Iterator[None]:
-    """Inside, a disk that takes nothing more is a ``PsrError``, whatever it made of itself and in
-    whichever process."""
+    """Inside, a disk that is full or read-only raises a ``PsrError``, whatever error it caused and in
+    which process."""
     try:
         yield
     except PsrError:
@@ -130,12 +130,12 @@ def disk_checked(folder: Path) -> Iterator[None]:
         if why is None:
             raise
         raise PsrError(
-            f"folder {folder}: {why}; what is finished is kept: mend it, and the same command goes on"
+            f"folder {folder}: {why}; finished work is kept: fix it, then rerun the command to resume"
         ) from error
 
 
 def disk_problem(error: BaseException | None) -> str | None:
-    """What an error, or one that caused it, says of a disk that takes nothing more."""
+    """The reason why a disk cannot be written to, from an error or its causes."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             return os.strerror(error.errno)

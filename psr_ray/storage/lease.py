@@ -1,8 +1,8 @@
-"""A claim on a folder in an object store: one object, made only where there is none, renewed while held.
+"""A claim on a folder in an object store: one object, created only if absent, renewed while held.
 
-A store has no locks that end with their process. So the holder writes its object anew every ``RENEW_S``
-seconds; who finds the same object still unchanged after ``EXPIRY_S`` takes the folder over. A dead
-process of this very machine is known at once.
+A store has no locks that end with their process. So the holder rewrites its object every ``RENEW_S``
+seconds; a process that finds it unchanged for ``EXPIRY_S`` takes the folder over. A dead process of this
+machine is recognised at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Held(Exception):
 
 
 class Lease:
-    """``acquire`` until ``release``; a holder that lost it ends by SIGTERM: another has the folder."""
+    """``acquire`` until ``release``; a holder that lost it to another process ends by SIGTERM."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -122,5 +122,5 @@ def died_here(owner: Json) -> bool:
 
 
 def machine_id() -> str:
-    """This machine, as it was started: a host name may be another's, too."""
+    """An id of this machine since its start; host names are not unique."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.uname().nodename

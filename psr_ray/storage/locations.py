@@ -22,7 +22,7 @@ from upath import UPath
 
 from psr_ray.errors import PsrError, last_line
 
-# Copies that nobody asked for since go when another is made.
+# Copies unused for this long are removed when another is made.
 KEEP_COPIES_S = 6 * 3600.0
 CACHE = "PSR_RAY_CACHE"
 
@@ -38,7 +38,7 @@ def location(text: str | Path) -> Path:
     if isinstance(text, Path | UPath) or not is_url(text):
         return text if isinstance(text, UPath) else Path(text)
     try:
-        # nothing is remembered of what lies where: other processes write there, too
+        # no cached listings: other processes write there, too
         return cast(Path, UPath(text.rstrip("/"), use_listings_cache=False))
     except (ImportError, ValueError) as error:
         raise PsrError(
@@ -135,7 +135,7 @@ def local_copy(folder: str | Path, *, weights: bool = True) -> str:
 
 
 def drop_old_copies(cache: Path) -> None:
-    """Remove copies that nobody asked for lately, and what killed processes were copying."""
+    """Remove unused copies, and those that killed processes left unfinished."""
     for copy in cache.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process does the same
             if copy.is_dir() and time.time() - copy.stat().st_mtime > KEEP_COPIES_S:

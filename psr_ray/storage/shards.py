@@ -1,7 +1,7 @@
-"""Parquet shards: rows that are written once, whole or not at all.
+"""Parquet shards: rows that are written once, atomically.
 
-What an engine finishes is pooled over its batches (``ShardWriter``), so that little is lost with it.
-What is done is known by the ids in the shards.
+Rows that an engine finishes are pooled over its batches (``ShardWriter``), so that little is lost with
+it. The ids in the shards tell which rows are done.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Key = tuple[str, str]  # a row's output (a folder of shards) and id
 
 
 def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """Write a Parquet file that is either whole or absent."""
+    """Write a Parquet file atomically."""
     write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def write_shard(folder: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
-    """Write rows as one shard, named after their ids: the same rows never stand in two shards."""
+    """Write rows as one shard, named after their ids: the same rows never make two shards."""
     name = hashlib.sha256("\n".join(sorted(row["id"] for row in rows)).encode()).hexdigest()[:16]
     path = folder / f"part-{name}.parquet"
     write_rows(path, rows, schema)
@@ -63,9 +63,9 @@ def num_rows(paths: Iterable[Path]) -> int:
 
 
 def drop_doubles(folder: Path) -> int:
-    """Take rows out of shards that stand in an earlier shard too; returns the number of rows left.
+    """Remove rows that an earlier shard holds too; returns the number of rows left.
 
-    A worker that was cut off from the cluster may have gone on with a batch that was given to another.
+    A worker that was cut off from the cluster may have continued a batch that another one got.
     """
     seen: set[str] = set()
     for path in shards(folder):
@@ -84,7 +84,7 @@ def failed(folder: Path) -> dict[str, str]:
 
 
 def drop_failed(folder: Path) -> None:
-    """Take the rows that failed out of their shards: they are then tried again."""
+    """Remove failed rows from their shards: they are then tried again."""
     for path in shards(folder):
         table = read_table(path)
         whole = table.filter(pc.is_null(table["error"]))
@@ -95,9 +95,9 @@ def drop_failed(folder: Path) -> None:
 
 
 class ShardWriter:
-    """What one worker's threads finish, written in shards of ``rows_per_shard`` rows.
+    """Writes the rows that one worker's threads finish, in shards of ``rows_per_shard`` rows.
 
-    Fewer stand in a shard only when nothing else is under way. ``place`` gives a task's folder and
+    A shard has fewer only when nothing else is in flight. ``place`` gives a task's folder and
     schema.
     """
 
@@ -111,7 +111,7 @@ class ShardWriter:
         self.error: BaseException | None = None
 
     def expect(self, num: int) -> None:
-        """As many more rows are under way."""
+        """Announce as many more rows in flight."""
         with self.changed:
             self.num_open += num
 
@@ -129,15 +129,15 @@ class ShardWriter:
         self._write(taken)
 
     def flush(self) -> None:
-        """Write what is finished, as the worker is about to end."""
+        """Write the finished rows: the worker is about to end."""
         with self.changed:
             taken, self.pools = self.pools, {}
         self._write(taken)
 
     def wait(self, keys: Iterable[Key]) -> None:
-        """Until all these rows, given to ``add`` before, are in shards.
+        """Wait until all these rows, passed to ``add`` before, are in shards.
 
-        Raises what writing them raised, in whichever thread that was.
+        Raises the error of writing them, from whichever thread.
         """
         wanted = set(keys)
         with self.changed:

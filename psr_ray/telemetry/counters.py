@@ -64,7 +64,7 @@ class RowMetrics:
 
 
 def counts_of(task: str, row: Row) -> Mapping[str, int]:
-    """What a finished row adds to each counter."""
+    """The increments of the counters by a finished row."""
     counts = {"problems": 1, "failed_rows": int(row.get("error") is not None)}
     if counts["failed_rows"]:
         return counts

@@ -1,4 +1,4 @@
-"""Logs with run, stage and iteration, in Ray's own log files; as JSON where the config says so.
+"""Logs with run, stage and iteration, in Ray's own log files; as JSON if configured.
 
 Ray adds job, node, actor and task to each line (``ray.LoggingConfig``).
 """
@@ -30,7 +30,7 @@ class StageLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 def ray_settings(settings: TelemetryConfig) -> dict[str, Any]:
-    """Arguments of ``ray.init`` that make all processes of a job log as the config says."""
+    """Arguments of ``ray.init`` that apply the config's log format to all processes of a job."""
     if settings.logs == "text":
         return {}
     import ray

@@ -1,4 +1,4 @@
-"""Progress of a run as a small file: written by whichever process does the work, read by the CLI.
+"""Progress of a run as a small file: written by the process that does the work, read by the CLI.
 
 A file survives the process that wrote it, and can be read wherever the run folder is mounted.
 """
@@ -18,7 +18,7 @@ FILE_NAME = "progress.json"
 
 @dataclass(frozen=True)
 class ProgressState:
-    """What a run is doing now."""
+    """The current stage of a run and its progress."""
 
     stage: str
     done: int
@@ -27,7 +27,7 @@ class ProgressState:
     num_tokens: int
     started_at: float
     waiting: str | None = None
-    """What it waits for, where it does."""
+    """What it waits for; None where it does not wait."""
     written_at: float = 0.0
 
     @property
@@ -67,7 +67,7 @@ class ProgressWriter:
         self._write()
 
     def wait(self, what: str | None) -> None:
-        """Say what is waited for, or that it is there (None)."""
+        """Report what the stage waits for; None: it waits no longer."""
         if what != self.waiting:
             self.waiting = what
             self._write()

@@ -1,4 +1,4 @@
-"""Traces of searches by OpenTelemetry: when a problem's requests were made, and what came of them.
+"""Traces of searches by OpenTelemetry: the rounds of requests of a problem, with times and token counts.
 
 A trace is a span for the problem's task and within it one for each round of requests: candidates
 sampled, steps judged. What lies between two of them is the search's own work. The first problems of each
@@ -94,7 +94,7 @@ class Tracer:
 def spans_of(
     task: EngineTask[Row], tracer: trace.Tracer, name: str, attributes: dict[str, str]
 ) -> EngineTask[Row]:
-    """A task as it is, its rounds of requests as spans of one trace.
+    """The same task, with its rounds of requests as spans of one trace.
 
     (No span is made the current one: thousands of tasks take turns in one thread.)"""
     whole = tracer.start_span(name, attributes=attributes)
@@ -123,7 +123,7 @@ def spans_of(
 def counts_of(
     requests: Sequence[GenerationRequest], answers: Sequence[Sequence[Completion]]
 ) -> dict[str, int]:
-    """What a round of requests cost."""
+    """Counts of one round of requests."""
     completions = [completion for answer in answers for completion in answer]
     return {
         "requests": len(requests),
@@ -136,7 +136,7 @@ def counts_of(
 
 @dataclass(frozen=True)
 class Span:
-    """A span as it was stored; times in seconds."""
+    """A stored span; times in seconds."""
 
     name: str
     start: float
@@ -154,14 +154,14 @@ class Span:
 
 
 def traces_of(stage: Path) -> list[list[Span]]:
-    """The stored traces of a stage, each with the whole task first and then its rounds in order."""
+    """The stored traces of a stage, each with the task's span first, then its rounds in order."""
     files = sorted((stage / FOLDER).glob("*.jsonl")) if (stage / FOLDER).exists() else []
     traces = [[Span.read(line) for line in file.read_text().splitlines()] for file in files]
     return [sorted(spans, key=lambda s: (not s.is_whole, s.start)) for spans in traces]
 
 
 def trace_table(spans: Sequence[Span]) -> Table:
-    """A trace as a table: when each round began, what it took and what came of it."""
+    """A trace as a table: start, duration and counts of each round."""
     whole, *rounds = spans
     table = Table(
         title=f"{whole.attributes['problem']} ({whole.name}, {whole.end - whole.start:.2f} s)",

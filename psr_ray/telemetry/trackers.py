@@ -1,7 +1,7 @@
-"""Weights & Biases and MLflow: what metrics.jsonl and the evaluations hold, sent on as it comes.
+"""Weights & Biases and MLflow: the metrics of trainings and evaluations, sent as they come.
 
-They are asked for by ``telemetry.wandb`` and ``telemetry.mlflow``. A tracker that fails is said once and
-left out from then on: a run's figures are in its files, and no run ends for want of a tracker.
+Set by ``telemetry.wandb`` and ``telemetry.mlflow``. A tracker that fails warns once and is then left
+out: a run's metrics are in its files, and no run fails for a tracker.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tracker(Protocol):
 
 
 class WandbTracker:
-    """One W&B run a stage, in the group of psr-ray's run; a later process goes on with it."""
+    """One W&B run a stage, in the group of psr-ray's run; a later process continues it."""
 
     def __init__(self, project: str, stage: Path, key: str, settings: Mapping[str, Any]) -> None:
         import wandb
@@ -61,13 +61,13 @@ class WandbTracker:
 
     def close(self) -> None:
         self.run.finish()
-        if is_remote(self.stage):  # what it wrote offline is kept with the stage
+        if is_remote(self.stage):  # its offline files are kept with the stage
             upload(self.here, self.stage)
             shutil.rmtree(self.here, ignore_errors=True)
 
 
 class MlflowTracker:
-    """One MLflow run a stage, in the experiment of psr-ray's run; a later process goes on with it."""
+    """One MLflow run a stage, in the experiment of psr-ray's run; a later process continues it."""
 
     def __init__(self, uri: str, stage: Path, key: str, settings: Mapping[str, Any]) -> None:
         # its own defaults would hold a training up for minutes where the server is away
@@ -114,7 +114,7 @@ class Trackers:
     def __init__(
         self, telemetry: TelemetryConfig, stage: Path, key: str, settings: Mapping[str, Any]
     ) -> None:
-        """``key`` names what goes on where it is the same; ``settings`` are shown beside it."""
+        """Runs of the same ``key`` are continued; ``settings`` are logged with the run."""
         self._log = StageLogger(stage)
         self._active: dict[str, Tracker] = {}
         for name, kind in KINDS.items():
@@ -130,7 +130,7 @@ class Trackers:
         except Exception as error:  # of a tracker's client, its server, the network
             self._active.pop(name, None)
             self._log.warning(
-                "telemetry.%s: %s; the stage goes on without it, its figures are in its files",
+                "telemetry.%s: %s; the stage continues without it, its metrics are in its files",
                 name,
                 last_line(error),
             )
@@ -173,7 +173,7 @@ def track_evaluation(
 ) -> None:
     """Send a model's figures on, with its number as the step: one curve a figure over the iterations.
 
-    ``key`` is that of the run's data: a run made anew has curves of its own."""
+    ``key`` is that of the run's data: a run started over has curves of its own."""
     telemetry = config.telemetry
     if telemetry.wandb is None and telemetry.mlflow is None:
         return

@@ -1,4 +1,4 @@
-"""Checkpoints of a training under way: DeepSpeed's, the newest one kept, read without running code."""
+"""Checkpoints of a training: DeepSpeed's, the newest one kept, read without running code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from psr_ray.training.losses import LossTerm
 class Checkpoints:
     """The newest checkpoint of a training, in its stage's folder; the driver removes it in the end.
 
-    A checkpoint is whole when ``latest.json`` names it; whatever else lies there was left by a process
-    that died while writing, and goes with the next one.
+    A checkpoint is complete when ``latest.json`` names it; anything else was left by a process that died
+    while writing, and is removed with the next one.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Checkpoints:
         self.only_update = training.lora is not None  # the weights below it are the model's
         read_tensors_only(engine)
         plans = [[[row.id for row in term.rows], term.plan] for term in terms]
-        # what a checkpoint's shards and steps depend on
+        # a checkpoint's shards and steps depend on these
         self.basis = {
             "num_workers": worker.num_workers,
             "zero_stage": training.zero_stage,
@@ -76,7 +76,7 @@ class Checkpoints:
         return int(latest["step"])
 
     def save(self, step: int) -> None:
-        """Keep the state after ``step`` steps, then let go of older ones."""
+        """Save the state after ``step`` steps, then remove older ones."""
         tag = f"step-{step}"
         with folder_to_write(self.folder) as folder:  # each worker's own, where it is uploaded
             self.engine.save_checkpoint(

@@ -60,7 +60,7 @@ def skip_shared_memory_op() -> None:
 
 def keep_four_bit_weights(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in place when a layer scores without gradients, as
-    the reference does (on a CPU with AVX512-BF16): training would go on from other weights than were
+    the reference does (on a CPU with AVX512-BF16): training would continue from other weights than were
     loaded."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

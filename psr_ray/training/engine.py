@@ -31,7 +31,7 @@ from psr_ray.training.logprobs import PackScorer
 
 
 def deepspeed_config(training: TrainingConfig, dtype: str) -> dict[str, Any]:
-    """DeepSpeed's settings for ours. The loop itself says where a step ends: the number of forward
+    """DeepSpeed's settings for ours. The loop itself marks the end of a step: the number of forward
     passes differs from step to step."""
     zero: dict[str, Any] = {"stage": training.zero_stage}
     if training.offload_optimizer:

@@ -70,7 +70,7 @@ def eft_example(row: Row, prompts: PromptBuilder, settings: JudgeConfig) -> SFTE
 
 
 def points_example(row: Row, prompts: PromptBuilder) -> SFTExample:
-    """A judged whole solution: reasoning and points."""
+    """A judged solution: reasoning and points."""
     prompt = points_prompt(prompts, row["problem"], [row["solution"]])
     return closed(row["id"], prompt, row["judgement"], prompts)
 
@@ -98,7 +98,7 @@ def solution_example(row: Row) -> SFTExample:
 
 
 def within_length(examples: Iterable[Any], max_length: int) -> tuple[list[Any], list[str]]:
-    """The examples that fit, whole, and the ids of those that did not; nothing is ever cut."""
+    """The examples that fit, and the ids of those that do not; nothing is ever truncated."""
     fitting, dropped = [], []
     for example in examples:
         if len(example) <= max_length:
@@ -109,7 +109,7 @@ def within_length(examples: Iterable[Any], max_length: int) -> tuple[list[Any], 
 
 
 def cycle(num_rows: int, rng: random.Random) -> Iterable[int]:
-    """Indices in a new random order each epoch, for ever."""
+    """Indices in a new random order each epoch, endlessly."""
     order = list(range(num_rows))
     while True:
         rng.shuffle(order)
@@ -218,10 +218,10 @@ def sft_data(job: TrainingJob, prompts: PromptBuilder) -> TrainingData:
 
 
 def dpo_data(job: TrainingJob) -> TrainingData:
-    """Step preferences that fit, and the whole solutions that go with each batch, if any do.
+    """Step preferences that fit, and the complete solutions added to each batch, if any.
 
-    Rows come in the order of their ids: shards hold them in the order in which searches ended, which is
-    another one each time."""
+    Rows come in the order of their ids: shards hold them in the order in which searches ended, which
+    varies."""
     assert job.preferences is not None
     length, settings, seed = job.config.model.max_length, job.config.dpo, job.config.seed
     rows = sorted(

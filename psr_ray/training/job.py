@@ -98,7 +98,7 @@ class Worker:
         return [other.to(tensor.device) for other in tensors]
 
     def from_first(self, value: Any) -> Any:
-        """What rank 0 has; ``value`` is looked at there alone."""
+        """Rank 0's value; other ranks' ``value`` is ignored."""
         if self.num_workers == 1:
             return value
         import torch.distributed as dist

@@ -32,7 +32,7 @@ class MetricsWriter:
         num_done: int = 0,
         trackers: Trackers | None = None,
     ) -> None:
-        """A training of ``num_steps`` steps that goes on after ``num_done`` of them."""
+        """For a training of ``num_steps`` steps that resumes after ``num_done`` of them."""
         self.active = rank == 0
         if not self.active:
             return
@@ -47,7 +47,7 @@ class MetricsWriter:
             (folder / NAME).read_text().splitlines(keepends=True)[:num_done] if num_done else []
         )
         path = self._here / NAME
-        write_text(path, "".join(before))  # whole or not; steps after the checkpoint come again
+        write_text(path, "".join(before))  # atomic; steps after the checkpoint are done again
         self._file = path.open("a")
         board = str(self._here / "tensorboard")
         self._board = SummaryWriter(log_dir=board, purge_step=num_done + 1 if num_done else None)
@@ -76,7 +76,7 @@ class MetricsWriter:
             self.flush()
 
     def flush(self) -> None:
-        """See that what was written lies in the folder: before a checkpoint, say."""
+        """Make sure that all lines are in the folder: called before a checkpoint."""
         if self.active and is_remote(self._folder):
             self._board.flush()
             upload(self._here, self._folder)

@@ -112,7 +112,7 @@ def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def balance(sizes: Sequence[int], num_workers: int) -> list[list[int]]:
-    """Indices of the sizes for each worker, the largest first to whoever has least."""
+    """Indices of the sizes for each worker: the largest goes first to the worker with the least."""
     shares: list[list[int]] = [[] for _ in range(num_workers)]
     load = [0] * num_workers
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):

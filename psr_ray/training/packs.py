@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Pack:
-    """Trees side by side, as tensors; ``layout`` says which tokens see which.
+    """Trees side by side, as tensors; ``layout`` tells which tokens see which.
 
     ``scored_N`` are the tokens that a completion holds, ``before_N`` the tokens that predict them.
     ``members_M`` are places in ``scored_N``, ``owners_M`` the completion each of them counts for: a

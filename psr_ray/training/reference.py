@@ -110,9 +110,9 @@ def check_packing(
 def reference_logps(
     engine: Any, pairs: Sequence[PreferenceExample], worker: Worker, budget: int
 ) -> torch.Tensor:
-    """Log-probabilities [2, N] of all chosen and rejected steps under the weights as they are.
+    """Log-probabilities [2, N] of all chosen and rejected steps under the current weights.
 
-    Every worker does its share and all share the whole; NaN stands where nobody filled in.
+    Every worker scores its share, then all gather the result; NaN marks a missing value.
     """
     engine.eval()
     table = torch.full((2, len(pairs)), math.nan, dtype=torch.float64)
@@ -160,10 +160,10 @@ def changes_of(
     worker: Worker,
     budget: int,
 ) -> dict[str, float]:
-    """What a training did to its pairs, under the weights as they are at its end: means over all pairs,
+    """Change of the pairs' log-probabilities by training, under its final weights: means over all pairs,
     or ``MAX_MEASURED`` evenly spaced ones. ``reference`` [2, N] is of all pairs.
 
-    A step's own figures are those of one batch before its update; the last of them say little."""
+    A step's own metrics are of one batch before its update, so the last ones are noisy."""
     step = max(1, math.ceil(len(pairs) / MAX_MEASURED))
     after = reference_logps(engine, pairs[::step], worker, budget)
     chosen, rejected = after - reference[:, ::step].to(after)

@@ -182,7 +182,9 @@ class NotFiniteError(PsrError):
     """A metric of a step is NaN or infinite; the weights in memory are lost."""
 
     def __init__(self, names: list[str], step: int, num_steps: int, metrics: Sums) -> None:
-        super().__init__(names, step, num_steps, metrics)  # as they are: errors travel pickled
+        super().__init__(
+            names, step, num_steps, metrics
+        )  # all arguments: exceptions are pickled by them
         self.names, self.step, self.num_steps, self.metrics = names, step, num_steps, metrics
 
     def __str__(self) -> str:

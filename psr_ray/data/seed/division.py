@@ -88,7 +88,7 @@ def boxed(problem: Problem) -> str:
 
 
 def checked(problem: Problem, divided: str, max_steps: int) -> str:
-    """A divided solution that may be learnt from, whoever divided it; ``NotDividedError`` otherwise."""
+    """A divided solution that is fit for training; ``NotDividedError`` otherwise."""
     steps = split_steps(divided)
     numbers = [int(found[1]) for found in STEP_HEADER.finditer(divided)]
     if numbers != list(range(1, len(steps) + 1)):
@@ -105,7 +105,7 @@ def checked(problem: Problem, divided: str, max_steps: int) -> str:
 
 
 def division_prompt(problem: Problem) -> str:
-    """What a model is asked that divides a solution (paper, App. C, Fig. 3)."""
+    """The prompt that asks a model to divide a solution (paper, App. C, Fig. 3)."""
     template = Path(__file__).parents[2] / "templates" / "divide.jinja"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
     text = template.read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ class ValuedPair:
 
 
 def tree_pairs(tree: Row, min_gap: float) -> Iterator[ValuedPair]:
-    """Best against worst candidate of each step of a tree, where their values are ``min_gap`` apart."""
+    """Best against worst candidate of each step of a tree, where their values differ by ``min_gap``."""
     for step in tree["steps"] or ():
         candidates = step["candidates"]
         best = max(candidates, key=lambda c: (c["value"], c["count"]))
@@ -47,7 +47,7 @@ def tree_pairs(tree: Row, min_gap: float) -> Iterator[ValuedPair]:
 
 def prm800k_pairs(record: Row, path: Path, line: int) -> list[ValuedPair]:
     """Pairs of a record of PRM800K: at each step a completion rated 1 against one rated -1, after the
-    steps that its labeler went on with. ``ValueError`` with the reason where it is no such record."""
+    steps that its labeler chose. ``ValueError`` with the reason where it is no such record."""
     try:
         question, steps = record["question"], record["label"]["steps"]
         text = clean(question["problem"]).strip()

@@ -34,7 +34,7 @@ from psr_ray.storage.shards import write_rows
 
 
 def digest(path: Path) -> str | None:
-    """What a file holds; None where there is none (reading it says so)."""
+    """A hash of a file's content; None where there is no file (reading it raises)."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

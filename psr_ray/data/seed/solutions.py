@@ -1,4 +1,4 @@
-"""EFT for a judge of whole solutions: 0 to 5 additive points (arXiv 2401.10020, in miniature).
+"""EFT for a judge of complete solutions: 0 to 5 additive points (arXiv 2401.10020, in miniature).
 
 The judge sees the solution's steps under letters. It works the problem out itself and sets each step's
 result beside its own, where its own stands. One point for each of the last four steps that is right,
