@@ -9,10 +9,11 @@ import json
 import sys
 import types
 import typing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -26,8 +27,8 @@ HEAD = """# Settings
 
 A run is one YAML file; `--set a.b=value` overrides. An unknown key is an error, and so is a value of
 another type. "paper" is arXiv 2503.03746; where it does not state a value, the sentence says so.
-`psr-ray plan --config C` prints the whole config as it will be used. What is said of
-`data.SOURCE` goes for each of `data`'s sources.
+`psr-ray plan --config C` prints the complete config as it will be used. The settings of
+`data.SOURCE` apply to each of `data`'s sources.
 """
 
 
@@ -61,6 +62,14 @@ def shown_type(annotation: Any) -> str:
     )
 
 
+def own_or_names(field: FieldInfo) -> tuple[str, ...]:
+    """The names that a setting takes beside the user's own code (psr_ray.config.base.own_or)."""
+    for data in field.metadata:
+        if isinstance(data, AfterValidator) and isinstance(data.func, partial):
+            return tuple(data.func.keywords["names"])
+    return ()
+
+
 def shown_default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
@@ -76,7 +85,12 @@ def lines_of(model: type[BaseModel], place: str) -> list[str]:
         key = f"{place}{name}"
         sentence = " ".join((field.description or "").split())
         inner = models_in(field.annotation)
-        shown = shown_type(field.annotation)
+        names = own_or_names(field)
+        shown = (
+            " \\| ".join(f"`{n}`" for n in (*names, "module:name"))
+            if names
+            else shown_type(field.annotation)
+        )
         if inner:
             many = typing.get_origin(field.annotation) is tuple
             groups.append((inner[0], f"{key}[]." if many else f"{key}."))

@@ -77,7 +77,7 @@ def judge_alarms(entry: Json) -> Alarms:
         letter = "A" if share > 0.5 else "B"
         yield (
             "judge collapse",
-            f"the judge answers {letter} in {max(share, 1 - share):.0%} of verdicts",
+            f"the judge says {letter} in {max(share, 1 - share):.0%} of verdicts",
         )
     elif flips is not None and flips > FLIPS:
         yield "judge collapse", f"{flips:.0%} of pairs change their winner with their order"
