@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from psr_ray.errors import PsrError, first_line
@@ -33,21 +33,6 @@ def result_of(pending: Any) -> Any:
         raise found from error
 
 
-def on_this_node(function: Callable[P, Any], **options: Any) -> Any:
-    """A function as a task without CPUs, on this node if it lives."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    task: Any = ray.remote(num_cpus=0)(function)
-    return task.options(scheduling_strategy=here, **options)
-
-
-def stream_of(function: Callable[P, Iterator[Any]], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
-    """References to what a generator yields in a process of its own; it must be safe to run twice."""
-    return list(on_this_node(function, num_returns="streaming").remote(*args, **kwargs))
-
-
 def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function in a process of its own on this node, so that this one never holds its rows.
 
@@ -55,9 +40,12 @@ def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     dies every time.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    task: Any = ray.remote(num_cpus=0)(function)
     try:
-        return cast(T, result_of(on_this_node(function).remote(*args, **kwargs)))
+        return cast(T, result_of(task.options(scheduling_strategy=here).remote(*args, **kwargs)))
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise PsrError(
             f"{function.__name__}: its process died each time it was tried (out of memory? "

@@ -1,13 +1,13 @@
 """Ray Data over a pool of engine workers: task rows in, counts out, finished rows left out.
 
-Ray Data streams rows, grows and shrinks the pool, and retries what a dead node took with it. Rows are
-read, filtered and checked by tasks: the process that runs this holds none.
+Ray Data streams rows, grows and shrinks the pool, and retries the work of a dead node. Tasks read, filter
+and check the rows; the process that runs this has no copy of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from actors.ledger import EngineLedger
 from actors.placement import await_room
-from actors.remote import in_task, stream_of
+from actors.remote import in_task
 from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import Config
@@ -78,17 +78,15 @@ def count_rows(paths: Sequence[Path], folder: Path) -> tuple[dict[str, int], int
     return expected, sum(len(finished_ids(folder / name)) for name in expected)
 
 
-def unfinished(paths: Sequence[Path], folder: Path, per_batch: int) -> Iterator[pa.Table]:
-    """The rows that are not in shards, in tables of ``per_batch`` rows (the last: fewer), without the
-    columns that no row uses: they would cost more than the others."""
+def unfinished(paths: Sequence[Path], folder: Path) -> pa.Table:
+    """The rows that are not in shards, without the columns that no row uses: they would cost more than
+    the others."""
     left = pa.concat_tables(with_names(path) for path in paths)
     for name in left["output"].unique().to_pylist():
         done = pc.is_in(left["id"], pa.array(sorted(finished_ids(folder / name)), pa.string()))
         left = left.filter(pc.invert(pc.and_(pc.equal(left["output"], name), done)))
     left = left.drop_columns("output")
-    left = left.select([name for name in left.column_names if left[name].null_count < len(left)])
-    for start in range(0, len(left), per_batch):
-        yield left.slice(start, per_batch)
+    return left.select([name for name in left.column_names if left[name].null_count < len(left)])
 
 
 def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: float) -> None:
@@ -145,7 +143,11 @@ def stream_rows(
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     with ray.data.DataContext.current(context):
         # blocks, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
-        dataset = ray.data.from_arrow_refs(stream_of(unfinished, paths, folder, per_batch))
+        left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
+        dataset = ray.data.from_blocks(
+            [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
+        )
+        del left
         counted = dataset.map_batches(
             worker,
             fn_constructor_args=(model, config, folder, first),

@@ -4,7 +4,7 @@
     python jobs/pretrain_tiny.py --out B --start-from A --num-updates 2800 --lr 1e-3 --seed 1
     python jobs/pretrain_tiny.py --out C --start-from B --num-updates 1500 --lr 8e-4 --seed 2
 
-Data: the endless corpus of psr_ray/embedded/corpus.py (arithmetic in words and figures; seeded), 32
+Data: the endless corpus of jobs/tiny_corpus.py (arithmetic in words and figures; seeded), 32
 documents an update. The settings, documents, tokens, minutes and versions of the three runs stand
 beside the weights (C is models/tiny-m0; its pretraining.json). Between the runs the corpus gained kinds
 of documents, so that today's corpus gives a like model, not the same. Plain PyTorch, one process: M0
@@ -28,9 +28,9 @@ import transformers
 import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from jobs.tiny_corpus import KINDS, documents
 from psr_ray.data.rows import pair_row, problem_row
 from psr_ray.embedded.arithmetic import generate_problems
-from psr_ray.embedded.corpus import KINDS, documents
 from psr_ray.embedded.seed import judged_pairs
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"

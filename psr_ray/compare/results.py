@@ -7,7 +7,7 @@ from pathlib import Path
 
 from psr_ray.measures.intervals import t_quantile
 from psr_ray.report.figures import new_figure, to_svg
-from psr_ray.report.pages import markdown_templates
+from psr_ray.report.paper import markdown_templates
 from psr_ray.storage.files import Json, write_text
 
 TEMPLATES = Path(__file__).parent.parent / "templates"

@@ -11,8 +11,7 @@ from psr_ray.config import Config, MethodConfig
 from psr_ray.data.benchmarks import BENCHMARKS
 from psr_ray.report.display import alarm_lines, share
 from psr_ray.report.html import headline
-from psr_ray.report.pages import markdown_templates
-from psr_ray.report.paper import markdown, views
+from psr_ray.report.paper import markdown, markdown_templates, views
 from psr_ray.storage.files import Json, write_text
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "cards"

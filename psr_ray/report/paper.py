@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from psr_ray.report.published import (
     ACCURACY,
     BENCHMARKS,
@@ -203,6 +205,18 @@ def markdown(view: View) -> str:
         f"| {' | '.join(cell.replace('|', '·') for cell in line)} |" for line in lines
     )
     return f"## {view.title}\n\n{view.note}\n\n{table}\n"
+
+
+def markdown_templates(folder: Path) -> jinja2.Environment:
+    """The templates of a folder, for Markdown: statements leave no blanks, texts are not escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
 
 
 def write_views(run_dir: Path, summary: Json) -> list[View]:
