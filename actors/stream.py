@@ -1,7 +1,7 @@
 """Ray Data over a pool of engine workers: task rows in, counts out, finished rows left out.
 
-Ray Data streams rows, grows and shrinks the pool, and retries the work of a dead node. Tasks read, filter
-and check the rows; the process that runs this has no copy of them.
+Ray Data streams rows, grows and shrinks the pool, and retries the work of a dead node. Tasks read,
+filter and check the rows; the process that runs this has no copy of them.
 """
 
 from __future__ import annotations

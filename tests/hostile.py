@@ -1,4 +1,4 @@
-"""What an attacker would give us."""
+"""Texts of an attacker."""
 
 import os
 

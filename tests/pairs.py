@@ -6,7 +6,7 @@ VOCAB = 50
 
 
 def search_pairs(num_steps, rng, name="s", prompt=9, step=5, shared=2):
-    """Pairs as a search gives them: chosen and rejected begin alike; the chosen one goes on."""
+    """Pairs as a search gives them: chosen and rejected begin alike; the chosen one continues."""
     prefix = [rng.randrange(VOCAB) for _ in range(prompt)]
     pairs = []
     for number in range(num_steps):

@@ -1,4 +1,4 @@
-"""The whole run with the real parts: vLLM, Ray Data, Ray Train, DeepSpeed on two gloo workers."""
+"""A complete run with the real parts: vLLM, Ray Data, Ray Train, DeepSpeed on two gloo workers."""
 
 import json
 import math

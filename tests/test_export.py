@@ -127,7 +127,7 @@ def test_a_model_is_given_on_whole_with_its_bases_license(run, tmp_path):
     assert (folder / "model" / "model.safetensors").read_bytes() == (
         base / "model.safetensors"
     ).read_bytes()
-    export_run(other, "M1", folder, "mit")  # anew, over what is there
+    export_run(other, "M1", folder, "mit")  # over the earlier export
     assert ModelCard.load(folder / "model" / "README.md").data.license == "mit"
     link = (folder / "model" / "config.json").stat().st_ino
     assert link != (planned_stages(other)[2].stage.folder / "model" / "config.json").stat().st_ino

@@ -127,7 +127,7 @@ def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sig
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small file system of its own: ``disk(options)`` mounts it anew with other options."""
+    """A small file system of its own: ``disk(options)`` remounts it with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
 

@@ -1,4 +1,4 @@
-"""`ray job submit` with a token, the run in an S3 store: submitted, stopped, gone on with."""
+"""`ray job submit` with a token, the run in an S3 store: submitted, stopped, resumed."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""What a stage reads is in its key: every setting, by watching what is read."""
+"""Every setting that a stage reads is in its key: reads are watched."""
 
 import types
 import typing
@@ -23,7 +23,7 @@ from psr_ray.training.engine import deepspeed_config, load_model
 from psr_ray.training.examples import dpo_data, sft_data
 from psr_ray.training.job import TrainingJob
 
-# What is made is the same whatever these say: where a run lies, its speed, what may fail, what is shown.
+# Settings that change no result: a run's place, its speed, permitted failures, the display.
 # Number types and weights: model.base is in the key as its content.
 FREE = {
     "name", "runs_dir", "shared_dir", "resources_timeout_s", "model.base", "model.trust_remote_code",

@@ -3,8 +3,8 @@
 from scripted import character_prompts, drive
 
 from psr_ray.config import Config
-from psr_ray.data.seed.solutions import judged_solutions, points_judgement
 from psr_ray.embedded.arithmetic import Plan, generate_problems, stated_value
+from psr_ray.embedded.solutions import judged_solutions, points_judgement
 from psr_ray.inference.search_rows import search_row
 from psr_ray.measures.searches import figures_of
 from psr_ray.method.judge import parse_points

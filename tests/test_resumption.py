@@ -41,7 +41,7 @@ class Killer(threading.Thread):
 
 
 def training_workers():
-    """Processes of this Ray's training workers, nobody else's."""
+    """Processes of this Ray's training workers only."""
     return children(os.getpid(), "RayTrainWorker")
 
 

@@ -1,4 +1,4 @@
-"""What users, problems and models give is data: nothing of it is run, and no text forges a verdict."""
+"""Input of users, problems and models is data: none of it is executed, and no text forges a verdict."""
 
 import os
 import pickle

@@ -42,7 +42,7 @@ TOKENIZERS = ("tiny", "smollm2", "tokenizer.model.v1", "tekken_240718.json")
 
 def steps_written(name, text, stop):
     """The steps of a model that writes ``text`` whatever it is asked, under an engine that stops as vLLM
-    does: with the token in which the stop text is whole. What is left where a step was given up."""
+    does: with the token in which the stop text is whole. The rest is left where a step was given up."""
     tokens = tokenizer(name)
 
     def to_text(ids):

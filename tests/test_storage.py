@@ -1,4 +1,4 @@
-"""Runs in an object store: files, folders, claims, copies; a whole run on a real S3 server."""
+"""Runs in an object store: files, folders, claims, copies; a complete run on a real S3 server."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_model_is_copied_once_and_again_when_it_changed(folder, tmp_path, monkey
     os.utime(copy, (0, 0))
     write_text(folder / "model" / "config.json", (MODEL / "config.json").read_text() + "  ")
     local_copy(folder / "model")
-    assert not copy.exists()  # nobody asked for it for hours
+    assert not copy.exists()  # unused for hours
     assert local_copy("org/name") == "org/name"
     with pytest.raises(PsrError, match="no such folder in the store"):
         local_copy(folder / "nothing")

@@ -17,9 +17,9 @@ from typing import Any
 from psr_ray.config import SourceConfig
 from psr_ray.data.formats import clean, problem_from
 from psr_ray.data.rows import pair_row, problem_row, solution_judgement_row
-from psr_ray.data.seed.solutions import judged_solutions
 from psr_ray.embedded.arithmetic import Split, generate_problems
 from psr_ray.embedded.seed import SHARE_ALIKE, ift_problems, judged_pairs
+from psr_ray.embedded.solutions import judged_solutions
 from psr_ray.errors import PsrError, last_line
 from psr_ray.method.judge import parse_points
 from psr_ray.plugins import find
