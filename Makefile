@@ -8,7 +8,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
 .PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint docs check-skypilot install lock clean
 
-demo: install  ## the whole method on the embedded model, two cores
+demo: install  ## the complete method on the embedded model, two cores
 	$(BIN)/psr-ray run --config configs/demo.yaml
 
 test: install  ## all tests but the long ones of make faults; those with faults at the end

@@ -44,7 +44,7 @@ SEED_SETTINGS = (*GENERATION_SETTINGS, "search", "evaluation", "seed_data")
 
 
 def writer_name(config: Config, model: str) -> str:
-    """Who writes: the server's model, or what the local model is."""
+    """Identity of the teacher: the server's model, or the local model's fingerprint."""
     endpoint = config.seed_data.endpoint
     return f"{endpoint.url} {endpoint.model}" if endpoint else fingerprint(model)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating repeats, medians with their spread, versions, the machine."""
+"""Shared by the benchmarks: alternating repeats, medians with their spread, versions, the machine."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Head:
         )
 
     def get(self, path: str) -> bytes:
-        """What the dashboard answers."""
+        """The dashboard's answer."""
         token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
         request = urllib.request.Request(self.dashboard + path, headers=token)
         with urllib.request.urlopen(request, timeout=60) as answer:

@@ -41,7 +41,7 @@ COMMAND_FAULTS = {"command killed": signal.SIGKILL, "command interrupted": signa
 # with one line (a training whose workers were killed too often).
 GO_ON = {-signal.SIGKILL, -signal.SIGINT, 128 + signal.SIGINT, 2}
 
-# What may be held at rest in the end, over what was held after the first run.
+# Resources allowed at rest at the end, relative to those after the first run.
 MOST_HANDLES, MOST_MB = 1.2, 1.3
 END_S = 20  # within which all that a command started ends with it
 
@@ -98,7 +98,7 @@ class Soak:
         return {"lost": lost, "doubled": doubled, **self.rest()}
 
     def rest(self) -> dict[str, Any]:
-        """What is held between two runs: actors alive, memory that is not shared, file handles."""
+        """Resources held between two runs: live actors, unshared memory, file handles."""
         time.sleep(10)  # Ray ends what nobody uses
         actors = json.loads(self.head.get("/api/v0/actors?limit=10000"))["data"]["result"]["result"]
         mb, handles = 0.0, 0

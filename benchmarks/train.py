@@ -230,7 +230,7 @@ def peak_mb(side: str, num_steps: int, num_pairs: int) -> float:
 
 
 def print_peak(side: str, num_steps: int, num_pairs: int) -> None:
-    """What ``peak_mb`` reads."""
+    """The output that ``peak_mb`` reads."""
     pairs = pairs_of(num_steps, num_pairs)
     with tempfile.TemporaryDirectory() as folder:
         if side == "trl":

@@ -1,4 +1,4 @@
-"""What psr-ray uses of Ray beyond its public API, and why: Ray 2.60.0 has no public way.
+"""Non-public parts of Ray that psr-ray uses, and why: Ray 2.60.0 has no public way.
 
 Each has a contract test in tests/test_internals.py; docs/compatibility.md lists them. What only helps a
 message warns once and gives up where Ray has changed.

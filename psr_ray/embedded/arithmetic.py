@@ -63,7 +63,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a problem computes: ``values()[i + 1] = operations[i].apply(values()[i])``."""
+    """The computation of a problem: ``values()[i + 1] = operations[i].apply(values()[i])``."""
 
     start: int
     operations: tuple[Operation, ...]

@@ -1,6 +1,6 @@
 """Prompts as token ids: templates rendered with jinja2, wrapped in the chat template if set.
 
-What an engine samples is appended to these ids and never tokenised again (only a judge's prompt
+Sampled ids are appended to these ids and never tokenised again (only a judge's prompt
 holds decoded steps).
 """
 

@@ -27,7 +27,7 @@ class ProgressState:
     num_tokens: int
     started_at: float
     waiting: str | None = None
-    """What it waits for; None where it does not wait."""
+    """The thing it waits for; None where it does not wait."""
     written_at: float = 0.0
 
     @property

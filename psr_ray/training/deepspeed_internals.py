@@ -1,4 +1,4 @@
-"""What training uses of DeepSpeed, torch's extension builder and bitsandbytes beyond their public APIs.
+"""Non-public parts of DeepSpeed, torch's extension builder and bitsandbytes that training uses.
 
 DeepSpeed 0.19.8, torch 2.13.0 and bitsandbytes 0.50 have no public way. Each has a contract test in
 tests/test_internals.py; docs/compatibility.md lists them.
