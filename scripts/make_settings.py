@@ -52,6 +52,8 @@ def shown_type(annotation: Any) -> str:
         return " \\| ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " \\| ".join(shown_type(part) for part in arguments)
+    if origin is dict:
+        return "values by name"
     if origin is tuple:
         kinds = [shown_type(part) for part in arguments if part is not Ellipsis]
         return f"list of {kinds[0]}" if Ellipsis in arguments else f"[{', '.join(kinds)}]"
@@ -71,6 +73,8 @@ def own_or_names(field: FieldInfo) -> tuple[str, ...]:
 
 
 def shown_default(field: FieldInfo) -> str:
+    if field.default_factory is dict:
+        return "`{}`"
     if field.default is PydanticUndefined:
         return "required"
     if models_in(field.annotation):

@@ -27,10 +27,12 @@ SYSTEM = """{% if messages[0].role == 'system' %}<s>{{ messages[0].content }}</s
 STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
 
 
-def prompts_of(template, **system):
+def prompts_of(template, arguments=None, **system):
     tokenizer = load_tokenizer(str(ROOT / "models" / "tiny-m0"))
     tokenizer.chat_template = template
-    settings = PromptConfig(templates="compact", chat_template=True, system=system)
+    settings = PromptConfig(
+        templates="compact", chat_template=True, system=system, chat_template_kwargs=arguments or {}
+    )
     return PromptBuilder(tokenizer, settings)
 
 
@@ -58,6 +60,18 @@ def test_a_template_without_a_system_role_and_a_base_model_are_named():
         judge_prompt(prompts_of(STRICT, judge="x"))
     with pytest.raises(ValueError, match="`system` needs `chat_template: true`"):
         PromptConfig(chat_template=False, system={"solve": "x"})
+    with pytest.raises(ValueError, match="`chat_template_kwargs` needs `chat_template: true`"):
+        PromptConfig(chat_template=False, chat_template_kwargs={"enable_thinking": False})
+
+
+def test_a_chat_template_gets_its_own_arguments():
+    template = (
+        "{{ messages[-1].content }}{% if not enable_thinking | default(true) %}<off>{% endif %}"
+    )
+    plain, off = (
+        prompts_of(template, arguments=arguments) for arguments in ({}, {"enable_thinking": False})
+    )
+    assert plain.decode(plain.solve_ids("1+1?")) + "<off>" == off.decode(off.solve_ids("1+1?"))
 
 
 def test_a_model_whose_tokenizer_cannot_end_a_solution_is_named(tmp_path):

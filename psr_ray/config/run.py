@@ -47,13 +47,19 @@ class PromptConfig(Frozen):
     """Text at which a step ends. Leading newlines belong to the step, what follows them begins the next
     one; without leading newlines all of it belongs to the step."""
     system: SystemConfig = SystemConfig()
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Arguments of the chat template by name, such as `{enable_thinking: false}` (Qwen 3)."""
 
     @model_validator(mode="after")
-    def system_needs_chat_template(self) -> PromptConfig:
-        if not self.chat_template and self.system != SystemConfig():
-            raise ValueError(
-                "`system` needs `chat_template: true`: a base model has no system message"
-            )
+    def needs_chat_template(self) -> PromptConfig:
+        given = {"system": self.system != SystemConfig()} | {
+            "chat_template_kwargs": bool(self.chat_template_kwargs)
+        }
+        for name, is_given in given.items():
+            if is_given and not self.chat_template:
+                raise ValueError(
+                    f"`{name}` needs `chat_template: true`: a base model has no template"
+                )
         return self
 
 

@@ -67,6 +67,7 @@ class PromptBuilder:
         self.chat = settings.chat_template
         self.stop = settings.step_stop
         self.system = settings.system
+        self.chat_arguments = settings.chat_template_kwargs
         if self.chat and not tokenizer.chat_template:
             raise PsrError(
                 f"model {tokenizer.name_or_path}: its tokenizer has no chat template; "
@@ -168,6 +169,7 @@ class PromptBuilder:
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
+                **self.chat_arguments,
             )
         except jinja2.TemplateError as error:
             raise PsrError(
