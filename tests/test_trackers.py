@@ -88,7 +88,7 @@ def test_a_tracker_that_fails_is_said_once_and_ends_nothing(stage, caplog, monke
         tracked.close()
     [record] = caplog.records
     assert record.getMessage().startswith("telemetry.mlflow: ")
-    assert "its figures are in its files" in record.getMessage()
+    assert "its metrics are in its files" in record.getMessage()
     assert SECRET not in record.getMessage()
 
 
