@@ -265,7 +265,7 @@ def test_what_is_not_read_of_an_answer_makes_it_unequal(gold, answer):
         ("\\emptyset", "\\varnothing"),
     ],
 )
-def test_what_is_read_as_a_whole_is_compared(gold, answer):
+def test_answers_that_are_read_completely_are_compared(gold, answer):
     assert is_equal(gold, answer)
 
 

@@ -192,7 +192,7 @@ def test_held_out_problems_are_not_learned_from_whatever_their_case_and_spacing(
     assert failed.count("held out by data.hard") == 1
 
 
-def test_answers_outside_a_box_are_counted_apart(tmp_path):
+def test_answers_outside_a_box_are_counted_separately(tmp_path):
     solved = [
         solution_row(str(i), "x?", "1/2", text, 9, "eos")
         for i, text in enumerate(["\\boxed{0.5}", "So the answer is $1/2$.", "It is 3.", "None."])

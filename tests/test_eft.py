@@ -39,7 +39,7 @@ def tree():
     return found
 
 
-def test_a_tree_values_steps_by_graded_rollouts_and_goes_on_with_the_best():
+def test_a_tree_values_steps_by_graded_rollouts_and_continues_with_the_best():
     found = tree()
     values = {c["text"]: c["value"] for c in found["steps"][0]["candidates"]}
     assert values == {GOOD.strip(): 0.75, BAD.strip(): 0.0}
@@ -92,7 +92,7 @@ def test_no_problem_is_in_training_and_test():
     assert not {row["problem"] for row in train} & {row["problem"] for row in test}
 
 
-def test_prm800k_gives_pairs_after_the_steps_that_were_gone_on_with():
+def test_prm800k_gives_pairs_after_the_steps_that_were_chosen():
     def step(good, bad, chosen=0):
         texts = [{"text": good, "rating": 1}, {"text": bad, "rating": -1}]
         return {"completions": texts, "human_completion": None, "chosen_completion": chosen}

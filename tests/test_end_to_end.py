@@ -79,7 +79,7 @@ def test_the_report_is_one_file_with_the_table_and_the_figures(run_dir):
     assert "https://" not in html
 
 
-def test_every_search_is_kept_whole_and_pairs_follow_from_it(run_dir):
+def test_every_search_is_stored_completely_and_pairs_follow_from_it(run_dir):
     searches = list(read_rows(shards(run_dir / "search-1" / "search")))
     assert len(searches) == 12
     assert len({row["id"] for row in searches}) == 12
@@ -184,7 +184,7 @@ def test_a_gpu_config_without_gpus_is_refused_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_cluster_lets_in_nobody_without_its_token(run_dir, head):
+def test_a_cluster_refuses_clients_without_its_token(run_dir, head):
     submit = (
         "submit", "--working-dir", ".", "--", sys.executable, "jobs/run.py",
         "--config", "configs/smoke.yaml", "--set", f"runs_dir={run_dir.parent}",

@@ -115,7 +115,7 @@ def test_the_cards_are_the_hubs_and_name_no_path_of_this_machine(run, exported):
         assert "{{" not in text.replace("{{ problem }}", "")
 
 
-def test_a_model_is_given_on_whole_with_its_bases_license(run, tmp_path):
+def test_an_exported_model_is_complete_and_has_its_bases_license(run, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(run.config.model.base, base)
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# M0\n")

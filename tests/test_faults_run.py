@@ -112,7 +112,7 @@ def test_the_driver_actor_is_killed_in_each_stage(tmp_path, record):
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_a_stopped_job_end_everything_and_go_on(tmp_path, record, sign):
+def test_ctrl_c_and_a_stopped_job_end_everything_and_resume(tmp_path, record, sign):
     command = Command(tmp_path)
     assert command.wait_for("search-1")
     family = command.family()

@@ -111,7 +111,7 @@ def test_one_must_say_what_is_to_be_kept_out(tmp_path):
     assert "holds other results" in done.stderr
 
 
-def test_short_problems_are_found_whole_and_others_by_thirteen_words():
+def test_short_problems_are_found_by_all_words_and_others_by_thirteen():
     benchmarks = Benchmarks()
     benchmarks.add("short", ["What is 2+3?"])
     benchmarks.add("long", [" ".join(f"w{i}" for i in range(40))])

@@ -27,7 +27,7 @@ def exported(address):
     return {line.split("{")[0] for line in lines if line.startswith("ray_psr_ray_")}
 
 
-def test_a_stopped_job_ends_everything_and_the_next_one_goes_on(tmp_path, record):
+def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record):
     """A job on a cluster with a token, its code alone uploaded; model and run in an S3 store."""
     store = Store(tmp_path / "store.log")
     with contextlib.ExitStack() as stack:

@@ -75,7 +75,7 @@ TWO_STEPS = "Step 1: 3+4=7\nStep 2: 7-1=6 \\boxed{6}$"
 TWO_WRONG = "Step 1: 3+4=8\nStep 2: 8-1=7 \\boxed{7}$"
 
 
-def test_whole_solutions_are_sampled_scored_and_paired_at_once():
+def test_complete_solutions_are_sampled_scored_and_paired_at_once():
     problem = Problem("p", "How many?", answer="6", plan="3+4-1")
 
     def points(text):
@@ -99,7 +99,7 @@ def test_whole_solutions_are_sampled_scored_and_paired_at_once():
     assert figures["unparsable_share"] == 0
 
 
-def test_a_tie_of_whole_solutions_gives_no_pair():
+def test_a_tie_of_complete_solutions_gives_no_pair():
     row, _ = run(
         lambda prompt, n: [RIGHT, WRONG, WRONG], lambda text: "Score: 4", unit="solution",
         ranking="points",

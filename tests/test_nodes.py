@@ -31,7 +31,7 @@ def test_a_node_that_does_not_see_the_run_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_room_that_does_not_come_in_time_is_said_and_given_up(ray_up):
+def test_room_that_does_not_come_in_time_is_reported_and_given_up(ray_up):
     said = []
     demand = Demand("vLLM engine(s)", 1, {"CPU": 1, "GPU": 8}, "engine.tensor_parallel_size")
     with pytest.raises(

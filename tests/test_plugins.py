@@ -150,7 +150,7 @@ def test_a_source_that_fails_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.long
-def test_a_whole_iteration_with_nothing_but_ones_own_parts(tmp_path, monkeypatch):
+def test_an_iteration_with_ones_own_judge_ranking_and_loss(tmp_path, monkeypatch):
     """M1 searches with the user's ranking and trains by the user's loss, all in Ray's processes."""
     from conftest import Quiet
 

@@ -87,7 +87,7 @@ def test_the_report_shows_every_model_and_treats_texts_as_data(tmp_path):
     assert (run.path / "report.png").stat().st_size > 1000
 
 
-def test_a_complete_run_says_so_and_one_under_way_does_not(tmp_path):
+def test_a_complete_run_is_reported_as_complete_and_an_unfinished_one_is_not(tmp_path):
     run = finished_run(tmp_path, "done")
     values = run.config.model_dump(mode="json")
     (run.path / CONFIG_FILE).write_text(yaml.safe_dump(values))

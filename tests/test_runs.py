@@ -180,7 +180,7 @@ def test_shards_hold_a_row_once_even_when_a_batch_is_done_twice(tmp_path):
     assert len(list(read_rows(tmp_path.glob("part-*")))) == 4
 
 
-def test_data_stage_counts_bad_lines_and_goes_on(tmp_path):
+def test_data_stage_counts_bad_lines_and_continues(tmp_path):
     good = [{"question": f"What is {i}+1?", "answer": f"so it is #### {i + 1}"} for i in range(5)]
     lines = [json.dumps(row) for row in good]
     lines[1:1] = ["{broken", '"text"', '{"question": "  "}', '{"answer": "1"}']

@@ -69,7 +69,7 @@ def test_a_folder_with_code_of_its_own_is_not_run(model, tmp_path):
         (lambda m: (m / "model.safetensors.index.json").write_text("{"), "copy the model again"),
     ],
 )
-def test_a_model_folder_that_is_not_whole_is_found_before_any_work(model, harm, said):
+def test_an_incomplete_model_folder_is_found_before_any_work(model, harm, said):
     harm(model)
     with pytest.raises(PsrError, match=said):
         check_model(str(model), CONFIG)

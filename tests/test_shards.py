@@ -81,7 +81,7 @@ def test_doubles_are_dropped(tmp_path):
     assert drop_doubles(tmp_path) == 4  # nothing changes
 
 
-def test_a_batch_given_out_again_goes_on_from_what_the_dead_worker_finished(tmp_path):
+def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):
     config = load_config(ROOT / "configs" / "smoke.yaml", ("engine.rows_per_shard=2",))
     names = [f"p{i}" for i in range(5)]
     rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": name} for name in names]

@@ -38,7 +38,7 @@ def folder(store, request):
     return location(f"s3://{BUCKET}/{request.node.name}")
 
 
-def test_files_are_written_whole_and_read_back(folder):
+def test_files_are_written_atomically_and_read_back(folder):
     write_text(folder / "a.json", json.dumps({"b": 1}))
     write_table(folder / "part-1.parquet", pa.table({"id": ["x", "y"], "n": [1, 2]}))
     assert read_json(folder / "a.json") == {"b": 1}
@@ -51,7 +51,7 @@ def test_files_are_written_whole_and_read_back(folder):
     assert not is_remote(location("runs"))
 
 
-def test_json_that_is_replaced_meanwhile_is_read_whole(folder):
+def test_json_that_is_replaced_meanwhile_is_read_consistently(folder):
     over = threading.Event()
 
     def replace():

@@ -31,7 +31,7 @@ def offline_records(folder):
     return path.read_bytes().decode("latin-1")
 
 
-def test_a_training_is_tracked_by_both_and_a_resumed_one_goes_on(stage, tmp_path):
+def test_a_training_is_tracked_by_both_and_a_resumed_one_continues(stage, tmp_path):
     telemetry = TelemetryConfig(wandb="my-project", mlflow=f"file:{tmp_path}/mlflow")
     for first in (1, 3):  # the second process resumes after step 2
         tracked = Trackers(telemetry, stage, "my run-train-1-key", {"lr": 0.5})
@@ -78,7 +78,7 @@ def test_evaluations_are_one_curve_over_the_models(stage, tmp_path):
     assert flat({"a": {"b": 1}, "c": "x", "d": None, "e": True}) == {"a/b": 1.0}
 
 
-def test_a_tracker_that_fails_is_said_once_and_ends_nothing(stage, caplog, monkeypatch):
+def test_a_tracker_that_fails_warns_once_and_ends_nothing(stage, caplog, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     telemetry = TelemetryConfig(mlflow="http://127.0.0.1:9")

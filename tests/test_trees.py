@@ -117,7 +117,7 @@ def test_log_probabilities_and_gradients_equal_those_of_sequences_alone(
     assert_equal(causal, pack, [path for tree in trees for path in tree.paths()])
 
 
-def test_the_mask_of_a_whole_pack_says_the_same():
+def test_the_mask_of_a_full_pack_agrees():
     rng = random.Random(1)
     trees = [pair_tree(search_pairs(num, rng, str(num))) for num in (3, 1)]
     pack = pack_trees(trees)
