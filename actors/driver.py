@@ -1,7 +1,7 @@
 """The driver actor of one iteration: search, step preferences, step-DPO, evaluation.
 
-Engines, training workers and tasks read and write the stages' folders; it holds rows only while it hands
-those that are to be done to Ray Data. It may die at any moment; another one resumes from the files.
+Engines, training workers and tasks read and write the stages' folders; it has no copy of their rows. It
+may die at any moment; another one resumes from the files.
 """
 
 from __future__ import annotations

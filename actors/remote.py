@@ -34,7 +34,7 @@ def result_of(pending: Any) -> Any:
 
 
 def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a function in a process of its own on this node, so that this one never holds its rows.
+    """Run a function in a process of its own on this node: this one never holds what it reads.
 
     It must be safe to run twice: Ray runs it again where its process dies. Raises ``PsrError`` where it
     dies every time.

@@ -14,7 +14,7 @@ from psr_ray.cluster.capacity import check_capacity, engine_demand
 from psr_ray.config import Config, SourceConfig
 from psr_ray.data.rows import TASK_SCHEMA, output_folder
 from psr_ray.data.sources import Failures, problem_rows
-from psr_ray.doctor import check_model
+from psr_ray.doctor import check_model, check_plugins
 from psr_ray.errors import PsrError
 from psr_ray.runs import Stage, content_key
 from psr_ray.stages import GENERATION_SETTINGS, settings_of
@@ -42,6 +42,7 @@ def do_rows(
 
     config = config.in_iteration(1)
     model = model or config.model.base
+    check_plugins(config)
     check_model(model, config)
     source = config.data.heldout
     if problems is not None:

@@ -17,11 +17,13 @@ from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger
 from actors.processes import end_this_process
 from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA, key_of
-from psr_ray.errors import PsrError, first_line
+from psr_ray.errors import PsrError
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
 from psr_ray.method.generation import EngineTask
+from psr_ray.method.judge import judge_class
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.method.ranking import ranking_factory
 from psr_ray.storage.files import Row
 from psr_ray.storage.locations import local_copy
 from psr_ray.storage.shards import ShardWriter, finished_ids, num_rows
@@ -51,23 +53,25 @@ class EngineWorker:
         try:
             self.ledger.enter(self._num_finished, config.engine.num_engines[1])
             self._start_engine(model, first)
-        except (
-            Exception
-        ) as error:  # raised by the first batch: from here Ray would pass on text alone
-            kind = "" if isinstance(error, PsrError) else f"{type(error).__name__}: "
+            loading_s = time.monotonic() - started
+            self.ledger.ready(loading_s)
+        except Exception as error:
             self.log.exception("no engine could be started")
+            if self.ledger.engines():  # others work: Ray Data tries again, and gives up after a few
+                raise
+            # raised by the first batch: Ray would pass on text alone from here
+            why = error if isinstance(error, PsrError) else f"{type(error).__name__}: {error}"
             self.start_error = PsrError(
-                f"no engine could be started for {model}: {kind}{first_line(error)} (finished rows are "
-                "kept; the engine's full output is in Ray's worker logs)"
+                f"no engine could be started for {model}: {' '.join(str(why).split())} (the engine's "
+                "full output is in Ray's worker logs)"
             )
             return
-        loading_s = time.monotonic() - started
-        self.ledger.ready(loading_s)
         self.log.info("engine ready", extra={"loading_s": round(loading_s, 1)})
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     def _start_engine(self, model: str, first: str | None) -> None:
         config = self.config
+        judge_class(config.judge), ranking_factory(config)  # the user's own code is on this node
         model = local_copy(model)
         first = None if first is None else local_copy(first)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)

@@ -70,13 +70,15 @@ def run_training(job: TrainingJob) -> None:
 def fit(job: TrainingJob) -> None:
     """One group of workers, from the last checkpoint to the end."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from actors.ray_train_internals import CleanTrainer
 
     training = job.training
     resources: dict[str, float] = {"CPU": training.cpus_per_worker}
     if training.use_gpu:
         resources["GPU"] = 1
-    trainer = TorchTrainer(
+    trainer = CleanTrainer(
         train_on_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),

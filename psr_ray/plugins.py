@@ -16,9 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, last_line
 
 SEPARATOR = ":"
+REMEDY = "docs/extending.md shows what fits"
 
 
 def is_plugin(name: str) -> bool:
@@ -48,38 +49,40 @@ def _load(setting: str, name: str, takes: tuple[str, ...], methods: tuple[str, .
     module_name, _, attribute = name.partition(SEPARATOR)
     _search_working_directory()
     try:
-        module = importlib.import_module(module_name)
+        found = getattr(importlib.import_module(module_name), attribute, None)
     except Exception as error:  # whatever the user's module raises
         raise PsrError(
             f"{setting} {name}: module {module_name} cannot be imported ({type(error).__name__}: "
-            f"{error}); put its folder on PYTHONPATH, or start from it (for a job: --working-dir)"
+            f"{last_line(error)}); put its folder on PYTHONPATH, or start from it (for a job: "
+            "--working-dir)"
         ) from error
-    found = getattr(module, attribute, None)
     if not callable(found):
         raise PsrError(
-            f"{setting} {name}: {module.__file__} defines no class or function {attribute}"
+            f"{setting} {name}: module {module_name} defines no class or function {attribute}; "
+            f"{REMEDY}"
         )
     try:
         inspect.signature(found).bind(*takes)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: a builtin without a signature
         raise PsrError(
-            f"{setting} {name}: must take ({', '.join(takes)}), but {attribute}"
-            f"{inspect.signature(found)}: {error}"
+            f"{setting} {name}: must take ({', '.join(takes)}), but {attribute} does not ({error}); "
+            f"{REMEDY}"
         ) from error
     missing = [method for method in methods if not callable(getattr(found, method, None))]
+    missing += sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
-        raise PsrError(f"{setting} {name}: has no method {', '.join(missing)}")
+        raise PsrError(f"{setting} {name}: has no method {', '.join(missing)}; {REMEDY}")
     return found
 
 
 def source_file(name: str) -> Path | None:
-    """The file of a plug-in's module; None where it is not found."""
+    """The file of a plug-in's module; None where there is none here."""
     _search_working_directory()
     try:
         spec = find_spec(name.partition(SEPARATOR)[0])
-    except (ImportError, ValueError):
+    except Exception:  # whatever a package that it lies in raises
         return None
-    return Path(spec.origin) if spec is not None and spec.origin else None
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 def _search_working_directory() -> None:

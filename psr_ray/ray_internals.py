@@ -65,7 +65,7 @@ def _asked() -> Any:
     try:
         return autoscaling_state()
     except Exception as error:  # whatever another version of Ray raises
-        warn_once(f"Ray's autoscaler cannot be asked what it can place: {error!r}")
+        warn_once("Ray's autoscaler cannot be asked what it can place (%s)", type(error).__name__)
         return None
 
 
@@ -105,6 +105,6 @@ def submission_id() -> str | None:
 
 
 @cache
-def warn_once(message: str) -> None:
+def warn_once(message: str, why: str) -> None:
     """Log a warning the first time."""
-    logging.getLogger("psr_ray").warning(message)
+    logging.getLogger("psr_ray").warning(message, why)

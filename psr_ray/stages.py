@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from psr_ray.config import Config
+from psr_ray.errors import PsrError
 from psr_ray.method.prompts import own_templates
 from psr_ray.plugins import is_plugin, source_file
 from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
@@ -56,8 +58,19 @@ def settings_of(config: Config, *names: str) -> Json:
         for part in name.split("."):
             node = node[part]
         chosen[name] = node
-    files = {file for file in map(source_file, plugins_in(chosen)) if file is not None}
-    return chosen | ({"plugins": digest_of(files)} if files else {})
+    plugins = set(plugins_in(chosen))
+    return chosen | ({"plugins": digest_of(map(plugin_file, plugins))} if plugins else {})
+
+
+def plugin_file(name: str) -> Path:
+    """The file of the user's own code. Raises ``PsrError`` where it is not found: whether a stage is
+    complete depends on its content."""
+    file = source_file(name)
+    if file is None:
+        raise PsrError(
+            f"{name}: its module is not found here; start from its folder, or put that on PYTHONPATH"
+        )
+    return file
 
 
 def plugins_in(node: Any) -> Iterator[str]:
@@ -127,9 +140,9 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         searching = config.in_iteration(k)
         whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
         method = ("method.unit", "method.ranking", "method.judge")
-        settings = settings_of(searching, *GENERATION_SETTINGS, "search", *method, *whole)
-        if searching.method.without_judge:
-            del settings["judge"]
+        unread = ("judge",) if searching.method.without_judge else ()
+        names = (name for name in GENERATION_SETTINGS if name not in unread)
+        settings = settings_of(searching, *names, "search", *method, *whole)
         judges = [first] if searching.method.first_judges else []
         search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])

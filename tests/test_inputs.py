@@ -64,6 +64,18 @@ def test_a_template_without_a_system_role_and_a_base_model_are_named():
         PromptConfig(chat_template=False, chat_template_kwargs={"enable_thinking": False})
 
 
+def test_a_verdicts_letter_needs_a_token_of_its_own_behind_its_opening():
+    prompts = prompts_of(SYSTEM)
+    ids = {"[[": [1], "[[A": [2, 3], "[[B": [2, 4], "[[A]]": [2, 3, 5]}
+    prompts.tokenizer = type("T", (), {
+        "encode": lambda self, text, add_special_tokens: ids[text], "name_or_path": "merged",
+    })()  # fmt: skip
+    with pytest.raises(PsrError, match=r"merged: '\[\[A' is not '\[\[' and one token"):
+        _ = judge_of(prompts, JudgeConfig(mode="verdict")).choice_ids
+    ids |= {"[[A": [1, 3], "[[B": [1, 4]}
+    assert judge_of(prompts, JudgeConfig(mode="verdict")).choice_ids == (3, 4)
+
+
 def test_a_chat_template_gets_its_own_arguments():
     template = (
         "{{ messages[-1].content }}{% if not enable_thinking | default(true) %}<off>{% endif %}"

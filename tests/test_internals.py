@@ -10,7 +10,11 @@ from conftest import ROOT
 
 from psr_ray import ray_internals
 
-ROOMS = {"psr_ray/ray_internals.py", "psr_ray/training/deepspeed_internals.py"}
+ROOMS = {
+    "psr_ray/ray_internals.py",
+    "psr_ray/training/deepspeed_internals.py",
+    "actors/ray_train_internals.py",
+}
 PRIVATE = re.compile(
     r"(ray|vllm|deepspeed|torch|transformers|peft|bitsandbytes)\.([\w.]*\.)?_(?!_)\w+"
     r"|ray\.core|vllm\.v1|deepspeed\.(ops|runtime)|deepspeed\.utils\.tensor_fragment"
@@ -106,7 +110,7 @@ def test_what_the_autoscaler_cannot_place_is_read_or_given_up_with_one_warning(m
     assert [ray_internals.infeasible_gangs() for _ in range(2)] == [[], []]
     assert ray_internals.has_autoscaler() is None
     assert [r.message for r in caplog.records if "cannot be asked" in r.message] == [
-        "Ray's autoscaler cannot be asked what it can place: AttributeError('moved')"
+        "Ray's autoscaler cannot be asked what it can place (AttributeError)"
     ]
 
 
@@ -138,6 +142,25 @@ def test_a_submitted_job_finds_its_id(monkeypatch):
     assert ray_internals.submission_id() is None
     monkeypatch.setenv(variable, '{"metadata": {"job_submission_id": "x-1"}}')
     assert ray_internals.submission_id() == "x-1"
+
+
+def test_ray_trains_controller_starts_a_cleaner_by_a_default_callback():
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+    from ray.train.v2._internal.execution.controller.placement_group_cleaner import (
+        PlacementGroupCleaner,
+    )
+
+    from actors.ray_train_internals import CleanTrainer
+
+    holds(hasattr(TorchTrainer, "_create_default_callbacks"), "TorchTrainer's callbacks moved")
+    text = source(PlacementGroupCleanerCallback.after_controller_start)
+    for name in ("check_interval_s", "get_actor_timeout_s", "stop_timeout", "controller_actor_id"):
+        holds(name in text, f"Ray Train's cleaner is no longer given {name}")
+    holds(hasattr(PlacementGroupCleaner, "start_monitoring"), "the cleaner begins otherwise")
+    assert CleanTrainer._create_default_callbacks is not TorchTrainer._create_default_callbacks
 
 
 def test_deepspeed_reads_checkpoints_by_the_reader_it_holds():

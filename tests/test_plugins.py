@@ -1,6 +1,10 @@
 """The changes of docs/extending.md, done with a module of the user's own; and what does not fit."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +68,23 @@ def both():
     return both_orders(2)
 
 
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        ("class J:\n def __init__(s, a, b, c): ...\n def requests(s): ...\n def read(s): ...\n"
+         " def target(s): ...", "prompt"),
+        ("from psr_ray.method.judge import Judge\nclass J(Judge):\n def prompt(s): ...\n"
+         " def read(s, c): ...", "target"),
+    ],
+)  # fmt: skip
+def test_a_judge_without_all_its_methods_is_refused(tmp_path, monkeypatch, body, missing):
+    name = f"my_judge_without_{missing}"
+    (tmp_path / f"{name}.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PsrError, match=f"has no method {missing}; docs/extending.md shows"):
+        check_inputs(smoke(f"judge.mode={name}:J"))
+
+
 def test_a_ranking_of_ones_own_chooses_the_steps():
     config = smoke("method.ranking=my_methods:FirstNumber", "search.num_candidates=2")
     steps = iter([["7\n", "5\n"], ["3$", "4$"]])
@@ -91,6 +112,10 @@ def test_a_source_of_ones_own(tmp_path):
     assert [row["id"] for row in rows] == [f"sum-{i}" for i in range(5)]
     assert ift_rows(source, 0, Failures())[0]["solution"].startswith("Step 1: ")
     assert problem_rows(source, "train", "search", 1, Failures()) != rows
+    own = source.model_copy(update={"seed": 0})
+    assert problem_rows(own, "train", "search", 1, Failures()) == rows
+    named_path = smoke("data.train=[{kind: 'my_methods:sums', path: org/dataset}]").data.train[0]
+    assert named_path.path == "org/dataset"  # not a file: taken as it is
     named = "{kind: 'my_methods:sums', num: 6}"
     config = smoke(f"data.train=[{named}]", "num_iterations=2")
     rows = write_data(config, tmp_path)["rows"]
@@ -122,9 +147,9 @@ def test_a_changed_module_redoes_what_it_made(tmp_path, monkeypatch):
          "or your own module:name; found 'mine'"),
         ("judge.mode=my_missing:Judge", "judge.mode my_missing:Judge: module my_missing cannot be "
          "imported (ModuleNotFoundError: No module named 'my_missing'); put its folder on PYTHONPATH"),
-        ("method.ranking=my_methods:Nothing", "my_methods.py defines no class or function Nothing"),
+        ("method.ranking=my_methods:Nothing", "module my_methods defines no class or function Nothing"),
         ("method.objective=my_parts:takes_one", "method.objective my_parts:takes_one: must take "
-         "(logps, settings), but takes_one(only): too many positional arguments"),
+         "(logps, settings), but takes_one does not (too many positional arguments); docs/extending.md"),
         ("method.ranking=my_parts:NoRank", "method.ranking my_parts:NoRank: has no method rank"),
         ("data.heldout={kind: 'my_parts:takes_one'}", "data source my_parts:takes_one: must take "
          "(source, seed)"),
@@ -136,6 +161,12 @@ def test_what_does_not_fit_is_one_line_before_any_work(tmp_path, monkeypatch, se
     with pytest.raises(PsrError, match=re.escape(message)) as raised:
         check_inputs(smoke(setting))
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_module_that_is_not_here_is_named_before_anything_is_called_complete(tmp_path):
+    config = smoke("method.ranking=my_absent:R", f"runs_dir={tmp_path}")
+    with pytest.raises(PsrError, match="my_absent:R: its module is not found here; start from"):
+        planned_stages(RunDirectory(config))
 
 
 def test_a_source_that_fails_is_one_line(tmp_path, monkeypatch):
@@ -150,16 +181,20 @@ def test_a_source_that_fails_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.long
-def test_an_iteration_with_ones_own_judge_ranking_and_loss(tmp_path, monkeypatch):
-    """M1 searches with the user's ranking and trains by the user's loss, all in Ray's processes."""
-    from conftest import Quiet
-
-    from actors.pipeline import run_pipeline
-
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
-    config = smoke(
+def test_an_iteration_with_ones_own_judge_ranking_and_loss(tmp_path):
+    """By the command, started where the module is: M1 searches with the user's ranking and trains by the
+    user's loss, all in Ray's processes."""
+    command = Path(sys.executable).with_name("psr-ray")
+    settings = (
         f"runs_dir={tmp_path}", "num_iterations=1", "method.ranking=my_methods:FirstNumber",
         "method.objective=my_methods:hinge_loss", "judge.mode=my_methods:CautiousJudge",
+        "judge.max_tokens=64",
     )  # fmt: skip
-    summary = run_pipeline(config, Quiet())
+    done = subprocess.run(
+        [command, "run", "--config", ROOT / "configs" / "smoke.yaml"]
+        + [word for setting in settings for word in ("--set", setting)],
+        cwd=PLUGINS, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "smoke" / "summary.json").read_text())
     assert [model["name"] for model in summary["models"]] == ["M0", "M1", "M2"]

@@ -142,7 +142,7 @@ def test_a_training_that_ended_before_its_manifest_is_done_again_from_its_checkp
 def test_a_controller_killed_as_it_starts_leaves_no_actor_on_its_cluster(head):
     script = """
 import os, ray
-from actors.torch_trainer import CleanerCallback
+from actors.ray_train_internals import CleanerCallback
 
 class Controller:
     def begin(self):

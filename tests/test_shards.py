@@ -101,6 +101,24 @@ def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):
     assert len(list((tmp_path / "engines").glob("batch-*"))) == 1
 
 
+class Failing(SimulatedWorker):
+    def _start_engine(self, *_):
+        raise OSError("no memory\nfor this")
+
+
+def test_an_engine_that_cannot_start_says_why_by_its_first_batch_or_is_tried_again(tmp_path):
+    config = load_config(ROOT / "configs" / "smoke.yaml")
+    ledger = EngineLedger(tmp_path)
+    ledger.open()
+    alone = Failing("m0", config, tmp_path, None)
+    batch = pa.Table.from_pylist([], schema=TASK_SCHEMA)
+    with pytest.raises(PsrError, match="no engine could be started for m0: OSError: no memory for"):
+        alone(batch)
+    ledger.ready(1.0)  # another engine works: Ray Data may try this one again
+    with pytest.raises(OSError, match="no memory"):
+        Failing("m0", config, tmp_path, None)
+
+
 def test_a_shard_cut_off_by_a_machine_that_failed_is_one_line_that_says_which(tmp_path):
     path = write_shard(tmp_path, [{"id": "a"}], SCHEMA)
     path.write_bytes(path.read_bytes()[:-8])

@@ -21,7 +21,7 @@ def with_absolute_paths(config: Config) -> Config:
     """The config with its folders and files as absolute paths: workers have other folders."""
 
     def absolute(source: SourceConfig) -> SourceConfig:
-        if source.path is None or is_url(source.path):
+        if source.path is None or source.kind != "file" or is_url(source.path):
             return source
         return source.model_copy(update={"path": str(Path(source.path).absolute())})
 

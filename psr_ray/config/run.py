@@ -55,6 +55,9 @@ class PromptConfig(Frozen):
         given = {"system": self.system != SystemConfig()} | {
             "chat_template_kwargs": bool(self.chat_template_kwargs)
         }
+        taken = {"add_generation_prompt", "tokenize", "return_dict", "conversation"}
+        if taken & self.chat_template_kwargs.keys():
+            raise ValueError(f"`chat_template_kwargs` must not set {', '.join(sorted(taken))}")
         for name, is_given in given.items():
             if is_given and not self.chat_template:
                 raise ValueError(

@@ -120,7 +120,8 @@ def record_function(kind: str) -> RecordFunction:
 def own_records(source: SourceConfig, seed: int, failures: Failures) -> Iterator[tuple[int, Row]]:
     """Number and record of each record that the user's function yields."""
     try:
-        for number, record in enumerate(record_function(source.kind)(source, seed), start=1):
+        own_seed = seed if source.seed is None else source.seed
+        for number, record in enumerate(record_function(source.kind)(source, own_seed), start=1):
             if isinstance(record, dict):
                 yield number, record
             else:

@@ -154,7 +154,7 @@ def write_data(config: Config, folder: Path) -> Row:
 
 def source_digests(config: Config) -> dict[str, str]:
     """A hash of each file that the data stage reads, by its path in the config."""
-    named = [source.path for source in config.data.sources().values()]
+    named = [s.path for s in config.data.sources().values() if s.kind == "file"]
     paths = {str(path) for path in [*named, *config.data.benchmarks] if path is not None}
     return {path: digest_of([location(path)]) for path in sorted(paths) if location(path).is_file()}
 

@@ -91,6 +91,7 @@ class Judge(ABC):
         comparisons: Sequence[Comparison],
     ) -> list[GenerationRequest]:
         """A request for each comparison of two of the ``texts``, in order."""
+        choice_ids = self.choice_ids
         return [
             GenerationRequest(
                 prompt_ids=self.prompt(problem, steps_so_far, texts[c.first], texts[c.second]),
@@ -98,7 +99,7 @@ class Judge(ABC):
                 temperature=self.settings.temperature,
                 top_p=1.0,
                 max_tokens=self.max_tokens,
-                choice_ids=self.choice_ids,
+                choice_ids=choice_ids,
                 role=self.role,
                 purpose="judge",
                 max_seconds=self.settings.max_seconds,
@@ -134,7 +135,9 @@ class VerdictJudge(Judge):
 
     def read(self, completion: Completion) -> Verdict:
         chances = completion.choice_probabilities
-        return Verdict(chances[0] if chances else None)
+        if not chances:
+            return Verdict(None, self.prompts.decode(completion.token_ids))
+        return Verdict(chances[0])
 
     def target(self, pair: JudgedPair) -> TokenIds:
         return self._after_opening(f"{pair.verdict}]]")
@@ -154,7 +157,8 @@ class VerdictJudge(Judge):
         opening = self.prompts.encode(VERDICT_OPENING)
         letter = self.prompts.encode(VERDICT_OPENING + text[0])
         ids = self.prompts.encode(VERDICT_OPENING + text)
-        if len(letter) != len(opening) + 1 or ids[: len(letter)] != letter:
+        is_one_token = letter[:-1] == opening and ids[: len(letter)] == letter
+        if not is_one_token:
             raise PsrError(
                 f"model {self.prompts.tokenizer.name_or_path}: '[[{text[0]}' is not '[[' and one "
                 "token in its vocabulary; use judge.mode: explain"
@@ -172,7 +176,7 @@ JUDGES = {"explain": ExplainJudge, "verdict": VerdictJudge}
 
 def judge_class(settings: JudgeConfig) -> type[Judge]:
     """The class that `judge.mode` names. Raises ``PsrError`` where it is the user's and does not fit."""
-    takes, methods = ("prompts", "settings", "role"), ("requests", "read", "target")
+    takes, methods = ("prompts", "settings", "role"), ("prompt", "requests", "read", "target")
     found: type[Judge] = find("judge.mode", settings.mode, JUDGES, takes, methods)
     return found
 

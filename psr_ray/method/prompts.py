@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 
 from psr_ray.config import PromptConfig
 from psr_ray.errors import PsrError
@@ -135,12 +136,11 @@ class PromptBuilder:
     def _marks(self) -> re.Pattern[str]:
         """Verdicts, and what the templates of judging begin their lines with: a mark of letters at the
         start of a line, any other (and brackets behind a text) wherever it stands."""
-        steps = {"steps_so_far": [HOLE], "step_a": HOLE, "step_b": HOLE, "solution": HOLE}
         starts, ends = set(), set()
         for path in sorted(self.folder.glob("*.jinja")):
             if path.stem == "solve":
                 continue
-            text = self._render(path.stem, problem=HOLE, **steps)
+            text = self._render(path.stem, **self._holes(path))
             for line in text.splitlines():
                 start, *rest = map(str.strip, line.split(HOLE))
                 starts.add(start)
@@ -148,6 +148,14 @@ class PromptBuilder:
         letters = {start for start in starts if start[:1].isalnum()}
         anywhere = "|".join([*VERDICTS, any_of((starts | ends) - letters - {""})])
         return re.compile(rf"{anywhere}|{LINE_START}\s*(?:{any_of(letters)})")
+
+    def _holes(self, path: Path) -> dict[str, Any]:
+        """Values that show where a judging template puts its texts: of the names that ours use, and for
+        templates beside them of whatever names they use."""
+        names = {"problem", "steps_so_far", "step_a", "step_b", "solution"}
+        if path.stem not in ("judge", "verdict", "points"):
+            names |= jinja2.meta.find_undeclared_variables(self.templates.parse(path.read_text()))
+        return {name: [HOLE] if name == "steps_so_far" else HOLE for name in names}
 
     def _render(self, name: str, **values: Any) -> str:
         """A template filled in. Raises ``PsrError`` with the template and what is wrong in it."""

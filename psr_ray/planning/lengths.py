@@ -68,7 +68,7 @@ def lengths_of(config: Config) -> Lengths:
 def rows_lengths(config: Config) -> Lengths:
     """Lengths in the first rows of the IFT and EFT sources; the paper's where they cannot be read."""
     data, model = config.data, config.model
-    files = [source.path for source in (data.ift, data.eft) if source.path is not None]
+    files = [source.path or "" for source in (data.ift, data.eft) if source.kind == "file"]
     here = is_url(model.base) or Path(model.base).is_dir()
     if not here or not all(location(path).is_file() for path in files):
         return PAPER

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from psr_ray.config import Config, MethodConfig, SourceConfig
 from psr_ray.data.benchmarks import num_problems
 from psr_ray.planning.lengths import Lengths
+from psr_ray.plugins import is_plugin
 from psr_ray.stages import PlannedStage
 from psr_ray.training.examples import batch_sizes, mixed_batches
 
@@ -65,7 +66,8 @@ def search_work(config: Config, source: SourceConfig, rows: int, lengths: Length
         round(tokens),
         round(steps * (w * most_step + judgements * most)),
         round(prompt),
-        note=f"at most {round(steps)} preference pairs",
+        note=f"at most {round(steps)} preference pairs"
+        + ("; requests of your own ranking not counted" if is_plugin(method.ranking) else ""),
     )
 
 
