@@ -37,9 +37,9 @@ def block(summary: dict) -> str:
     return (
         "The end of `make demo` on two CPU cores (stored in `docs/demo/summary.json`; M0 is the base "
         f"model, M1 the fine-tuned one; all stages {wall}, {memory:.1f} GiB at the peak):\n\n"
-        f"```\n{screen}\n```\n\n{headline(summary['models'])} One seed. The problems are made for the method: "
-        "the seed solutions are those of a careless solver, and two loss terms that the paper does not have "
-        "keep the model stable (named in `configs/demo.yaml`, explained in `docs/design.md` and "
+        f"```\n{screen}\n```\n\n{headline(summary['models'])} One seed. The problems are made for "
+        "the method: the seed solutions are those of a careless solver, and two loss terms that the paper "
+        "does not have keep the model stable (named in `configs/demo.yaml`, explained in `docs/design.md` and "
         "`docs/negative-results.md`). The demo shows that the loop works, not that it will for your "
         "model.\n\n"
         "![accuracy, judge and steps by model](docs/demo/report.png)\n\n"
