@@ -45,6 +45,10 @@ class EngineKilled(Exception):
         super().__init__(f"in flight in {len(reasons)} engines that died: {'; '.join(reasons)}")
 
 
+class EnginesOnlyDie(PsrError):
+    """The pool was restarted several times and finished no row meanwhile."""
+
+
 class EngineLedger:
     """The ledger of one stage; any process may open it."""
 
@@ -61,8 +65,7 @@ class EngineLedger:
     def enter(self, num_finished: Callable[[], int], num_engines: int) -> None:
         """An engine is about to start in this process.
 
-        Raises ``PsrError`` where this node cannot take part, and where engines only die: the pool was
-        restarted several times and finished no row meanwhile.
+        Raises ``PsrError`` where this node cannot take part, and ``EnginesOnlyDie``.
         """
         command = self.folder / "command.json"
         check_sees(command, node_name())
@@ -78,7 +81,7 @@ class EngineLedger:
         if idle > MAX_IDLE_RESTARTS * num_engines:
             reasons = [why for whys in self.suspects().values() for why in whys]
             why = reasons[-1] if reasons else "their processes were killed; out of memory?"
-            raise PsrError(
+            raise EnginesOnlyDie(
                 f"{self.stage}: engines were restarted {idle} times and finished nothing ({why}); "
                 "finished rows are kept: fix the cause and rerun the command"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger
+from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger, EnginesOnlyDie
 from actors.processes import end_this_process
 from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA, key_of
@@ -57,8 +57,8 @@ class EngineWorker:
             self.ledger.ready(loading_s)
         except Exception as error:
             self.log.exception("no engine could be started")
-            if self.ledger.engines():  # others work: Ray Data tries again, and gives up after a few
-                raise
+            if self.ledger.engines() and not isinstance(error, EnginesOnlyDie):
+                raise  # other engines work: Ray Data tries again, and gives up after a few
             # raised by the first batch: Ray would pass on text alone from here
             why = error if isinstance(error, PsrError) else f"{type(error).__name__}: {error}"
             self.start_error = PsrError(
