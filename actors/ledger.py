@@ -126,13 +126,11 @@ class EngineLedger:
         return found
 
     def close(self) -> None:
-        """Wait until the engines have ended as processes, wherever they ran (their GPUs are then free),
-        and remove the ledger."""
+        """Wait until the engines' processes have ended, wherever they ran: their GPUs are then free."""
         by_node: dict[str, list[Process]] = {}
         for mark in self.engines():
             by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
         on_nodes(end_processes, by_node)
-        self.remove()
 
     def remove(self) -> None:
         """Remove the ledger."""

@@ -71,7 +71,8 @@ class EngineWorker:
 
     def _start_engine(self, model: str, first: str | None) -> None:
         config = self.config
-        judge_class(config.judge), ranking_factory(config)  # the user's own code is on this node
+        judge_class(config.judge)  # the user's own code, where there is some, is on this node
+        ranking_factory(config)
         model = local_copy(model)
         first = None if first is None else local_copy(first)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)

@@ -75,14 +75,19 @@ def _load(setting: str, name: str, takes: tuple[str, ...], methods: tuple[str, .
     return found
 
 
-def source_file(name: str) -> Path | None:
-    """The file of a plug-in's module; None where there is none here."""
+def source_file(name: str) -> Path:
+    """The file of the user's own code. Raises ``PsrError`` where it is not found: whether a stage is
+    complete depends on its content."""
     _search_working_directory()
     try:
         spec = find_spec(name.partition(SEPARATOR)[0])
     except Exception:  # whatever a package that it lies in raises
-        return None
-    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+        spec = None
+    if spec is None or not spec.has_location or spec.origin is None:
+        raise PsrError(
+            f"{name}: its module is not found here; start from its folder, or put that on PYTHONPATH"
+        )
+    return Path(spec.origin)
 
 
 def _search_working_directory() -> None:

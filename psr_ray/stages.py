@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from psr_ray.config import Config
-from psr_ray.errors import PsrError
 from psr_ray.method.prompts import own_templates
 from psr_ray.plugins import is_plugin, source_file
 from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
@@ -59,18 +57,7 @@ def settings_of(config: Config, *names: str) -> Json:
             node = node[part]
         chosen[name] = node
     plugins = set(plugins_in(chosen))
-    return chosen | ({"plugins": digest_of(map(plugin_file, plugins))} if plugins else {})
-
-
-def plugin_file(name: str) -> Path:
-    """The file of the user's own code. Raises ``PsrError`` where it is not found: whether a stage is
-    complete depends on its content."""
-    file = source_file(name)
-    if file is None:
-        raise PsrError(
-            f"{name}: its module is not found here; start from its folder, or put that on PYTHONPATH"
-        )
-    return file
+    return chosen | ({"plugins": digest_of(map(source_file, plugins))} if plugins else {})
 
 
 def plugins_in(node: Any) -> Iterator[str]:

@@ -45,9 +45,8 @@ Sampler = Callable[[str, int], list[str]]
 Judge = Callable[..., str]
 
 
-def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilder):
-    """Run a coroutine: ``sample(prompt, n)`` gives steps, ``judge(a, b)`` (or, of a whole
-    solution, ``judge(prompt)``) a judgement."""
+def converse(task: EngineTask, answer: Callable[[GenerationRequest], list[Completion]]):
+    """Run a coroutine; ``answer`` gives a request's completions. Returns its result and all requests."""
     asked: list[GenerationRequest] = []
     answers = None
     while True:
@@ -56,15 +55,22 @@ def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilde
         except StopIteration as stop:
             return stop.value, asked
         asked += requests
-        answers = []
-        for request in requests:
-            prompt = prompts.decode(request.prompt_ids)
-            if prompt.endswith("Judge:"):
-                lines = prompt.splitlines()
-                a = next(line[3:] for line in reversed(lines) if line.startswith("A: "))
-                b = next(line[3:] for line in reversed(lines) if line.startswith("B: "))
-                answers.append([completion(judge(a, b) + "$")])
-            elif prompt.endswith("Work:"):
-                answers.append([completion(judge(prompt) + "$")])
-            else:
-                answers.append([completion(t) for t in sample(prompt, request.num_samples)])
+        answers = [answer(request) for request in requests]
+
+
+def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilder):
+    """Run a coroutine: ``sample(prompt, n)`` gives steps, ``judge(a, b)`` (or, of a whole
+    solution, ``judge(prompt)``) a judgement."""
+
+    def answer(request: GenerationRequest) -> list[Completion]:
+        prompt = prompts.decode(request.prompt_ids)
+        if prompt.endswith("Judge:"):
+            lines = prompt.splitlines()
+            a = next(line[3:] for line in reversed(lines) if line.startswith("A: "))
+            b = next(line[3:] for line in reversed(lines) if line.startswith("B: "))
+            return [completion(judge(a, b) + "$")]
+        if prompt.endswith("Work:"):
+            return [completion(judge(prompt) + "$")]
+        return [completion(text) for text in sample(prompt, request.num_samples)]
+
+    return converse(task, answer)

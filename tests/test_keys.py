@@ -5,6 +5,7 @@ import typing
 
 import pytest
 from conftest import ROOT
+from scripted import converse
 from trainings import write_preferences
 
 from psr_ray.config import Config, MethodConfig
@@ -147,12 +148,8 @@ def rows_of(kind):
 def do_tasks(kinds, config, prompts):
     """Tasks under an engine that answers anything."""
     for kind in kinds:
-        task, answers = TASKS[kind].run(rows_of(kind), prompts, config), None
-        try:
-            while True:
-                answers = [answer(request, prompts.tokenizer) for request in task.send(answers)]
-        except StopIteration:
-            pass
+        task = TASKS[kind].run(rows_of(kind), prompts, config)
+        converse(task, lambda request: answer(request, prompts.tokenizer))
 
 
 def answer(request, tokens):

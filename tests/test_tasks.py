@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import ROOT
-from scripted import character_prompts, completion
+from scripted import character_prompts, completion, converse
 
 from psr_ray.config.file import load_config
 from psr_ray.inference.tasks import TASKS, failed_row
@@ -28,17 +28,13 @@ def config(max_length):
 
 def drive(task, own_step):
     """Run a task: steps are ``own_step``, verdicts always A."""
-    answers, asked = None, []
-    while True:
-        try:
-            requests = task.send(answers)
-        except StopIteration as stop:
-            return stop.value, asked
-        asked += requests
-        answers = [
-            [Completion((65,), "length", (0.9, 0.1))] if r.purpose == "judge" else
-            [completion(own_step)] for r in requests
-        ]  # fmt: skip
+
+    def answer(request):
+        if request.purpose == "judge":
+            return [Completion((65,), "length", (0.9, 0.1))]
+        return [completion(own_step)]
+
+    return converse(task, answer)
 
 
 def probe(step):

@@ -32,6 +32,10 @@ class SourceConfig(Frozen):
     seed: int | None = None
     """Seed of this source; null takes the run's. Runs with several seeds can share one test set."""
 
+    def seed_in(self, run_seed: int) -> int:
+        """The seed of this source in a run with a seed."""
+        return run_seed if self.seed is None else self.seed
+
     @model_validator(mode="after")
     def path_goes_with_file(self) -> SourceConfig:
         if self.kind in ("arithmetic", "file") and (self.kind == "file") != (self.path is not None):

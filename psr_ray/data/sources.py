@@ -120,8 +120,8 @@ def record_function(kind: str) -> RecordFunction:
 def own_records(source: SourceConfig, seed: int, failures: Failures) -> Iterator[tuple[int, Row]]:
     """Number and record of each record that the user's function yields."""
     try:
-        own_seed = seed if source.seed is None else source.seed
-        for number, record in enumerate(record_function(source.kind)(source, own_seed), start=1):
+        records = record_function(source.kind)(source, source.seed_in(seed))
+        for number, record in enumerate(records, start=1):
             if isinstance(record, dict):
                 yield number, record
             else:
@@ -162,7 +162,7 @@ def rows_from(
 def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
     """Arguments of the embedded source's generators."""
     return {
-        "seed": seed if source.seed is None else source.seed,
+        "seed": source.seed_in(seed),
         "num_steps": source.num_steps,
         "highest": source.highest_value,
     }
