@@ -35,7 +35,7 @@ from psr_ray.training.job import TrainingJob
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class IterationDriver:
-    """Runs one iteration: 0 makes M1 from M0, k makes M(k+1) from Mk (paper, section 3).
+    """Runs one iteration: 0 makes M1 from M0 (or measures M1), k makes M(k+1) from Mk (section 3).
 
     ``wanted`` names the stages to run; the others are left out.
     """
@@ -51,8 +51,9 @@ class IterationDriver:
         k = iteration
         if k == 0:
             self.stage("data", self.write_data)
-            self.stage("evaluate-M0", self.evaluate)
-            self.stage("sft", self.fine_tune)
+            if self.config.sft is not None:
+                self.stage("evaluate-M0", self.evaluate)
+                self.stage("sft", self.fine_tune)
             self.stage("evaluate-M1", self.evaluate)
             return
         self.stage(f"search-{k}", self.search)

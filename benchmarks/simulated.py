@@ -28,6 +28,7 @@ EMPTY: Row = {"error": None, "correct": None, "steps": []} | dict.fromkeys(
         "num_rollbacks",
         "num_sampled_tokens",
         "num_judge_tokens",
+        "num_thinking_tokens",
         "num_prompt_tokens",
         "num_cached_tokens",
     ),

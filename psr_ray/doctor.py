@@ -116,7 +116,7 @@ def check_source(name: str, source: SourceConfig) -> str:
 def check_data(config: Config) -> str:
     """Check that every source and benchmark is there."""
     check_benchmarks(config.data.benchmarks)
-    found = [check_source(name, source) for name, source in config.data.sources().items()]
+    found = [check_source(name, source) for name, source in config.sources().items()]
     return "; ".join([*found, *(f"benchmark {name}" for name in config.data.benchmarks)])
 
 
@@ -129,7 +129,7 @@ def check_plugins(config: Config) -> str:
         from psr_ray.training.losses import objective_of
 
         objective_of(config.method)
-    for source in config.data.sources().values():
+    for source in config.sources().values():
         names.append(source.kind)
         if is_plugin(source.kind):
             record_function(source.kind)

@@ -3,6 +3,7 @@
     data ─► evaluate-M0 ─► sft (M1) ─► evaluate-M1
          ─► search-1 ─► preferences-1 ─► train-1 (M2) ─► evaluate-M2 ─► search-2 ─► …
 
+Without a fine-tuning (`sft: null`) the base model is M1, and evaluate-M1 follows data.
 Stages pass nothing but folders of plain files.
 """
 
@@ -24,7 +25,7 @@ Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage in the run's order. Iteration 0 makes M1; ``model`` is the one used or made."""
+    """A stage in the run's order. Iteration 0 ends with M1; ``model`` is the one used or made."""
 
     kind: Kind
     iteration: int
@@ -106,7 +107,9 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
     measured = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
-    data = run.stage("data", settings_of(config, "data", "num_iterations", *measured))
+    fine_tuned = {"fine_tuned": config.sft is not None}
+    settings = settings_of(config, "data", "num_iterations", *measured) | fine_tuned
+    data = run.stage("data", settings)
     base = run.stage("base", fingerprint(config.model.base))
     plan = [PlannedStage("data", 0, "M0", data)]
 
@@ -116,11 +119,19 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         plan.append(PlannedStage("evaluate", iteration, model, stage))
         return stage
 
-    evaluate("M0", base, 0)
-    rows = ("model.dtype", "model.max_length", "prompts", "judge.mode")
-    sft_settings = settings_of(config, *rows)
-    made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
-    plan.append(PlannedStage("sft", 0, "M1", made_by))
+    made_by = base
+    if config.sft is not None:
+        evaluate("M0", base, 0)
+        rows = (
+            "model.dtype",
+            "model.max_length",
+            "prompts",
+            "judge.mode",
+            "judge.max_thinking_tokens",
+        )
+        sft_settings = settings_of(config, *rows)
+        made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
+        plan.append(PlannedStage("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
@@ -144,8 +155,8 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
 
 
 def model_path(plan: list[PlannedStage], model: str, config: Config) -> str:
-    """The folder of M0 (the config's), or of a model that the run made."""
-    if model == "M0":
+    """The folder of the model that the run starts from (the config's), or of one that it made."""
+    if model == config.model_names[0]:
         return config.model.base
     [made_by] = [
         planned for planned in plan if planned.kind in ("sft", "train") and planned.model == model

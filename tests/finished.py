@@ -51,7 +51,8 @@ def searched_step(prompts, number, texts, *, flip=False, outcome="appended", end
     twins = [Candidate((i,), text, 1, False) for i, text in enumerate(texts)]
     points = scores(twins, verdicts)
     return {
-        "number": number, "outcome": outcome, "kept": outcome != "rolled_back", "num_truncated": 0,
+        "number": number, "opening_ids": [], "outcome": outcome, "kept": outcome != "rolled_back",
+        "num_truncated": 0,
         "chosen": None if outcome == "rolled_back" else 0,
         "rejected": None if outcome == "rolled_back" else 2,
         "candidates": [
@@ -73,7 +74,8 @@ def searches(prompts, num, seed):
             "id": f"train-{seed}/{i}", "problem": problem.text, "answer": problem.answer,
             "plan": problem.plan, "num_rollbacks": 0, "steps": [], "end": "finished",
             "prompt_ids": list(prompts.solve_ids(problem.text)), "num_sampled_tokens": 30,
-            "num_judge_tokens": 12, "num_prompt_tokens": 90, "num_cached_tokens": 60,
+            "num_judge_tokens": 12, "num_thinking_tokens": 0,
+            "num_prompt_tokens": 90, "num_cached_tokens": 60,
             "predicted": problem.answer, "correct": True,
         }  # fmt: skip
         if i == 1:

@@ -27,11 +27,9 @@ class CharacterTokenizer:
         return "".join(chr(i) for i in ids if i != EOS)
 
 
-def character_prompts() -> PromptBuilder:
-    return PromptBuilder(
-        CharacterTokenizer(),
-        PromptConfig(templates="compact", chat_template=False, step_stop="\n"),
-    )
+def character_prompts(step_stop: str = "\n") -> PromptBuilder:
+    settings = PromptConfig(templates="compact", chat_template=False, step_stop=step_stop)
+    return PromptBuilder(CharacterTokenizer(), settings)
 
 
 def completion(text: str) -> Completion:

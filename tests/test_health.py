@@ -87,7 +87,8 @@ def search(*steps):
     return {
         "id": "s", "problem": "p", "answer": "1", "plan": None, "prompt_ids": [1, 2], "error": None,
         "correct": True, "num_rollbacks": 0, "num_prompt_tokens": 1, "num_cached_tokens": 0,
-        "num_sampled_tokens": 1, "num_judge_tokens": 1, "end": "finished", "steps": list(steps),
+        "num_sampled_tokens": 1, "num_judge_tokens": 1, "num_thinking_tokens": 0,
+        "end": "finished", "steps": list(steps),
     }  # fmt: skip
 
 
@@ -96,7 +97,10 @@ def step(outcome, chosen, candidates, first_wins=(1.0, 0.0)):
         {"first": i, "second": j, "first_wins": value, "text": ""}
         for (i, j), value in zip([(0, 1), (1, 0)], first_wins, strict=True)
     ]
-    return {"outcome": outcome, "chosen": chosen, "candidates": candidates, "verdicts": verdicts}
+    return {
+        "outcome": outcome, "chosen": chosen, "candidates": candidates, "verdicts": verdicts,
+        "opening_ids": [5],
+    }  # fmt: skip
 
 
 def test_length_figures_compare_the_longer_candidate_with_the_truth():
@@ -124,7 +128,7 @@ def test_probes_stand_where_the_search_stood_also_after_a_rollback():
         )
     )
     assert [probe["steps_so_far"] for probe in probes] == [[], ["a"], [], ["b"]]
-    assert probes[3]["prefix_ids"] == [1, 2, 7, 7, 7]
+    assert probes[3]["prefix_ids"] == [1, 2, 5, 7, 7, 7, 5]
 
 
 def test_kendall_tau():

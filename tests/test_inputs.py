@@ -10,6 +10,7 @@ from psr_ray.config import JudgeConfig, PromptConfig
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
+from psr_ray.method.generation import Completion
 from psr_ray.method.judge import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import points_prompt
@@ -61,7 +62,7 @@ def test_a_template_without_a_system_role_and_a_base_model_are_named():
     with pytest.raises(ValueError, match="`system` needs `chat_template: true`"):
         PromptConfig(chat_template=False, system={"solve": "x"})
     with pytest.raises(ValueError, match="`chat_template_kwargs` needs `chat_template: true`"):
-        PromptConfig(chat_template=False, chat_template_kwargs={"enable_thinking": False})
+        PromptConfig(chat_template=False, chat_template_kwargs={"brief": True})
 
 
 def test_a_verdicts_letter_needs_a_token_of_its_own_behind_its_opening():
@@ -77,13 +78,48 @@ def test_a_verdicts_letter_needs_a_token_of_its_own_behind_its_opening():
 
 
 def test_a_chat_template_gets_its_own_arguments():
-    template = (
-        "{{ messages[-1].content }}{% if not enable_thinking | default(true) %}<off>{% endif %}"
+    template = "{{ messages[-1].content }}{% if brief %}<brief>{% endif %}"
+    plain, brief = (
+        prompts_of(template, arguments=arguments) for arguments in ({}, {"brief": True})
     )
-    plain, off = (
-        prompts_of(template, arguments=arguments) for arguments in ({}, {"enable_thinking": False})
+    assert plain.decode(plain.solve_ids("1+1?")) + "<brief>" == brief.decode(
+        brief.solve_ids("1+1?")
     )
-    assert plain.decode(plain.solve_ids("1+1?")) + "<off>" == off.decode(off.solve_ids("1+1?"))
+    with pytest.raises(ValueError, match="must not switch thinking: it is off, but for judgements"):
+        PromptConfig(chat_template_kwargs={"enable_thinking": True})
+
+
+# The ends of prompts by the templates of Qwen 3 (a switch, on by default) and of the models distilled
+# from DeepSeek-R1 (thinking is always opened).
+SWITCHED = (
+    "{{ messages[-1].content }}\nassistant:\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+ALWAYS = "{{ messages[-1].content }}\nassistant:\n{{ '<think>\n' }}"
+
+
+@pytest.mark.parametrize("template", [SWITCHED, ALWAYS])
+def test_no_model_thinks_where_it_solves_and_a_judge_does_within_its_tokens(template):
+    prompts = prompts_of(template)
+    closed = "assistant:\n<think>\n\n</think>\n\n"
+    assert prompts.decode(prompts.solve_ids("1+1?")).endswith(closed)
+    assert prompts.decode(judge_prompt(prompts)).endswith(closed)
+    verdict = judge_of(prompts, JudgeConfig(mode="verdict", max_thinking_tokens=50))
+    assert prompts.decode(verdict.prompt("1+1?", [], "2", "3")).endswith(closed + "[[")
+    judge = judge_of(prompts, JudgeConfig(max_tokens=20, max_thinking_tokens=50))
+    assert not prompts.decode(judge.prompt("1+1?", [], "2", "3")).endswith(closed)
+    assert judge.max_tokens == 70
+    # a verdict within the thinking is none; the thinking is counted
+    for text, wins, answer in (
+        ("<think>\nFirst [[B]]\n</think>\n\nso [[A]]", 1.0, "\n\nso [[A]]"),
+        ("<think>\nFirst [[B]]", None, ""),
+        ("First it is left open\n</think>[[B]]", 0.0, "[[B]]"),
+        ("so [[A]]", 1.0, "so [[A]]"),
+    ):
+        ids = prompts.encode(text)
+        read = judge.read(Completion(ids, "eos"))
+        assert (read.first_wins, read.text) == (wins, prompts.decode(ids))
+        assert read.num_thinking_tokens == len(ids) - len(prompts.encode(answer))
 
 
 def test_a_model_whose_tokenizer_cannot_end_a_solution_is_named(tmp_path):

@@ -75,8 +75,7 @@ def demands_of(config: Config) -> list[Demand]:
     """The resources that each kind of stage needs at once to run at all."""
     return [
         engine_demand(config.engine, config.engine.num_engines[0]),
-        training_demand(config.sft, "sft"),
-        training_demand(config.dpo, "dpo"),
+        *(training_demand(training, name) for name, training in config.trainings().items()),
     ]
 
 

@@ -26,7 +26,7 @@ def wanted_gpus(config: Config) -> int:
     """GPUs that must exist for the run to start at all."""
     engines = config.engine.num_engines[0] * config.engine.tensor_parallel_size
     training = max(
-        training.num_workers if training.use_gpu else 0 for training in (config.sft, config.dpo)
+        training.num_workers if training.use_gpu else 0 for training in config.trainings().values()
     )
     return max(engines, training)
 

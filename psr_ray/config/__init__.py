@@ -2,6 +2,7 @@
 
 from psr_ray.config.base import Frozen
 from psr_ray.config.data import DataConfig, SourceConfig
+from psr_ray.config.prompts import PromptConfig
 from psr_ray.config.run import (
     Config,
     EngineConfig,
@@ -9,7 +10,6 @@ from psr_ray.config.run import (
     JudgeConfig,
     MethodConfig,
     ModelConfig,
-    PromptConfig,
     SearchConfig,
     TelemetryConfig,
 )

@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, Share, own_or
 from psr_ray.config.data import DataConfig, SourceConfig
+from psr_ray.config.prompts import PromptConfig
 from psr_ray.config.seed import SeedDataConfig
-from psr_ray.config.training import DPOConfig, SFTConfig
+from psr_ray.config.training import DPOConfig, SFTConfig, TrainingConfig
 from psr_ray.storage.locations import location
 
 
@@ -26,44 +27,6 @@ class ModelConfig(Frozen):
     """Longest sequence in tokens, prompt and completion together."""
     trust_remote_code: bool = False
     """Run code that comes with the model folder. Off: weights are data."""
-
-
-class SystemConfig(Frozen):
-    """System messages, by what a prompt is for. Null leaves it to the chat template, which may have one
-    of its own: that of Qwen2.5-Math ("reason step by step … \\boxed{}") fits a solver, not a judge."""
-
-    solve: str | None = None
-    """Before problems to solve."""
-    judge: str | None = None
-    """Before steps and solutions to judge."""
-
-
-class PromptConfig(Frozen):
-    templates: str = "paper"
-    """`paper` (the paper's structure, for chat and base models), `compact` (tiny model), a folder."""
-    chat_template: bool = True
-    """Wrap prompts in the tokenizer's chat template; false for base models."""
-    step_stop: Annotated[str, Field(min_length=1)] = "\nStep "
-    """Text at which a step ends. Leading newlines belong to the step, what follows them begins the next
-    one; without leading newlines all of it belongs to the step."""
-    system: SystemConfig = SystemConfig()
-    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Arguments of the chat template by name, such as `{enable_thinking: false}` (Qwen 3)."""
-
-    @model_validator(mode="after")
-    def needs_chat_template(self) -> PromptConfig:
-        given = {"system": self.system != SystemConfig()} | {
-            "chat_template_kwargs": bool(self.chat_template_kwargs)
-        }
-        taken = {"add_generation_prompt", "tokenize", "return_dict", "conversation"}
-        if taken & self.chat_template_kwargs.keys():
-            raise ValueError(f"`chat_template_kwargs` must not set {', '.join(sorted(taken))}")
-        for name, is_given in given.items():
-            if is_given and not self.chat_template:
-                raise ValueError(
-                    f"`{name}` needs `chat_template: true`: a base model has no template"
-                )
-        return self
 
 
 class SearchConfig(Frozen):
@@ -96,11 +59,19 @@ class JudgeConfig(Frozen):
     """Sampling temperature of the judge (paper: not stated; 0 makes verdicts repeatable)."""
     max_tokens: Positive = 1024
     """Most tokens of a judgement; one that ends before its verdict counts as unparsable."""
+    max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens that a judgement may have before that, between its model's thinking marks (`<think>`). With
+    0 the chat template is asked for no thinking."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Most seconds of a judgement, from its first token; one that is cut off there counts as unparsable,
     too. Null: no limit (with one, verdicts depend on how busy the engine is)."""
     max_points_tokens: Positive = 1024
     """The same for the judgement of a complete solution (`method.ranking: points`)."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of a judgement of two steps, its thinking included."""
+        return self.max_tokens + self.max_thinking_tokens
 
 
 class MethodConfig(Frozen):
@@ -234,7 +205,9 @@ class Config(Frozen):
     judge: JudgeConfig = JudgeConfig()
     method: MethodConfig = MethodConfig()
     engine: EngineConfig = EngineConfig()
-    sft: SFTConfig = SFTConfig(lr=1e-6, num_epochs=3)
+    sft: SFTConfig | None = SFTConfig(lr=1e-6, num_epochs=3)
+    """The first fine-tuning, which makes M1 from `model.base`. Null: `model.base` is M1, such as a model
+    that follows instructions; `data.ift` and `data.eft` are then not read."""
     dpo: DPOConfig = DPOConfig(lr=5e-7)
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -242,7 +215,7 @@ class Config(Frozen):
 
     @model_validator(mode="after")
     def fits_together(self) -> Config:
-        for name, training in (("sft", self.sft), ("dpo", self.dpo)):
+        for name, training in self.trainings().items():
             if training.tokens_per_pass < self.model.max_length:
                 raise ValueError(
                     f"`{name}.tokens_per_pass` ({training.tokens_per_pass}) must be at least "
@@ -250,7 +223,7 @@ class Config(Frozen):
                 )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
-        lengths = {"max_tokens": self.judge.max_tokens} if self.judge.mode != "verdict" else {}
+        lengths = {"max_tokens": self.judge.most_tokens} if self.judge.mode != "verdict" else {}
         if self.method.ranking == "points":
             lengths["max_points_tokens"] = self.judge.max_points_tokens
         for name, length in lengths.items():
@@ -264,6 +237,16 @@ class Config(Frozen):
         if self.method.objective == "nll" and not self.dpo.nll_weight:
             raise ValueError("`method.objective: nll` needs a `dpo.nll_weight` above 0")
         return self
+
+    def trainings(self) -> dict[str, TrainingConfig]:
+        """The settings of the run's kinds of training, by their key in the config."""
+        found = {} if self.sft is None else {"sft": self.sft}
+        return found | {"dpo": self.dpo}
+
+    def sources(self) -> dict[str, SourceConfig]:
+        """The data sources that the run reads, by their keys under `data`."""
+        unread = ("ift", "eft", "eft_solutions") if self.sft is None else ()
+        return {name: s for name, s in self.data.sources().items() if name not in unread}
 
     @property
     def run_dir(self) -> Path:
@@ -284,5 +267,6 @@ class Config(Frozen):
 
     @property
     def model_names(self) -> list[str]:
-        """M1 to M(num_iterations + 1)."""
-        return [f"M{k}" for k in range(1, self.num_iterations + 2)]
+        """M0, where it is fine-tuned, then M1 to M(num_iterations + 1)."""
+        first = 1 if self.sft is None else 0
+        return [f"M{k}" for k in range(first, self.num_iterations + 2)]

@@ -1,6 +1,6 @@
 """The data stage: problems and judged pairs from their sources, as Parquet files of task rows.
 
-    ift.parquet  eft.parquet  eft_solutions.parquet        for M0 → M1
+    ift.parquet  eft.parquet  eft_solutions.parquet        for M0 → M1, unless `sft` is null
     search-1.parquet …                                     to search, one an iteration
     heldout.parquet  hard.parquet  judge.parquet           to measure every model
     heldout-search.parquet  heldout-sample.parquet         the first held-out problems once more
@@ -108,13 +108,12 @@ def write_data(config: Config, folder: Path) -> Row:
     """Write all files of the data stage; returns facts for its manifest."""
     failures = Failures()
     seed, data = config.seed, config.data
-    files = {
-        "ift": ift_rows(data.ift, seed, failures),
-        "eft": pair_rows(data.eft, "eft", seed, failures),
-        "heldout": problem_rows(data.heldout, "heldout", "solve", seed, failures),
-    }
-    if data.eft_solutions is not None:
-        files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
+    files = {"heldout": problem_rows(data.heldout, "heldout", "solve", seed, failures)}
+    if config.sft is not None:
+        files["ift"] = ift_rows(data.ift, seed, failures)
+        files["eft"] = pair_rows(data.eft, "eft", seed, failures)
+        if data.eft_solutions is not None:
+            files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
     if data.hard is not None:
         files["hard"] = problem_rows(data.hard, "heldout", "solve", seed, failures, "hard")
     if data.judge is not None:
@@ -128,11 +127,10 @@ def write_data(config: Config, folder: Path) -> Row:
     files |= fresh_problems(config, failures, known)
     check_disjoint(
         {
-            "ift": map(problem_of, files["ift"]),
-            "eft": map(problem_of, files["eft"] + files.get("eft_solutions", [])),
+            "eft": map(problem_of, files.get("eft", []) + files.get("eft_solutions", [])),
             **{
                 name: map(problem_of, files.get(name, []))
-                for name in (*MEASURED, *search_files(config))
+                for name in ("ift", *MEASURED, *search_files(config))
             },
         }
     )
@@ -154,7 +152,7 @@ def write_data(config: Config, folder: Path) -> Row:
 
 def source_digests(config: Config) -> dict[str, str]:
     """A hash of each file that the data stage reads, by its path in the config."""
-    named = [s.path for s in config.data.sources().values() if s.kind == "file"]
+    named = [s.path for s in config.sources().values() if s.kind == "file"]
     paths = {str(path) for path in [*named, *config.data.benchmarks] if path is not None}
     return {path: digest_of([location(path)]) for path in sorted(paths) if location(path).is_file()}
 

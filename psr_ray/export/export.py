@@ -84,11 +84,10 @@ def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str 
         write_model_card(folder / "model", summary, config, name, license_)
         writer = DatasetWriter(config, model, stages["data"])
         preferences = {k: stages[f"preferences-{k}"] for k in range(1, int(name.removeprefix("M")))}
-        written = {
-            "ift": writer.ift(folder / "ift"),
-            "eft": writer.eft(folder / "eft"),
-            "preferences": writer.preferences(folder / "preferences", preferences),
-        }
+        written = {"preferences": writer.preferences(folder / "preferences", preferences)}
+        if config.sft is not None:
+            written["ift"] = writer.ift(folder / "ift")
+            written["eft"] = writer.eft(folder / "eft")
         for kind, files in written.items():
             if files:
                 write_dataset_card(folder / kind, kind, files, summary, config, license_)

@@ -46,7 +46,8 @@ def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
     )
     usage = Usage()
     completions = yield from sample_steps(request, prompts.decode, usage)
-    own = merge(completions, prompts.decode)  # empty where it did not end
+    opening = prompts.opening_ids(len(row["steps_so_far"]) + 1)
+    own = merge(completions, prompts.decode, opening)  # empty where it did not end
     texts = [c.text for c in others]
     everyone = others + [c for c in own if c.text not in texts]
     problem, so_far = problem_of(row), list(row["steps_so_far"])

@@ -63,10 +63,12 @@ def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Ro
         if len(prefix) + max_tokens > config.model.max_length:
             end = "max_length"
             break
-        width = config.search.num_candidates
+        opening, width = prompts.opening_ids(number), config.search.num_candidates
+        prefix += opening
         asked = request(prefix, width, max_tokens, config, prompts.stop)
         sampled = yield from sample_steps(asked, prompts.decode, usage)
-        candidates, ends = merge(sampled, prompts.decode), model_ends(sampled, prompts.decode)
+        candidates = merge(sampled, prompts.decode, opening)
+        ends = model_ends(sampled, prompts.decode)
         if path and ends:  # right, or it would have ended before
             end = "finished"
             break
@@ -115,15 +117,16 @@ def rollout_values(
 ) -> EngineTask[tuple[list[float], int]]:
     """The value of each candidate, 0 to 1, and the tokens that the rollouts took. A candidate that ends
     the solution is graded itself; one that leaves no room for more has the value 0."""
+    opening = prompts.opening_ids(len(so_far) + 2)
     open_ones, requests = list[int](), list[GenerationRequest]()
     values = [0.0] * len(candidates)
     for place, candidate in enumerate(candidates):
-        room = config.model.max_length - len(prefix) - len(candidate.token_ids)
+        room = config.model.max_length - len(prefix) - len(candidate.token_ids) - len(opening)
         if candidate.ended:
             values[place] = float(is_equal(answer, extract_boxed(candidate.text)))
         elif room > 0:
             tokens = min(room, config.evaluation.max_tokens)
-            start, samples = prefix + candidate.token_ids, config.seed_data.num_rollouts
+            start, samples = prefix + candidate.token_ids + opening, config.seed_data.num_rollouts
             requests.append(request(start, samples, tokens, config))
             open_ones.append(place)
     if not requests:
@@ -131,7 +134,7 @@ def rollout_values(
     results = yield requests
     for place, completions in zip(open_ones, results, strict=True):
         before = "\n".join([*so_far, candidates[place].text])
-        solutions = [f"{before}\n{prompts.decode(c.token_ids)}" for c in completions]
+        solutions = [f"{before}\n{prompts.decode(opening + c.token_ids)}" for c in completions]
         right = [is_equal(answer, extract_boxed(solution)) for solution in solutions]
         values[place] = sum(right) / len(right)
     return values, sum(map(count, results))

@@ -35,6 +35,7 @@ VERDICT = pa.struct(
 STEP = pa.struct(
     [
         ("number", pa.int32()),
+        ("opening_ids", IDS),
         ("outcome", pa.string()),
         ("kept", pa.bool_()),
         ("chosen", pa.int32()),
@@ -57,6 +58,7 @@ SEARCH_SCHEMA = pa.schema(
         ("num_rollbacks", pa.int32()),
         ("num_sampled_tokens", pa.int64()),
         ("num_judge_tokens", pa.int64()),
+        ("num_thinking_tokens", pa.int64()),  # of the judge's
         ("num_prompt_tokens", pa.int64()),
         ("num_cached_tokens", pa.int64()),
         ("error", pa.string()),
@@ -79,6 +81,7 @@ def search_row(search: Search) -> Row:
         steps.append(
             {
                 "number": step.number,
+                "opening_ids": list(step.opening_ids),
                 "outcome": step.outcome,
                 "kept": step.kept,
                 "chosen": step.chosen,
@@ -126,6 +129,7 @@ def search_row(search: Search) -> Row:
         "num_rollbacks": search.num_rollbacks,
         "num_sampled_tokens": search.usage.num_sampled_tokens,
         "num_judge_tokens": search.usage.num_judge_tokens,
+        "num_thinking_tokens": search.usage.num_thinking_tokens,
         "num_prompt_tokens": search.usage.num_prompt_tokens,
         "num_cached_tokens": search.usage.num_cached_tokens,
         "error": None,

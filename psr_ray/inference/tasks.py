@@ -42,8 +42,8 @@ def search_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[
 def solution_request(
     row: Row, prompts: PromptBuilder, config: Config, num_samples: int, temperature: float
 ) -> GenerationRequest:
-    """Complete solutions of a problem."""
-    prompt = prompts.solve_ids(row["problem"])
+    """Complete solutions of a problem, from the beginning of the first step on."""
+    prompt = prompts.solve_ids(row["problem"]) + prompts.opening_ids(1)
     room = config.model.max_length - len(prompt)
     if room < 1:
         raise ProblemTooLong(
@@ -65,7 +65,7 @@ def solve_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
         row["id"],
         row["problem"],
         row["answer"],
-        prompts.decode(completion.token_ids),
+        prompts.split_thinking(prompts.opening_ids(1) + completion.token_ids)[1],
         len(completion.token_ids),
         completion.finish,
     )
@@ -82,7 +82,10 @@ def sample_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[
     if config.evaluation.best_of:
         state = State(problem_of(row), request.prompt_ids, [], 0, usage)
         best = yield from best_of(state, completions, prompts, config)
-    texts = [(prompts.decode(c.token_ids), len(c.token_ids)) for c in completions]
+    opening = prompts.opening_ids(1)
+    texts = [
+        (prompts.split_thinking(opening + c.token_ids)[1], len(c.token_ids)) for c in completions
+    ]
     return samples_row(row["id"], row["answer"], texts, best, usage.num_judge_tokens)
 
 
@@ -93,7 +96,7 @@ def best_of(
 
     None where none is complete, and where two of them are too long for the judge.
     """
-    candidates = merge(completions, prompts.decode)
+    candidates = merge(completions, prompts.decode, prompts.opening_ids(1))
     if not candidates:
         return None
     ranking = pairwise_ranking(prompts, config, "policy")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from statistics import stdev
 
@@ -40,9 +40,11 @@ def probes_of(folder: Path, num: int, seed: int) -> list[Row]:
 def probes_in(search: Row) -> Iterator[Row]:
     """The probes of one search row."""
     path: list[Row] = []
+    path_ids: list[list[int]] = [
+        search["prompt_ids"]
+    ]  # the prompt, then each step with its opening
     for index, step in enumerate(search["steps"] or []):
         if len(step["candidates"]) > 1:
-            ids = [i for candidate in path for i in candidate["token_ids"]]
             yield {
                 "task": "probe",
                 "id": f"{search['id']}#{index}",
@@ -50,13 +52,15 @@ def probes_in(search: Row) -> Iterator[Row]:
                 "answer": search["answer"],
                 "plan": search["plan"],
                 "steps_so_far": [candidate["text"] for candidate in path],
-                "prefix_ids": [*search["prompt_ids"], *ids],
+                "prefix_ids": [*chain(*path_ids), *step["opening_ids"]],
                 "candidates": step["candidates"],
             }
         if step["outcome"] == "rolled_back":
-            path = path[:-1]
+            path, path_ids = path[:-1], path_ids[: max(len(path), 1)]
         elif step["chosen"] is not None:
-            path = [*path, step["candidates"][step["chosen"]]]
+            chosen = step["candidates"][step["chosen"]]
+            path = [*path, chosen]
+            path_ids = [*path_ids, [*step["opening_ids"], *chosen["token_ids"]]]
 
 
 def first_rankings(folder: Path) -> Rankings:

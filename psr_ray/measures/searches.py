@@ -31,6 +31,7 @@ class SearchFigures:
     num_cached_tokens: int = 0
     num_sampled_tokens: int = 0
     num_judge_tokens: int = 0
+    num_thinking_tokens: int = 0
     num_unparsable_points: int = 0
     num_points: int = 0
     num_one_right: int = 0
@@ -51,6 +52,7 @@ class SearchFigures:
         self.num_cached_tokens += search["num_cached_tokens"]
         self.num_sampled_tokens += search["num_sampled_tokens"]
         self.num_judge_tokens += search["num_judge_tokens"]
+        self.num_thinking_tokens += search["num_thinking_tokens"]
         self.ends[search["end"]] = self.ends.get(search["end"], 0) + 1
         for step in search["steps"]:
             candidates = step["candidates"]
@@ -115,6 +117,7 @@ class SearchFigures:
             "prefix_cache_hit_rate": per(self.num_cached_tokens, self.num_prompt_tokens),
             "num_sampled_tokens": self.num_sampled_tokens,
             "num_judge_tokens": self.num_judge_tokens,
+            "num_thinking_tokens": self.num_thinking_tokens,
             "num_verdicts": self.verdicts.num_verdicts,
             "num_gradable_verdicts": self.verdicts.num_gradable,
             "num_one_right": self.num_one_right,

@@ -54,6 +54,8 @@ class Usage:
 
     num_sampled_tokens: int = 0
     num_judge_tokens: int = 0
+    num_thinking_tokens: int = 0
+    """Those of the judge's tokens that stand between thinking marks."""
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
 

@@ -76,7 +76,7 @@ class Judge(ABC):
     @property
     def max_tokens(self) -> int:
         """Most tokens of a judgement."""
-        return self.settings.max_tokens
+        return self.settings.most_tokens
 
     @property
     def choice_ids(self) -> tuple[int, ...]:
@@ -115,10 +115,14 @@ class ExplainJudge(Judge):
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
     ) -> TokenIds:
         texts = pair_texts(problem, steps_so_far, step_a, step_b)
-        return self.prompts.judging_ids("judge", texts)
+        thinking = self.settings.max_thinking_tokens > 0
+        return self.prompts.judging_ids("judge", texts, thinking=thinking)
 
     def read(self, completion: Completion) -> Verdict:
-        return parse_verdict(self.prompts.decode(completion.token_ids))
+        num_thinking, answer = self.prompts.split_thinking(completion.token_ids)
+        verdict = parse_verdict(answer)
+        text = self.prompts.decode(completion.token_ids)
+        return Verdict(verdict.first_wins, text, num_thinking)
 
     def target(self, pair: JudgedPair) -> TokenIds:
         return self.prompts.encode(pair.judgement)

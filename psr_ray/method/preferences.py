@@ -1,9 +1,9 @@
 """Step preferences: one row a pair, grouped by problem, made from complete search records.
 
 A worked row: problem "13 beads … 20 more …", step 2 of a search. ``prompt_ids`` is the solve prompt
-followed by the chosen step 1, exactly as sampled; ``chosen_ids`` and ``rejected_ids`` are the best
-and the worst candidate of step 2. Training scores the candidates' tokens only. A candidate
-ends with an EOS id only where the model ended there.
+followed by the chosen step 1, exactly as sampled, and the opening of step 2 where `prompts.step_stop`
+gives one; ``chosen_ids`` and ``rejected_ids`` are the best and the worst candidate of step 2. Training
+scores the candidates' tokens only. A candidate ends with an EOS id only where the model ended there.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def preferences_of(search: Row) -> Iterator[Row]:
         if not step["kept"] or step["chosen"] is None:
             continue
         chosen = step["candidates"][step["chosen"]]
+        prefix = prefix + list(step["opening_ids"])
         if step["rejected"] is not None:
             rejected = step["candidates"][step["rejected"]]
             yield {
@@ -66,9 +67,12 @@ CHOSEN_STEPS_SCHEMA = pa.schema([("id", pa.string()), ("prompt_ids", IDS), ("com
 
 
 def solution_of(search: Row) -> Row | None:
-    """The solution of a finished search: its prompt and all chosen steps, as sampled; else None."""
+    """The solution of a finished search: its prompt, then all chosen steps with their openings, in the
+    tokens of the search; else None."""
     if search["end"] != "finished":
         return None
-    steps = [step for step in search["steps"] if step["kept"] and step["chosen"] is not None]
-    ids = [i for step in steps for i in step["candidates"][step["chosen"]]["token_ids"]]
+    ids: list[int] = []
+    for step in search["steps"]:
+        if step["kept"] and step["chosen"] is not None:
+            ids += [*step["opening_ids"], *step["candidates"][step["chosen"]]["token_ids"]]
     return {"id": search["id"], "prompt_ids": search["prompt_ids"], "completion_ids": ids}

@@ -15,7 +15,9 @@ import jinja2
 import jinja2.meta
 
 from psr_ray.config import PromptConfig
+from psr_ray.config.prompts import THINKING_SWITCHES
 from psr_ray.errors import PsrError
+from psr_ray.method.steps import THINKING
 from psr_ray.storage.locations import local_copy
 
 BUILT_IN = Path(__file__).parent.parent / "templates" / "prompts"
@@ -25,6 +27,8 @@ Texts = Mapping[str, str | Sequence[str]]
 # Texts that only a judge may write.
 VERDICTS = (r"\[\[[AB]\]\]", r"Score: [0-5]")
 HOLE = "\0"
+# Stands for a step's number in `prompts.step_stop`.
+STEP_NUMBER = "{n}"
 # Tokens and marks that are no plain text: <think>, </answer>, [INST].
 MARKUP = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 LINE_START = r"(?:\A|(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
@@ -66,7 +70,8 @@ class PromptBuilder:
     def __init__(self, tokenizer: Any, settings: PromptConfig) -> None:
         self.tokenizer = tokenizer
         self.chat = settings.chat_template
-        self.stop = settings.step_stop
+        self.stop, numbered, _ = settings.step_stop.partition(STEP_NUMBER)
+        self.opening = settings.step_stop.lstrip("\n") if numbered else ""
         self.system = settings.system
         self.chat_arguments = settings.chat_template_kwargs
         if self.chat and not tokenizer.chat_template:
@@ -87,18 +92,25 @@ class PromptBuilder:
         self.marks = self._marks()
 
     def solve_ids(self, problem: str) -> TokenIds:
-        """The prompt after which the model writes its first step."""
+        """The prompt after which a solution begins."""
         return self._ids(self._render("solve", problem=self.as_data(problem)), self.system.solve)
 
-    def judging_ids(self, template: str, texts: Texts, *, opening: str = "") -> TokenIds:
+    def opening_ids(self, number: int) -> TokenIds:
+        """The beginning of step ``number`` where `prompts.step_stop` gives one; it is not sampled."""
+        return self.encode(self.opening.replace(STEP_NUMBER, str(number)))
+
+    def judging_ids(
+        self, template: str, texts: Texts, *, opening: str = "", thinking: bool = False
+    ) -> TokenIds:
         """A judge's prompt: a template filled in with a problem's and a model's texts.
 
-        ``opening`` is the text with which the model's answer begins.
+        ``opening`` is the text with which the model's answer begins; with ``thinking`` it may think
+        before it answers.
         """
         text = self.judging_text(template, texts)
         if not self.chat:
             return self._ids(text + opening)
-        return self._ids(text, self.system.judge) + self.encode(opening)
+        return self._ids(text, self.system.judge, thinking=thinking) + self.encode(opening)
 
     def judging_text(self, template: str, texts: Texts) -> str:
         """The same prompt as plain text, for a model behind any chat template."""
@@ -124,6 +136,19 @@ class PromptBuilder:
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+    def split_thinking(self, token_ids: TokenIds) -> tuple[int, str]:
+        """The number of a completion's tokens that are thinking, and its text behind them: none where
+        the thinking has not ended."""
+        text = self.decode(token_ids)
+        for opening, closing in THINKING.items():
+            if closing in text:
+                answer = text.rpartition(closing)[2]
+                answer_tokens = len(self.encode(answer))
+                return max(len(token_ids) - answer_tokens, 0), answer
+            if text.lstrip().startswith(opening):
+                return len(token_ids), ""
+        return 0, text
 
     def as_data(self, text: str, *, judged: bool = False) -> str:
         """A problem's or model's text made safe for a prompt: without the tokenizer's control tokens and
@@ -167,7 +192,8 @@ class PromptBuilder:
                 "built-in ones use"
             ) from error
 
-    def _ids(self, text: str, system: str | None = None) -> TokenIds:
+    def _ids(self, text: str, system: str | None = None, *, thinking: bool = False) -> TokenIds:
+        """A user's message as the model sees it, up to its answer."""
         if not self.chat:
             return tuple(self.tokenizer.encode(text))
         messages = [] if system is None else [{"role": "system", "content": system}]
@@ -177,6 +203,7 @@ class PromptBuilder:
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
+                **dict.fromkeys(THINKING_SWITCHES, thinking),
                 **self.chat_arguments,
             )
         except jinja2.TemplateError as error:
@@ -184,7 +211,13 @@ class PromptBuilder:
                 f"model {self.tokenizer.name_or_path}: its chat template takes no such messages "
                 f"({error}); leave out prompts.system, where it is set"
             ) from error
-        return tuple(ids)
+        return tuple(ids) if thinking else tuple(ids) + self._end_of_thinking(ids)
+
+    def _end_of_thinking(self, prompt_ids: Sequence[int]) -> TokenIds:
+        """What closes the thinking that a prompt's last tokens have opened, as some templates do."""
+        end = self.tokenizer.decode(list(prompt_ids[-8:]), skip_special_tokens=False).rstrip()
+        closing = next((c for o, c in THINKING.items() if end.endswith(o)), "")
+        return self.encode(f"\n{closing}\n\n") if closing else ()
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:

@@ -72,8 +72,9 @@ class PairwiseRanking:
             check_room(requests, self.max_length)
             answers = yield requests
             for comparison, request, [completion] in zip(asked, requests, answers, strict=True):
+                verdict = self.decided[keys[comparison]] = self.judge.read(completion)
                 state.usage.add_judgement(request, [completion])
-                self.decided[keys[comparison]] = self.judge.read(completion)
+                state.usage.num_thinking_tokens += verdict.num_thinking_tokens
         verdicts = {c: self.decided[keys[c]] for c in everything}
         return Ranked(scores(candidates, verdicts), verdicts)
 
@@ -96,12 +97,15 @@ class PointsRanking:
         requests = [
             GenerationRequest(
                 prompt_ids=points_prompt(
-                    self.prompts, state.problem.text, [*state.steps_so_far, candidate.text]
+                    self.prompts,
+                    state.problem.text,
+                    [*state.steps_so_far, candidate.text],
+                    thinking=self.settings.max_thinking_tokens > 0,
                 ),
                 num_samples=1,
                 temperature=self.settings.temperature,
                 top_p=1.0,
-                max_tokens=self.settings.max_points_tokens,
+                max_tokens=self.settings.max_points_tokens + self.settings.max_thinking_tokens,
                 role=self.role,
                 purpose="judge",
                 max_seconds=self.settings.max_seconds,
@@ -110,16 +114,22 @@ class PointsRanking:
         ]
         check_room(requests, self.max_length)
         answers = yield requests
-        texts = []
+        texts, points = [], []
         for request, [completion] in zip(requests, answers, strict=True):
+            num_thinking, answer = self.prompts.split_thinking(completion.token_ids)
             state.usage.add_judgement(request, [completion])
+            state.usage.num_thinking_tokens += num_thinking
             texts.append(self.prompts.decode(completion.token_ids))
-        return Ranked(points_scores([parse_points(text) for text in texts]), judgements=texts)
+            points.append(parse_points(answer))
+        return Ranked(points_scores(points), judgements=texts)
 
 
-def points_prompt(prompts: PromptBuilder, problem: str, steps: Sequence[str]) -> TokenIds:
+def points_prompt(
+    prompts: PromptBuilder, problem: str, steps: Sequence[str], *, thinking: bool = False
+) -> TokenIds:
     """The prompt after which the judge explains and gives a solution its points."""
-    return prompts.judging_ids("points", {"problem": problem, "solution": "\n".join(steps)})
+    texts = {"problem": problem, "solution": "\n".join(steps)}
+    return prompts.judging_ids("points", texts, thinking=thinking)
 
 
 def points_scores(points: Sequence[int | None]) -> list[float]:

@@ -40,6 +40,8 @@ class SearchedStep:
     rejected: int | None = None
     kept: bool = True
     num_truncated: int = 0
+    opening_ids: tuple[int, ...] = ()
+    """The last ids of ``prefix_ids`` where they begin this step: given, not sampled."""
 
 
 @dataclass
@@ -57,6 +59,14 @@ class Search:
     def kept_steps(self) -> list[SearchedStep]:
         """The steps of the final solution, first to last."""
         return [step for step in self.steps if step.kept]
+
+    def path_ids(self) -> tuple[int, ...]:
+        """The prompt and the final solution so far, with the openings of its steps."""
+        ids = self.prompt_ids
+        for step in self.kept_steps():
+            if step.chosen is not None:
+                ids += step.opening_ids + step.candidates[step.chosen].token_ids
+        return ids
 
     def chosen(self) -> list[Candidate]:
         """The candidates of the final solution, first to last."""
@@ -111,7 +121,8 @@ def search_steps(
         )
     for _ in range(search.max_steps):
         path = record.kept_steps()
-        prefix = record.prompt_ids + tuple(i for c in record.chosen() for i in c.token_ids)
+        opening = prompts.opening_ids(len(path) + 1)
+        prefix = record.path_ids() + opening
         if len(prefix) + max_tokens > max_length:
             record.end = "max_length"
             return record
@@ -130,7 +141,7 @@ def search_steps(
         else:
             completions = yield from sample_steps(request, prompts.decode, record.usage)
         candidates, ends = (
-            merge(completions, prompts.decode),
+            merge(completions, prompts.decode, opening),
             model_ends(completions, prompts.decode),
         )
         if path and ends:
@@ -156,6 +167,7 @@ def search_steps(
             scores=ranked.scores,
             outcome="appended",
             num_truncated=search.num_candidates - sum(c.count for c in candidates),
+            opening_ids=opening,
         )
         record.steps.append(step)
         identical = len(candidates) == 1

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
 
 STEP_HEADER = re.compile(r"^Step (\d+):", re.MULTILINE)
+# Marks around a model's thinking, the opening and the closing one; thinking is never a step.
+THINKING = {"<think>": "</think>", "[THINK]": "[/THINK]"}
 # Requests for one step whose samples reach a stop text before anything visible; then we give up.
 MAX_BLANKS = 4
 
@@ -97,12 +99,17 @@ def sample_steps(
     return done
 
 
-def merge(completions: Sequence[Completion], decode: Decode) -> list[Candidate]:
-    """Distinct candidates, most sampled first. What was cut off, or holds no text, is none."""
+def merge(
+    completions: Sequence[Completion], decode: Decode, opening: tuple[int, ...] = ()
+) -> list[Candidate]:
+    """Distinct candidates, most sampled first. What was cut off, holds no text or is thinking is none.
+    The ids in ``opening``, which stood before the completions, are part of a candidate's text alone."""
     by_text: dict[str, Counter[tuple[tuple[int, ...], bool]]] = {}
     for completion in completions:
-        text = decode(completion.token_ids).strip()
-        if text and completion.finish in ("eos", "stop"):
+        sampled = decode(completion.token_ids).strip()
+        is_step = sampled and not sampled.startswith(tuple(THINKING))
+        if is_step and completion.finish in ("eos", "stop"):
+            text = decode(opening + completion.token_ids).strip()
             spelling = (completion.token_ids, completion.finish == "eos")
             by_text.setdefault(text, Counter())[spelling] += 1
     candidates = []

@@ -30,6 +30,7 @@ class Verdict:
 
     first_wins: float | None
     text: str = ""
+    num_thinking_tokens: int = 0
 
 
 def both_orders(num_candidates: int) -> Iterator[Comparison]:

@@ -70,7 +70,7 @@ def rows_lengths(config: Config) -> Lengths:
     data, model = config.data, config.model
     files = [source.path or "" for source in (data.ift, data.eft) if source.kind == "file"]
     here = is_url(model.base) or Path(model.base).is_dir()
-    if not here or not all(location(path).is_file() for path in files):
+    if config.sft is None or not here or not all(location(path).is_file() for path in files):
         return PAPER
     try:
         tokenizer = load_tokenizer(model.base, trust_remote_code=model.trust_remote_code)

@@ -118,7 +118,7 @@ def check_fits(config: Config, shape: ModelShape, gpu_gib: float) -> None:
             f"model.max_length {config.model.max_length}; raise engine.tensor_parallel_size (now "
             f"{config.engine.tensor_parallel_size}) or engine.gpu_memory_utilization"
         )
-    for name, training in (("sft", config.sft), ("dpo", config.dpo)):
+    for name, training in config.trainings().items():
         memory = training_memory(shape, training)
         if training.use_gpu and memory.total > gpu_gib:
             raise PsrError(

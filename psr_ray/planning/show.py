@@ -39,7 +39,7 @@ def gpu_hours(
 ) -> float:
     """GPU-hours of a stage."""
     if planned.kind in ("sft", "train"):
-        training = config.sft if planned.kind == "sft" else config.dpo
+        training = config.trainings()["sft" if planned.kind == "sft" else "dpo"]
         tokens = float(work.trained_tokens)
         return training_hours(shape, training, gpu, tokens, reference=planned.kind == "train")
     if not work.tokens:
@@ -109,7 +109,7 @@ def print_plan(
 
 def print_memory(config: Config, shape: ModelShape, console: Console, gpu: Gpu | None) -> None:
     """Print the memory of an engine and of the training workers."""
-    for name, training in (("sft", config.sft), ("dpo", config.dpo)):
+    for name, training in config.trainings().items():
         memory = training_memory(shape, training)
         host = f"; {memory.host:.2f} GiB of the node's memory" if memory.host else ""
         console.print(

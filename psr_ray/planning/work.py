@@ -35,7 +35,8 @@ def judgement_tokens(config: Config, lengths: Lengths) -> tuple[float, int]:
     """Tokens of one judgement of two steps: expected and at most."""
     if config.judge.mode == "verdict":
         return 1, 1
-    return min(lengths.judgement, config.judge.max_tokens), config.judge.max_tokens
+    each = min(lengths.judgement, config.judge.max_tokens) + config.judge.max_thinking_tokens
+    return each, config.judge.most_tokens
 
 
 def search_work(config: Config, source: SourceConfig, rows: int, lengths: Lengths) -> Work:
@@ -79,6 +80,7 @@ def steps_of_source(source: SourceConfig, lengths: Lengths) -> float:
 def sft_work(config: Config, lengths: Lengths) -> Work:
     """Steps are exact but for rows that do not fit: batches follow from the numbers of rows."""
     data, sft = config.data, config.sft
+    assert sft is not None
     eft = data.eft.num + (data.eft_solutions.num if data.eft_solutions is not None else 0)
     plan = mixed_batches(
         data.ift.num, eft, sft.ift_per_batch, sft.num_epochs, sft.batch_size, config.seed
@@ -137,7 +139,7 @@ def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
 def work_of(planned: PlannedStage, config: Config, lengths: Lengths) -> Work:
     """The work of a stage."""
     if planned.kind == "data":
-        return Work(sum(source.num for source in config.data.sources().values()))
+        return Work(sum(source.num for source in config.sources().values()))
     if planned.kind == "sft":
         return sft_work(config, lengths)
     if planned.kind == "evaluate":

@@ -86,7 +86,7 @@ def stage_belongs_to(planned: PlannedStage, name: str) -> bool:
 def summarize(run: RunDirectory) -> Json:
     """The summary of complete stages, whatever version of the code completed them."""
     plan = planned_stages(run)
-    entries = [model_entry(name, plan) for name in ["M0", *run.config.model_names]]
+    entries = [model_entry(name, plan) for name in run.config.model_names]
     wall: dict[str, Any] = {
         planned.stage.name: planned.stage.manifest["wall_s"]
         for planned in plan

@@ -194,6 +194,7 @@ class TrainingData:
 def sft_data(job: TrainingJob, prompts: PromptBuilder) -> TrainingData:
     """IFT and EFT rows that fit, in mixed batches."""
     length, settings = job.config.model.max_length, job.config.sft
+    assert settings is not None
     ift, ift_dropped = within_length(
         (ift_example(row, prompts) for row in read_rows([job.data / "ift.parquet"])), length
     )

@@ -33,7 +33,7 @@ class TrainingJob:
 
     @property
     def training(self) -> TrainingConfig:
-        return self.config.sft if self.kind == "sft" else self.config.dpo
+        return self.config.trainings()[self.kind]
 
 
 def steps_kept(out: Path) -> int:
