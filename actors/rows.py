@@ -12,8 +12,9 @@ from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.cluster.capacity import check_capacity, engine_demand
 from psr_ray.config import Config, SourceConfig
+from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, output_folder
-from psr_ray.data.sources import Failures, problem_rows
+from psr_ray.data.sources import problem_rows
 from psr_ray.doctor import check_model, check_plugins
 from psr_ray.errors import PsrError
 from psr_ray.runs import Stage, content_key

@@ -18,6 +18,7 @@ from actors.endpoint import EndpointWorker, without_engine
 from actors.rows import engine_stage
 from psr_ray.config import Config
 from psr_ray.data.benchmarks import phrases_of
+from psr_ray.data.files import Failures, read_records
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.eft import (
     ValuedPair,
@@ -28,7 +29,7 @@ from psr_ray.data.seed.eft import (
     tree_pairs,
 )
 from psr_ray.data.seed.ift import digest
-from psr_ray.data.sources import Failures, problems_of, read_records
+from psr_ray.data.sources import problems_of
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import pair_texts

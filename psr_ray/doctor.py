@@ -14,6 +14,8 @@ from rich.markup import escape
 from psr_ray.cluster.connect import local_gpus, wanted_gpus
 from psr_ray.config import Config, SourceConfig
 from psr_ray.data.benchmarks import check_benchmarks
+from psr_ray.data.files import files_of
+from psr_ray.data.hub import hub_file
 from psr_ray.data.sources import record_function
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import judge_class
@@ -108,8 +110,12 @@ def check_source(name: str, source: SourceConfig) -> str:
         return f"{name}: {source.num} from the embedded source"
     if is_plugin(source.kind):
         return f"{name}: {source.kind}"
-    if not location(source.path or "").is_file():
-        raise PsrError(f"data.{name}.path {source.path}: no such file; correct it in the config")
+    if source.kind == "hub":
+        return f"{name}: {hub_file(source).dataset} from the Hub, read by the data stage"
+    try:
+        files_of(source.path or "")
+    except PsrError as error:
+        raise PsrError(f"data.{name}: {error}") from error
     return f"{name}: {source.path}"
 
 

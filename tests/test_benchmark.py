@@ -8,8 +8,8 @@ from scripted import character_prompts, drive
 
 from psr_ray.config.file import load_config
 from psr_ray.data.benchmarks import BENCHMARKS, benchmark_file, benchmark_of, benchmark_rows
+from psr_ray.data.files import Failures
 from psr_ray.data.rows import problem_row
-from psr_ray.data.sources import Failures
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
@@ -93,7 +93,7 @@ def test_a_benchmark_is_a_file_or_a_name(tmp_path, monkeypatch):
     assert len(BENCHMARKS) == 7
     monkeypatch.setenv("PSR_RAY_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    with pytest.raises(PsrError, match=r"cannot be fetched from the Hub .* give the path"):
+    with pytest.raises(PsrError, match=r"gsm8k: .* on the Hub: Couldn't reach .* or give a file"):
         benchmark_file("gsm8k")  # tests are offline
     assert not list(tmp_path.rglob("*.parquet"))
     kept = tmp_path / "benchmarks" / "amc23.parquet"

@@ -44,7 +44,7 @@ def test_config_imports_nothing_heavy():
         ("sft.tokens_per_pass=33", "`sft.tokens_per_pass` (33) must be at least"),
         ("search.max_step_tokens=9999", "must be below `model.max_length`"),
         ("judge={mode: explain, max_tokens: 9999}", "`judge.max_tokens` (9999) must be below"),
-        ("data.ift.path=x.jsonl", "`path` and `kind: file` go together"),
+        ("data.ift.path=x.jsonl", "`path` goes with `kind: file`"),
         ("nothing", "write KEY=VALUE"),
     ],
 )

@@ -204,3 +204,27 @@ def test_a_cluster_refuses_clients_without_its_token(run_dir, head):
         assert f"RAY_ADDRESS {address}: no cluster could be joined" in done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_run_may_start_from_a_model_that_needs_no_fine_tuning(run_dir):
+    settings = (
+        "name=started", f"runs_dir={run_dir.parent}", "sft=null", "data.judge=null",
+        f"model.base={run_dir / 'sft' / 'model'}", "data.heldout={num: 6}", "data.train=[{num: 8}]",
+        "evaluation.num_search_problems=2", "evaluation.num_probes=0",
+    )  # fmt: skip
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    done = psr("run", "--config", "configs/smoke.yaml", *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    started = run_dir.parent / "started"
+    summary = json.loads((started / "summary.json").read_text())
+    assert [model["name"] for model in summary["models"]] == ["M1", "M2"]
+    assert summary["models"][1]["num_pairs"] > 0
+    assert summary["models"][1]["training"]["dpo_loss"] > 0
+    assert (started / "train-1" / "model" / "model.safetensors").is_file()
+    exported = psr("export", str(started))
+    assert exported.returncode == 0, exported.stderr
+    assert sorted(path.name for path in (started / "export").iterdir() if path.is_dir()) == [
+        "model", "preferences",
+    ]  # fmt: skip
+    card = (started / "export" / "model" / "README.md").read_text()
+    assert "M1 is the base model" in card

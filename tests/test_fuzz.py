@@ -21,8 +21,9 @@ from psr_ray.answers import extract_boxed, is_equal, isolated
 from psr_ray.answers.normal import normal
 from psr_ray.config import JudgeConfig, SourceConfig
 from psr_ray.config.file import load_config
+from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA
-from psr_ray.data.sources import Failures, problem_rows
+from psr_ray.data.sources import problem_rows
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import judge_of, parse_points, parse_verdict
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from psr_ray.answers import extract_boxed
 from psr_ray.config import SourceConfig
 from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.files import Failures
 from psr_ray.data.seed.division import (
     CLOSED,
     NotDividedError,
@@ -24,7 +25,7 @@ from psr_ray.data.seed.division import (
     with_headers,
 )
 from psr_ray.data.seed.ift import build_ift
-from psr_ray.data.sources import Failures, ift_rows, problems_of
+from psr_ray.data.sources import ift_rows, problems_of
 from psr_ray.errors import PsrError
 from psr_ray.method.steps import split_steps
 from psr_ray.problems import Problem

@@ -13,7 +13,8 @@ from scripted import character_prompts, drive
 
 from psr_ray.config import DPOConfig, JudgeConfig, MethodConfig, SourceConfig
 from psr_ray.config.file import load_config
-from psr_ray.data.sources import Failures, ift_rows, problem_rows
+from psr_ray.data.files import Failures
+from psr_ray.data.sources import ift_rows, problem_rows
 from psr_ray.data.stage import write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from psr_ray.config.base import Frozen, Positive, Share, own_or
 
@@ -12,12 +12,21 @@ from psr_ray.config.base import Frozen, Positive, Share, own_or
 class SourceConfig(Frozen):
     """Where rows come from: the embedded arithmetic, a file, or a function of your own."""
 
-    kind: Annotated[str, own_or("arithmetic", "file")] = "arithmetic"
-    """`arithmetic` draws from the embedded source, `file` reads `path`, `module:name` calls a function
-    of your own (docs/extending.md)."""
+    kind: Annotated[str, own_or("arithmetic", "file", "hub")] = "arithmetic"
+    """`arithmetic` draws from the embedded source, `file` and `hub` read what `path` names,
+    `module:name` calls a function of your own (docs/extending.md)."""
     path: str | None = None
-    """JSONL or Parquet; problems need `problem` (or `question`), `answer` where it is known. With a
-    function of your own, whatever it makes of it."""
+    """File: JSON lines or CSV (also as .gz), Parquet, a folder written by `save_to_disk`, or a glob of
+    files. Hub: a dataset's id, or `gsm8k`, `math`, `numinamath`, `numinamath-cot`, `openr1-math`,
+    `deepscaler`. Problems need `problem` (or `question`), `answer` where it is known. With a function of
+    your own, whatever it makes of it."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Their names of columns by ours, such as `{problem: prompt, answer: target}`."""
+    config: str | None = None
+    """Hub only: the dataset's configuration; null takes its default."""
+    revision: str | None = None
+    """Hub only: a commit, tag or branch; null takes the newest. The manifest of the data stage has the
+    commit that was read."""
     num: Positive = 1000
     """Rows to take, at most."""
     num_steps: tuple[Positive, Positive] = (3, 5)
@@ -26,9 +35,9 @@ class SourceConfig(Frozen):
     """Arithmetic only: largest value that a problem reaches."""
     slip_share: Share = 0.0
     """Arithmetic solutions only: share of carries and borrows that they forget."""
-    split: Literal["dev"] | None = None
-    """Arithmetic problems only: `dev` takes problems of the development split, to tune settings by
-    without touching the held-out ones; null: those of the source's own split."""
+    split: str | None = None
+    """Hub: the dataset's split, null is `train`. Arithmetic problems: `dev` takes those of the
+    development split, to tune settings by without touching the held-out ones; null: the source's own."""
     seed: int | None = None
     """Seed of this source; null takes the run's. Runs with several seeds can share one test set."""
 
@@ -37,9 +46,17 @@ class SourceConfig(Frozen):
         return run_seed if self.seed is None else self.seed
 
     @model_validator(mode="after")
-    def path_goes_with_file(self) -> SourceConfig:
-        if self.kind in ("arithmetic", "file") and (self.kind == "file") != (self.path is not None):
-            raise ValueError("`path` and `kind: file` go together: give both or neither")
+    def settings_go_with_the_kind(self) -> SourceConfig:
+        if self.kind in ("arithmetic", "file", "hub"):
+            if (self.kind == "arithmetic") == (self.path is not None):
+                raise ValueError(
+                    "`path` goes with `kind: file` or `kind: hub`: give both or neither"
+                )
+            if self.kind != "hub" and (self.config or self.revision):
+                raise ValueError("`config` and `revision` go with `kind: hub`")
+        is_dev = (self.kind, self.split) == ("arithmetic", "dev")
+        if self.split is not None and self.kind != "hub" and not is_dev:
+            raise ValueError("`split` goes with `kind: hub`, or is `dev` for embedded problems")
         if self.num_steps[0] > self.num_steps[1]:
             raise ValueError("`num_steps`: the least is above the most")
         return self

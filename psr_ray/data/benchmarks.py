@@ -7,24 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.files import Failures
+from psr_ray.data.hub import HubFile, hub_records
 from psr_ray.data.rows import problem_row
-from psr_ray.data.sources import Failures, problems_of
-from psr_ray.errors import PsrError, last_line
+from psr_ray.data.sources import problems_of
+from psr_ray.errors import PsrError
 from psr_ray.storage.files import Row, whole_file
 from psr_ray.storage.locations import cache_folder, location
-
-
-class HubFile(NamedTuple):
-    """A split of a dataset on the Hub, and its number of problems."""
-
-    dataset: str
-    config: str | None
-    split: str
-    num: int
-
 
 # MATH-500 is the usual sample of MATH (arXiv 2305.20050); the paper's figures are of all 5,000.
 BENCHMARKS = {
@@ -90,19 +81,16 @@ def num_problems(name: str, most: int | None) -> int:
 
 
 def _fetch(name: str, kept: Path) -> None:
-    from datasets import load_dataset
+    from datasets import Dataset
 
-    where = BENCHMARKS[name]
     try:
-        rows = load_dataset(where.dataset, where.config, split=where.split)
-    except Exception as error:  # of the network, the Hub, the dataset's own format
-        raise PsrError(
-            f"benchmark {name}: {where.dataset} cannot be fetched from the Hub ({last_line(error)}); "
-            "give the path of a JSONL or Parquet file with its problems instead"
-        ) from error
+        rows, _ = hub_records(BENCHMARKS[name], None)
+        found = Dataset.from_list(list(rows))
+    except PsrError as error:
+        raise PsrError(f"benchmark {name}: {error}") from error
     cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     with whole_file(kept) as unfinished:
-        rows.to_parquet(str(unfinished))
+        found.to_parquet(str(unfinished))
 
 
 def phrases_of(paths: Sequence[Path]) -> Benchmarks:

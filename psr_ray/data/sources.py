@@ -1,4 +1,4 @@
-"""Rows from their sources: the embedded arithmetic, files, or a function of the user's own.
+"""Rows from their sources: the embedded arithmetic, files, the Hub, or a function of the user's own.
 
 A broken record is counted and listed with its file, line and reason; it does not end the run. A source
 without one usable row does.
@@ -6,16 +6,15 @@ without one usable row does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from psr_ray.config import SourceConfig
+from psr_ray.data.files import Failures, files_of, read_records
 from psr_ray.data.formats import clean, problem_from
+from psr_ray.data.hub import hub_file, hub_records
 from psr_ray.data.rows import pair_row, problem_row, solution_judgement_row
 from psr_ray.embedded.arithmetic import Split, generate_problems
 from psr_ray.embedded.seed import SHARE_ALIKE, ift_problems, judged_pairs
@@ -25,46 +24,6 @@ from psr_ray.method.judge import parse_points
 from psr_ray.plugins import find
 from psr_ray.problems import JudgedPair, JudgedSolution, Problem
 from psr_ray.storage.files import Row
-from psr_ray.storage.locations import location
-from psr_ray.storage.shards import read_rows
-
-
-@dataclass
-class Failures:
-    """Rows of input files that could not be used."""
-
-    items: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, path: Path, line: int, reason: str) -> None:
-        self.items.append({"file": str(path), "line": line, "reason": reason})
-
-
-def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
-    """Line (or row) number and object of each good line of a JSONL or Parquet file."""
-    if not path.is_file():
-        raise PsrError(f"problem file {path}: no such file; correct `path` in the config's `data`")
-    if path.suffix == ".parquet":
-        remedy = "replace it, or correct `path` in the config's `data`"
-        yield from enumerate(read_rows([path], remedy), start=1)
-        return
-    if path.suffix not in (".jsonl", ".json"):
-        raise PsrError(f"problem file {path}: give .jsonl (an object a line) or .parquet")
-    with path.open("rb") as file, TextIOWrapper(file, "utf-8", "replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                failures.add(path, number, f"not JSON: {error.msg} at column {error.colno}")
-                continue
-            except (ValueError, RecursionError) as error:
-                failures.add(path, number, f"not JSON that can be read: {error}")
-                continue
-            if isinstance(record, dict):
-                yield number, record
-            else:
-                failures.add(path, number, f"expected an object, found {type(record).__name__}")
 
 
 def problems_of(path: Path, failures: Failures) -> Iterator[tuple[int, Problem]]:
@@ -133,19 +92,46 @@ def own_records(source: SourceConfig, seed: int, failures: Failures) -> Iterator
         raise PsrError(f"data source {source.kind}: {last_line(error)}") from error
 
 
+def records_of(
+    source: SourceConfig, seed: int, failures: Failures
+) -> Iterator[tuple[Path, int, Row]]:
+    """Place, number and record of each record of a source that is not the embedded one."""
+    if source.kind == "file":
+        for path in files_of(source.path or ""):
+            for line, record in read_records(path, failures):
+                yield path, line, record
+        return
+    path = Path(source.path or "") if source.kind == "hub" else Path(source.kind)
+    if source.kind == "hub":
+        where = hub_file(source)
+        rows, failures.revisions[where.dataset] = hub_records(where, source.revision)
+        records: Iterator[tuple[int, Row]] = enumerate(rows, start=1)
+    else:
+        records = own_records(source, seed, failures)
+    for line, record in records:
+        yield path, line, record
+
+
+def renamed(source: SourceConfig, record: Row) -> Row:
+    """A record whose values stand under our names. Raises ``PsrError`` where a column is not there."""
+    missing = sorted(set(source.columns.values()) - record.keys())
+    if missing:
+        raise PsrError(
+            f"data source {source.path}: no column {', '.join(missing)} (it has "
+            f"{', '.join(sorted(record))}); correct `columns`"
+        )
+    return record | {ours: record[theirs] for ours, theirs in source.columns.items()}
+
+
 def rows_from(
     source: SourceConfig, seed: int, to_row: Callable[[Row, Path, int], Row], failures: Failures
 ) -> Iterator[Row]:
-    """Task rows of a file or of the user's function; bad records and repeated ids go to ``failures``."""
-    if source.kind == "file":
-        path = location(source.path or "")
-        records = read_records(path, failures)
-    else:
-        path, records = Path(source.kind), own_records(source, seed, failures)
+    """Task rows of files, the Hub or the user's function; bad records and repeated ids go to
+    ``failures``."""
     seen: set[str] = set()
-    for line, record in records:
+    for path, line, record in records_of(source, seed, failures):
         try:
-            row = to_row(record, path, line)
+            row = to_row(renamed(source, record), path, line)
         except ValueError as error:
             failures.add(path, line, str(error))
             continue
@@ -156,7 +142,7 @@ def rows_from(
         yield row
     if not seen:
         reason = failures.items[-1]["reason"] if failures.items else "it is empty"
-        raise PsrError(f"data source {path}: not one usable row ({reason})")
+        raise PsrError(f"data source {source.path or source.kind}: not one usable row ({reason})")
 
 
 def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
@@ -168,6 +154,25 @@ def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
     }
 
 
+def stream_problems(
+    source: SourceConfig,
+    split: Split,
+    task: str,
+    seed: int,
+    failures: Failures,
+    dataset: str | None = None,
+) -> Iterator[Row]:
+    """The problems of a source as task rows, as they are read."""
+    if source.kind == "arithmetic":
+        asked: Split = "dev" if source.split else split
+        problems = generate_problems(asked, source.num, **arithmetic_settings(source, seed))
+        return (problem_row(task, problem, dataset) for problem in problems)
+    rows = rows_from(
+        source, seed, lambda *where: problem_row(task, problem_from(*where), dataset), failures
+    )
+    return islice(rows, source.num)
+
+
 def problem_rows(
     source: SourceConfig,
     split: Split,
@@ -176,16 +181,8 @@ def problem_rows(
     failures: Failures,
     dataset: str | None = None,
 ) -> list[Row]:
-    """The problems of a source as task rows."""
-    if source.kind == "arithmetic":
-        problems = generate_problems(
-            source.split or split, source.num, **arithmetic_settings(source, seed)
-        )
-        return [problem_row(task, problem, dataset) for problem in problems]
-    rows = rows_from(
-        source, seed, lambda *where: problem_row(task, problem_from(*where), dataset), failures
-    )
-    return list(islice(rows, source.num))
+    """The same, all at once."""
+    return list(stream_problems(source, split, task, seed, failures, dataset))
 
 
 def ift_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:

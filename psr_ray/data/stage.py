@@ -12,13 +12,15 @@ line and reason.
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from psr_ray.config import Config, SourceConfig
+from psr_ray.config import Config
 from psr_ray.data.benchmarks import (
     benchmark_file,
     benchmark_of,
@@ -27,22 +29,26 @@ from psr_ray.data.benchmarks import (
     phrases_of,
 )
 from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.files import Failures, files_of
 from psr_ray.data.rows import TASK_SCHEMA, problem_of
 from psr_ray.data.sources import (
-    Failures,
     ift_rows,
     pair_rows,
     problem_rows,
     solution_judgement_rows,
+    stream_problems,
 )
 from psr_ray.embedded.arithmetic import check_disjoint
 from psr_ray.errors import PsrError
+from psr_ray.plugins import is_plugin
 from psr_ray.runs import digest_of
 from psr_ray.storage.files import Row, write_text
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
 
 HELD_OUT = "held out"
+# More rows than any source has.
+EVERYTHING = 10**12
 # Sets that models are measured on, beside the benchmarks; none of their problems is trained on.
 MEASURED = ("heldout", "hard", "judge")
 
@@ -82,26 +88,26 @@ def held_out_phrases(config: Config, files: dict[str, list[Row]]) -> Benchmarks:
 
 
 def without_held_out(
-    rows: Sequence[Row], known: Benchmarks, name: str, failures: Failures
-) -> list[Row]:
+    rows: Iterable[Row], known: Benchmarks, name: str, failures: Failures
+) -> Iterator[Row]:
     """The rows whose problems are not held out; the others go to ``failures``.
 
     Raises ``PsrError`` where none is left.
     """
-    kept = []
+    place = num_kept = 0
     for place, row in enumerate(rows, start=1):
         held_by = known.found_in(row["problem"]) if row["plan"] is None else None
         if held_by is None:
-            kept.append(row)
+            num_kept += 1
+            yield row
         else:
             failures.add(Path(f"data.{name}"), place, f"{HELD_OUT} by {held_by}: {row['id']}")
-    if rows and not kept:
+    if place and not num_kept:
         raise PsrError(
-            f"data.{name}: all of its {len(rows)} problems share 13 words in a row with problems that "
-            "are held out (data.benchmarks, heldout, hard, judge); train on others, or set "
+            f"data.{name}: all of its {place} problems share 13 words in a row with problems that are "
+            "held out (data.benchmarks, heldout, hard, judge); train on others, or set "
             "data.decontaminate to false"
         )
-    return kept
 
 
 def write_data(config: Config, folder: Path) -> Row:
@@ -115,7 +121,7 @@ def write_data(config: Config, folder: Path) -> Row:
         if data.eft_solutions is not None:
             files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
     if data.hard is not None:
-        files["hard"] = problem_rows(data.hard, "heldout", "solve", seed, failures, "hard")
+        files["hard"] = list(problem_rows(data.hard, "heldout", "solve", seed, failures, "hard"))
     if data.judge is not None:
         files["judge"] = pair_rows(data.judge, "judge", seed, failures)
     if data.benchmarks:
@@ -123,7 +129,7 @@ def write_data(config: Config, folder: Path) -> Row:
     known = held_out_phrases(config, files)
     for name in ("ift", "eft", "eft_solutions"):
         if name in files:
-            files[name] = without_held_out(files[name], known, name, failures)
+            files[name] = list(without_held_out(files[name], known, name, failures))
     files |= fresh_problems(config, failures, known)
     check_disjoint(
         {
@@ -143,6 +149,7 @@ def write_data(config: Config, folder: Path) -> Row:
     contaminated = [item for item in failures.items if item["reason"].startswith(HELD_OUT)]
     return {
         "sources": source_digests(config),
+        "revisions": failures.revisions,
         "rows": {name: len(rows) for name, rows in files.items()},
         "num_failed": len(failures.items) - len(contaminated),
         "num_held_out": len(contaminated),
@@ -151,10 +158,17 @@ def write_data(config: Config, folder: Path) -> Row:
 
 
 def source_digests(config: Config) -> dict[str, str]:
-    """A hash of each file that the data stage reads, by its path in the config."""
-    named = [s.path for s in config.sources().values() if s.kind == "file"]
-    paths = {str(path) for path in [*named, *config.data.benchmarks] if path is not None}
-    return {path: digest_of([location(path)]) for path in sorted(paths) if location(path).is_file()}
+    """A hash of the files that the data stage reads, by their path in the config."""
+    named = {
+        str(s.path): files_of(str(s.path)) for s in config.sources().values() if s.kind == "file"
+    }
+    for name in config.data.benchmarks:
+        if location(name).is_file():
+            named[name] = [location(name)]
+    return {
+        path: digest_of(found if found[0].is_file() else found[0].iterdir())
+        for path, found in sorted(named.items())
+    }
 
 
 def check_sources(config: Config, manifest: Row) -> None:
@@ -191,21 +205,32 @@ def benchmark_files(config: Config, failures: Failures) -> dict[str, list[Row]]:
     return {"benchmark": rows} | repeated("benchmark", again, ("search", "sample"))
 
 
+def drawn(rows: Iterable[Row], num: int, seed: int) -> list[Row]:
+    """At most ``num`` of the rows by chance, in their order; of many rows no more are kept in memory."""
+
+    def draw(item: tuple[int, Row]) -> bytes:
+        return hashlib.sha256(f"{seed}/{item[1]['id']}".encode()).digest()
+
+    return [row for _, row in sorted(heapq.nsmallest(num, enumerate(rows), key=draw))]
+
+
 def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dict[str, list[Row]]:
     """The problems that each iteration searches; no problem is searched twice."""
-    pools: dict[SourceConfig, list[Row]] = {}
+    pools: dict[str, list[Row]] = {}
     wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
     files: dict[str, list[Row]] = {}
     used: set[str] = set()
     total = sum(source.num for source in wanted)
     for name, source in zip(search_files(config), wanted, strict=True):
-        num = 10**9 if source.kind == "file" else total
+        num = total if source.kind == "arithmetic" or is_plugin(source.kind) else EVERYTHING
         whole = source.model_copy(update={"num": num})
-        if whole not in pools:
-            rows = problem_rows(whole, "train", "search", config.seed, failures)
-            pools[whole] = without_held_out(rows, known, "train", failures)
-            random.Random(f"problems/{config.seed}").shuffle(pools[whole])
-        fresh = [row for row in pools[whole] if row["id"] not in used][: source.num]
+        key = whole.model_dump_json()
+        if key not in pools:
+            rows = stream_problems(whole, "train", "search", config.seed, failures)
+            fit = without_held_out(rows, known, "train", failures)
+            pools[key] = drawn(fit, total, config.seed)
+            random.Random(f"problems/{config.seed}").shuffle(pools[key])
+        fresh = [row for row in pools[key] if row["id"] not in used][: source.num]
         if not fresh:
             raise PsrError(
                 f"data.train: no problems left for {name}: {source.path or source.kind} is used up "

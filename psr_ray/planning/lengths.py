@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.config import Config
-from psr_ray.data.sources import Failures, ift_rows, pair_rows
+from psr_ray.data.files import Failures
+from psr_ray.data.sources import ift_rows, pair_rows
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer

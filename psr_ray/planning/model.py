@@ -13,6 +13,7 @@ from psr_ray.storage.locations import location
 # network. (hidden size, layers, attention heads, KV heads, intermediate size, vocabulary, tied)
 KNOWN = {
     "Qwen/Qwen2.5-Math-1.5B": (1536, 28, 12, 2, 8960, 151936, True),
+    "Qwen/Qwen2.5-Math-1.5B-Instruct": (1536, 28, 12, 2, 8960, 151936, True),
     "Qwen/Qwen2.5-Math-7B": (3584, 28, 28, 4, 18944, 152064, False),
     "Qwen/Qwen2.5-Math-72B": (8192, 80, 64, 8, 29568, 152064, False),
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from psr_ray.data.benchmarks import phrases_of
 from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.division import (
     NotDividedError,
@@ -24,7 +25,7 @@ from psr_ray.data.seed.division import (
     divided_by_rule,
     division_prompt,
 )
-from psr_ray.data.sources import Failures, problems_of
+from psr_ray.data.sources import problems_of
 from psr_ray.errors import PsrError
 from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key

@@ -1,0 +1,243 @@
+"""Sources of rows: kinds of files, and datasets from a server on loopback that answers as the Hub."""
+
+import csv
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from datasets import Dataset
+from hub_datasets import COMMIT, HubDatasets
+
+from psr_ray.config import SourceConfig
+from psr_ray.data.files import Failures
+from psr_ray.data.hub import TRAINING_SETS, hub_file
+from psr_ray.data.sources import problem_rows
+from psr_ray.errors import PsrError
+
+ROWS = [{"id": f"p{i}", "problem": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(6)]
+
+
+def read(path, **settings):
+    failures = Failures()
+    source = SourceConfig(kind="file", path=str(path), **settings)
+    return list(problem_rows(source, "train", "search", 0, failures)), failures.items
+
+
+def lines_of(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def as_jsonl(folder):
+    (folder / "p.jsonl").write_text(lines_of(ROWS))
+    return folder / "p.jsonl"
+
+
+def as_packed(folder):
+    with gzip.open(folder / "p.jsonl.gz", "wt") as file:
+        file.write(lines_of(ROWS))
+    return folder / "p.jsonl.gz"
+
+
+def as_csv(folder):
+    with (folder / "p.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "problem", "answer"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return folder / "p.csv"
+
+
+def as_parquet(folder):
+    Dataset.from_list(ROWS).to_parquet(str(folder / "p.parquet"))
+    return folder / "p.parquet"
+
+
+def as_saved(folder):
+    Dataset.from_list(ROWS).save_to_disk(str(folder / "saved"))
+    return folder / "saved"
+
+
+def as_parts(folder):
+    (folder / "part-0.jsonl").write_text(lines_of(ROWS[:4]))
+    (folder / "part-1.jsonl").write_text(lines_of(ROWS[4:]))
+    return folder / "part-*.jsonl"
+
+
+@pytest.mark.parametrize(
+    "written", [as_jsonl, as_packed, as_csv, as_parquet, as_saved, as_parts], ids=lambda f: f.__name__
+)  # fmt: skip
+def test_the_same_problems_are_read_from_every_kind_of_file(written, tmp_path):
+    rows, failed = read(written(tmp_path))
+    assert [(row["id"], row["problem"], row["answer"]) for row in rows] == [
+        tuple(row.values()) for row in ROWS
+    ]
+    assert not failed
+
+
+def test_columns_have_our_names_or_are_named_with_those_that_are_there(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(lines_of([{"prompt": "1+1?", "target": 2, "text": "no problem"}]))
+    [row], _ = read(path, columns={"problem": "prompt", "answer": "target"})
+    assert (row["problem"], row["answer"]) == ("1+1?", "2")
+    with pytest.raises(
+        PsrError, match=r"no column task \(it has prompt, target, text\); correct `col"
+    ):
+        read(path, columns={"problem": "task"})
+
+
+def test_a_broken_archive_and_a_glob_without_files_are_named(tmp_path):
+    path = tmp_path / "p.jsonl.gz"
+    path.write_bytes(b"no archive")
+    with pytest.raises(PsrError, match=r"p\.jsonl\.gz: cannot be unpacked"):
+        read(path)
+    with pytest.raises(PsrError, match=r"none-\*\.csv: no such file; correct `path`"):
+        read(tmp_path / "none-*.csv")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kind": "hub"}, "`path` goes with `kind: file` or `kind: hub`"),
+        ({"kind": "file", "path": "x.jsonl", "revision": "main"}, "go with `kind: hub`"),
+        ({"kind": "file", "path": "x.jsonl", "split": "test"}, "`split` goes with `kind: hub`"),
+        ({"split": "test"}, "`split` goes with `kind: hub`, or is `dev`"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(settings, says):
+    with pytest.raises(ValueError, match=says):
+        SourceConfig(**settings)
+
+
+def test_training_sets_have_names_and_their_splits_may_be_chosen():
+    assert set(TRAINING_SETS) >= {"gsm8k", "math", "numinamath"}
+    assert hub_file(SourceConfig(kind="hub", path="gsm8k"))[:3] == ("openai/gsm8k", "main", "train")
+    own = SourceConfig(kind="hub", path="me/set", split="validation", config="easy")
+    assert hub_file(own)[:3] == ("me/set", "easy", "validation")
+
+
+# Reads a source in a process of its own: the libraries take the Hub's address as they are imported.
+READ = """
+import json, sys
+from psr_ray.config import SourceConfig
+from psr_ray.data.files import Failures
+from psr_ray.data.sources import problem_rows
+from psr_ray.errors import PsrError
+failures = Failures()
+source = SourceConfig(kind="hub", **json.loads(sys.argv[1]))
+try:
+    rows = list(problem_rows(source, "train", "search", 0, failures))
+    print(json.dumps([rows, failures.revisions]))
+except PsrError as error:
+    sys.exit(str(error))
+"""
+CARD = b"""---
+configs:
+- config_name: main
+  data_files:
+  - {split: train, path: main/train-*.jsonl}
+  - {split: test, path: main/test-*.jsonl}
+---
+"""
+
+
+@pytest.fixture
+def hub():
+    solved = [{"question": f"What is {i}+1?", "answer": f"x\n#### {i + 1}"} for i in range(20)]
+    files = {
+        "README.md": CARD,
+        "main/train-0.jsonl": lines_of(solved).encode(),
+        "main/test-0.jsonl": lines_of(solved[:1]).encode(),
+    }
+    server = HubDatasets({"openai/gsm8k": files, "me/closed": files}, gated={"me/closed"})
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def ask(hub, tmp_path):
+    def ask(environment=None, **settings):
+        variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+        return subprocess.run(
+            [sys.executable, "-c", READ, json.dumps(settings)], capture_output=True, text=True,
+            check=False, cwd=ROOT, env=os.environ | variables | (environment or {}), timeout=120,
+        )  # fmt: skip
+
+    return ask
+
+
+def test_a_dataset_is_read_by_its_name_and_again_from_the_cache_without_the_hub(hub, ask):
+    done = ask(path="gsm8k", num=5)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows, revisions = json.loads(done.stdout)
+    assert [(row["problem"], row["answer"]) for row in rows] == [
+        (f"What is {i}+1?", str(i + 1)) for i in range(5)
+    ]
+    assert revisions == {"openai/gsm8k": COMMIT}
+    asked = len(hub.requests)
+    offline = ask({"HF_HUB_OFFLINE": "1"}, path="gsm8k", num=5)
+    assert json.loads(offline.stdout) == [rows, revisions], offline.stderr[-2000:]
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "says"),
+    [
+        ({"path": "me/nothing"}, {}, "me/nothing on the Hub: .*; correct the id, or set HF_TOKEN"),
+        ({"path": "me/closed"}, {}, "me/closed on the Hub: .*; correct the id, or set HF_TOKEN"),
+        ({"path": "gsm8k", "config": "hard"}, {}, r"Available: \['main'\]; correct `config`"),
+        ({"path": "gsm8k", "split": "dev"}, {}, r"'train', 'test'\]\.; correct `config`, `split`"),
+        ({"path": "gsm8k", "columns": {"problem": "task"}}, {}, r"no column task \(it has answer, q"),
+        ({"path": "gsm8k"}, {"HF_HUB_OFFLINE": "1"}, "offline.*; set HF_ENDPOINT to a mirror, HF_H"),
+    ],
+    ids=["unknown", "gated", "configuration", "split", "columns", "offline"],
+)  # fmt: skip
+def test_what_cannot_be_read_from_the_hub_is_one_line_with_a_way_out(
+    ask, settings, environment, says
+):
+    done = ask(environment, **settings)
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert re.search(says, line, re.IGNORECASE), done.stderr[-2000:]
+
+
+DRAW = """
+import resource, sys, time
+from psr_ray.config import SourceConfig
+from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.files import Failures
+from psr_ray.data.sources import stream_problems
+from psr_ray.data.stage import EVERYTHING, drawn, without_held_out
+source = SourceConfig(kind="file", path=sys.argv[1]).model_copy(update={"num": EVERYTHING})
+failures, started = Failures(), time.monotonic()
+problems = stream_problems(source, "train", "search", 0, failures)
+rows = without_held_out(problems, Benchmarks(), "train", failures)
+first = next(rows)
+first_s = time.monotonic() - started
+print(len(drawn(rows, 400, 0)), first_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.long
+def test_of_a_million_problems_the_first_come_at_once_and_few_are_kept_in_memory(tmp_path):
+    found = {}
+    for num in (10_000, 1_000_000):
+        path = tmp_path / f"{num}.jsonl"
+        with path.open("w") as file:
+            for i in range(num):
+                text = f"A train of {i} wagons, each of {i + 7} tons, stops. How heavy is it?"
+                file.write(json.dumps({"problem": text, "answer": str(i * (i + 7))}) + "\n")
+        done = subprocess.run(
+            [sys.executable, "-c", DRAW, str(path)], capture_output=True, text=True, check=False,
+            cwd=ROOT, timeout=500,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[num] = [float(value) for value in done.stdout.split()]
+    (few, _, before), (many, first_s, after) = found.values()
+    assert few == many == 400
+    assert first_s < 5
+    assert after - before < 300  # MiB: the ids of a million problems, not the problems
