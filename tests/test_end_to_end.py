@@ -210,21 +210,16 @@ def test_a_run_may_start_from_a_model_that_needs_no_fine_tuning(run_dir):
     settings = (
         "name=started", f"runs_dir={run_dir.parent}", "sft=null", "data.judge=null",
         f"model.base={run_dir / 'sft' / 'model'}", "data.heldout={num: 6}", "data.train=[{num: 8}]",
-        "evaluation.num_search_problems=2", "evaluation.num_probes=0",
     )  # fmt: skip
     overrides = [part for setting in settings for part in ("--set", setting)]
-    done = psr("run", "--config", "configs/smoke.yaml", *overrides)
+    done = psr("train", "--config", "configs/smoke.yaml", *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     started = run_dir.parent / "started"
-    summary = json.loads((started / "summary.json").read_text())
-    assert [model["name"] for model in summary["models"]] == ["M1", "M2"]
-    assert summary["models"][1]["num_pairs"] > 0
-    assert summary["models"][1]["training"]["dpo_loss"] > 0
-    assert (started / "train-1" / "model" / "model.safetensors").is_file()
-    exported = psr("export", str(started))
-    assert exported.returncode == 0, exported.stderr
-    assert sorted(path.name for path in (started / "export").iterdir() if path.is_dir()) == [
-        "model", "preferences",
+    assert sorted(path.name for path in started.iterdir() if (path / "_MANIFEST.json").is_file()) == [
+        "data", "preferences-1", "search-1", "train-1",
     ]  # fmt: skip
-    card = (started / "export" / "model" / "README.md").read_text()
-    assert "M1 is the base model" in card
+    training = json.loads((started / "train-1" / "training.json").read_text())
+    assert training["num_steps"] > 0
+    assert (started / "train-1" / "model" / "model.safetensors").is_file()
+    planned = psr("status", str(started)).stdout
+    assert "M0" not in planned
