@@ -1,4 +1,4 @@
-"""A server on loopback from which `datasets` and `huggingface_hub` read datasets as from the Hub."""
+"""A server on loopback from which `datasets` and `huggingface_hub` read as from the Hub."""
 
 import hashlib
 import threading
@@ -24,6 +24,7 @@ class HubDatasets:
         app.get("/api/datasets/<owner>/<name>/tree/<revision>")(self.tree)
         app.get("/api/datasets/<owner>/<name>/tree/<revision>/<path:folder>")(self.tree)
         app.get("/datasets/<owner>/<name>/resolve/<revision>/<path:path>")(self.resolve)
+        app.get("/<owner>/<name>/resolve/<revision>/<path:path>")(self.resolve)
         self.server = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)

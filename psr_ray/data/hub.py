@@ -37,6 +37,10 @@ TRAINING_SETS = {
 # Bytes above which a dataset that is not in the cache is streamed: first rows come at once, but a second
 # reading fetches them again.
 LARGE = 2**30
+MIRROR = (
+    "set HF_ENDPOINT to a mirror, HF_HOME to a filled cache (with HF_HUB_OFFLINE=1), or give a file in "
+    "its place"
+)
 
 
 def hub_file(source: SourceConfig) -> HubFile:
@@ -72,6 +76,29 @@ def hub_records(where: HubFile, revision: str | None) -> tuple[Iterator[Row], st
     return records(), str(builder.hash or revision or "unknown")
 
 
+def small_file(model: str, name: str) -> Path | None:
+    """A small file of a model on the Hub, fetched once; None where the model has none of that name.
+
+    Raises ``PsrError`` where the model cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, name))
+    except LocalEntryNotFoundError as error:
+        raise PsrError(
+            f"model {model}: the Hub is out of reach ({last_line(error)}); {MIRROR}"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # of the network, the Hub, a name that is no id
+        raise PsrError(
+            f"model {model}: neither a folder nor on the Hub ({last_line(error)}); correct it, or set "
+            "HF_TOKEN where it is private or asks for consent"
+        ) from error
+
+
 def named(where: HubFile, error: Exception) -> PsrError:
     """An error of reading a dataset as one line: the dataset, what is wrong, what to do."""
     from datasets.exceptions import DatasetNotFoundError
@@ -81,8 +108,5 @@ def named(where: HubFile, error: Exception) -> PsrError:
     elif isinstance(error, ValueError):  # no such configuration, split or revision
         remedy = "correct `config`, `split` or `revision`"
     else:
-        remedy = (
-            "set HF_ENDPOINT to a mirror, HF_HOME to a filled cache (with HF_HUB_OFFLINE=1), or give a "
-            "file in its place"
-        )
+        remedy = MIRROR
     return PsrError(f"dataset {where.dataset} on the Hub: {last_line(error)}; {remedy}")

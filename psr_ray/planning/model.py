@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from psr_ray.config import ModelConfig
+from psr_ray.data.hub import small_file
+from psr_ray.errors import PsrError
 from psr_ray.storage.locations import location
 
 # Models that the shipped configs name by Hub id, from their published config.json: planning needs no
@@ -56,16 +59,23 @@ class ModelShape:
 
 
 def model_shape(model: ModelConfig) -> ModelShape | None:
-    """The shape of a model folder (or of a Hub model in ``KNOWN``); None where it is not known."""
+    """The shape of a model folder, or of a Hub id (its config is fetched, unless ``KNOWN`` has it); None
+    where it is not known."""
     known = KNOWN.get(model.base)
     values: dict[str, Any]
     if known is not None:
         values = dict(zip(NAMES, known, strict=True))
     else:
-        path = location(model.base) / "config.json"
-        if not path.is_file():
+        path: Path | None = location(model.base) / "config.json"
+        if model.base.count("/") == 1 and not location(model.base).is_dir():
+            try:
+                path = small_file(model.base, "config.json")
+            except PsrError:  # out of reach: planned without its memory, which is said
+                return None
+        if path is None or not path.is_file():
             return None
         values = json.loads(path.read_text())
+        values = values.get("text_config") or values
     try:
         hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
         return ModelShape(

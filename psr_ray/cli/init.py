@@ -1,0 +1,97 @@
+"""A first config for a model and problems: psr-ray init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from psr_ray.cli.app import app, console, user_errors
+from psr_ray.errors import PsrError
+from psr_ray.storage.files import Json
+
+# What a reader of the new config should know about its sections.
+REMARKS = {
+    "num_iterations": "rounds of search, preferences and step-DPO; the paper makes 3",
+    "data": "problems to search and to measure with; docs/bring-your-model.md lists other sources",
+    "prompts": 'a step\'s beginning is given to the model; "\\n\\n": paragraphs are steps',
+    "sft": "null: the model is M1 as it is",
+    "judge": "explain: reasoning, then a verdict; verdict: one token, cheaper",
+    "engine": "least and most engines, GPUs of each (0: CPU)",
+    "dpo": "training; `psr-ray plan` shows its memory",
+}
+
+
+def config_text(settings: Json) -> str:
+    """Settings as YAML, a line or a few each, with remarks. The settings' page has all the others."""
+    lines = []
+    for key, value in settings.items():
+        if key in REMARKS:
+            lines.append(f"# {REMARKS[key]}")
+        if key == "data":
+            lines.append("data:")
+            lines += [f"  {name}: {flow(item)}" for name, item in value.items()]
+        else:
+            lines.append(f"{key}: {flow(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def flow(value: object) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+@app.command()
+@user_errors
+def init(
+    name: Annotated[str, typer.Argument(help="name of the run; the config is NAME.yaml")],
+    model: Annotated[str, typer.Option(help="folder or Hub id")],
+    problems: Annotated[
+        str, typer.Option(help="gsm8k, numinamath, …, a file or a Hub id")
+    ] = "gsm8k",
+    benchmarks: Annotated[
+        list[str] | None, typer.Option("--benchmark", help="name or file; may be repeated")
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option(min=1, help="problems to search a round; default: by recipe")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="paper, instruct, lora or cpu; default: by model and machine")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of a node of the cluster")] = None,
+    gpu: Annotated[str | None, typer.Option(help="their kind (h100, a100, …)")] = None,
+) -> None:
+    """Write a config that fits the model and this machine, then check it."""
+    from psr_ray.config.file import load_config
+    from psr_ray.doctor import print_checks
+    from psr_ray.planning.choose import Machine, chosen_settings, model_facts, this_machine
+    from psr_ray.planning.show import gpu_of
+
+    path = Path(f"{name}.yaml")
+    if path.exists():
+        raise PsrError(f"{path} is there already; give another name, or delete it")
+    if recipe not in (None, "paper", "instruct", "lora", "cpu"):
+        raise PsrError(f"--recipe {recipe}: take paper, instruct, lora or cpu")
+    if (gpus is None) != (gpu is None):
+        raise PsrError("--gpus and --gpu: give both, as --gpus 8 --gpu h100")
+    machine, facts = this_machine(), model_facts(model)
+    if gpus is not None and gpu is not None:
+        machine = Machine(gpus, gpu_of(gpu).memory_gib, machine.cores, machine.memory_gib)
+    if recipe is None:
+        recipe = (
+            "cpu" if not machine.num_gpus else "instruct" if facts.has_chat_template else "paper"
+        )
+    asked = list(benchmarks or ())
+    settings = chosen_settings(name, facts, machine, recipe, problems, asked, num)  # type: ignore[arg-type]
+    path.write_text(
+        f"# Written by psr-ray init, recipe {recipe}; docs/settings.md has every setting.\n"
+        + config_text(settings)
+    )
+    kind = f" --gpu {gpu}" if gpu else ""
+    console.print(f"written: {path}; next:")
+    console.print(f"  psr-ray plan --config {path}{kind}", soft_wrap=True)
+    console.print(f"  psr-ray run --config {path}", soft_wrap=True)
+    print_checks(load_config(path), console)

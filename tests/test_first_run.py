@@ -1,0 +1,65 @@
+"""A first run: `psr-ray init` and `psr-ray run` on a real chat model and problems by their name."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hub_datasets import HubDatasets
+
+from psr_ray.storage.shards import read_rows, shards
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
+PSR = Path(sys.executable).with_name("psr-ray")
+CARD = b"""---
+configs:
+- config_name: main
+  data_files:
+  - {split: train, path: main/train-*.jsonl}
+  - {split: test, path: main/test-*.jsonl}
+---
+"""
+
+
+@pytest.mark.timeout(900)
+def test_from_a_models_name_and_a_datasets_name_to_m2_in_two_commands(chat_model, tmp_path):
+    problems = (ROOT / "tests" / "data" / "gsm8k_train_1000.jsonl").read_bytes()
+    tested = (ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl").read_bytes()
+    files = {"README.md": CARD, "main/train-0.jsonl": problems, "main/test-0.jsonl": tested}
+    hub = HubDatasets({"openai/gsm8k": files})
+    where = os.environ | {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
+        "PSR_RAY_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+
+    def psr(*arguments):
+        done = subprocess.run(
+            [str(PSR), *arguments], capture_output=True, text=True, check=False, cwd=tmp_path,
+            env=where, timeout=800,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+    try:
+        psr("init", "mine", "--model", str(chat_model), "--num", "8", "--benchmark", "gsm8k")
+        psr("run", "--config", "mine.yaml", "--set", "evaluation.num_benchmark_problems=2")
+    finally:
+        hub.end()
+    run = tmp_path / "runs" / "mine"
+    summary = json.loads((run / "summary.json").read_text())
+    assert [model["name"] for model in summary["models"]] == ["M1", "M2"]
+    assert all("gsm8k" in model["benchmarks"] for model in summary["models"])
+    data = json.loads((run / "data" / "_MANIFEST.json").read_text())
+    assert data["revisions"] == {"openai/gsm8k": "a" * 40}
+    searches = [row for row in read_rows(shards(run / "search-1" / "search")) if not row["error"]]
+    texts = [
+        (step["number"], candidate["text"])
+        for search in searches
+        for step in search["steps"]
+        for candidate in step["candidates"]
+    ]
+    assert len(searches) == 8
+    assert texts
+    assert all(text.startswith(f"Step {number}:") for number, text in texts)

@@ -1,0 +1,140 @@
+"""`psr-ray init`: a config that fits the model and the machine, from small files alone."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from hub_datasets import HubDatasets
+
+from psr_ray.cli.init import config_text
+from psr_ray.config import Config
+from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+from psr_ray.planning.choose import Machine, chosen_settings, model_facts, source_of
+from psr_ray.planning.memory import check_fits
+from psr_ray.planning.model import model_shape
+
+PSR = Path(sys.executable).with_name("psr-ray")
+# From the published config.json of Qwen2.5-7B-Instruct.
+SEVEN = {
+    "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+    "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
+    "max_position_embeddings": 32768,
+}  # fmt: skip
+TINY = SEVEN | {
+    "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+    "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+CHAT = {"chat_template": "{{ messages }}"}
+
+
+def model(folder, config, tokenizer=CHAT):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return str(folder)
+
+
+def chosen(base, machine, recipe, problems="gsm8k"):
+    return chosen_settings("mine", model_facts(base), machine, recipe, problems, ["math500"])
+
+
+@pytest.mark.parametrize("recipe", ["paper", "instruct", "lora"])
+@pytest.mark.parametrize(
+    ("num", "gib"), [(1, 80), (1, 141), (2, 80), (8, 80), (8, 40)], ids=lambda value: str(value)
+)
+def test_what_is_chosen_for_gpus_is_short_and_fits_by_the_plans_own_figures(
+    tmp_path, recipe, num, gib
+):
+    base = model(tmp_path / "seven", SEVEN)
+    text = config_text(chosen(base, Machine(num, gib, 16, 128), recipe))
+    assert len(text.splitlines()) < 50
+    config = Config.model_validate(yaml.safe_load(text))
+    check_fits(config, model_shape(config.model), gib)
+    assert config.engine.num_engines[1] * config.engine.tensor_parallel_size == num
+    assert (config.sft is None) is (recipe != "paper")
+    assert config.prompts.step_stop == "\nStep {n}:"
+    assert config.data.benchmarks == ("math500",)
+    if recipe == "lora":
+        assert config.dpo.lora is not None
+
+
+def test_a_small_gpu_gets_an_update_of_low_rank_where_all_weights_do_not_fit(tmp_path):
+    base = model(tmp_path / "seven", SEVEN)
+    config = Config.model_validate(chosen(base, Machine(1, 48, 8, 64), "instruct"))
+    assert config.dpo.lora is not None or config.dpo.offload_optimizer
+
+
+def test_what_does_not_go_together_is_named(tmp_path):
+    base, plain = model(tmp_path / "seven", SEVEN), model(tmp_path / "plain", TINY, {})
+    gpu, cores = Machine(1, 80, 8, 64), Machine(0, 0, 2, 24)
+    with pytest.raises(
+        PsrError, match="no chat template, so it is a base model; take --recipe paper"
+    ):
+        chosen(plain, gpu, "instruct")
+    with pytest.raises(PsrError, match="no GPU here; take --recipe cpu"):
+        chosen(base, cores, "instruct")
+    with pytest.raises(
+        PsrError, match=r"training its 7\.6B weights takes 142 GiB, this machine has 24"
+    ):
+        chosen(base, cores, "cpu")
+    with pytest.raises(PsrError, match="too large for this machine: an engine's GPU of 8 GiB"):
+        chosen(base, Machine(1, 8, 8, 64), "lora")
+    with pytest.raises(
+        PsrError, match="neither a file nor a Hub id nor one of gsm8k, math, numinamath"
+    ):
+        source_of("gsm9k", 5)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(
+        PsrError, match=r"none: no config\.json; give a Hugging Face folder or a Hub id"
+    ):
+        model_facts(str(tmp_path / "none"))
+
+
+def init(folder, *arguments, **variables):
+    return subprocess.run(
+        [str(PSR), "init", "mine", *arguments], capture_output=True, text=True, check=False,
+        cwd=folder, env=os.environ | variables, timeout=120,
+    )  # fmt: skip
+
+
+def test_of_a_model_on_the_hub_the_small_files_alone_are_read(tmp_path):
+    files = {
+        "config.json": json.dumps(SEVEN).encode(),
+        "tokenizer_config.json": json.dumps(CHAT).encode(),
+    }
+    hub = HubDatasets({"me/seven": files, "me/closed": files}, gated={"me/closed"})
+    where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    try:
+        done = init(tmp_path, "--model", "me/seven", "--gpus", "8", "--gpu", "h100", **where)
+        assert (tmp_path / "mine.yaml").is_file(), done.stdout + done.stderr
+        config = load_config(tmp_path / "mine.yaml")
+        assert (config.model.base, config.sft) == ("me/seven", None)
+        assert "psr-ray run --config mine.yaml" in done.stdout
+        assert "✓ model: me/seven: taken as a Hub id" in done.stdout
+        asked = {path.rpartition("/")[2] for path in hub.requests if "/resolve/" in path}
+        assert asked <= {
+            "config.json", "tokenizer_config.json", "chat_template.jinja",
+        }  # fmt: skip
+        again = init(tmp_path, "--model", "me/seven", "--gpus", "8", "--gpu", "h100", **where)
+        assert again.returncode == 2
+        assert "mine.yaml is there already; give another name" in again.stderr
+        (tmp_path / "mine.yaml").unlink()
+        for name in ("me/closed", "me/nothing"):
+            refused = init(tmp_path, "--model", name, "--gpus", "8", "--gpu", "h100", **where)
+            assert refused.returncode == 2
+            assert re.search(f"model {name}: neither a folder nor on the Hub", refused.stderr)
+        planned = subprocess.run(
+            [str(PSR), "plan", "--config", str(ROOT / "configs" / "instruct.yaml"), "--gpu", "h100",
+             "--set", "model.base=me/seven"],
+            capture_output=True, text=True, check=False, env=os.environ | where, timeout=120,
+        )  # fmt: skip
+        assert "7,615.3M" in planned.stdout, planned.stdout + planned.stderr
+    finally:
+        hub.end()
