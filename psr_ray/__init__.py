@@ -1,3 +1,20 @@
 """psr-ray: process-based self-rewarding for language models, as a distributed Ray application."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psr_ray.api import Run, load_run, run
+
 __version__ = "0.1.0"
+__all__ = ["Run", "load_run", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of ``psr_ray.api``, imported when they are used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'psr_ray' has no attribute {name!r}")
+    from psr_ray import api
+
+    return getattr(api, name)

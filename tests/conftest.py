@@ -25,16 +25,6 @@ model.save_pretrained(out)
 """
 
 
-class Quiet:
-    """A display that says nothing."""
-
-    def skipped(self, planned): ...
-
-    def watch(self, planned): ...
-
-    def finished(self, planned): ...
-
-
 @pytest.fixture(scope="session")
 def ray_up():
     """A local Ray for as long as the tests run."""

@@ -4,10 +4,11 @@ import json
 import random
 
 import pytest
-from conftest import ROOT, Quiet
+from conftest import ROOT
 
 from psr_ray.config.file import load_config
 from psr_ray.embedded.seed import ift_problems, judged_pairs
+from psr_ray.report.display import NoDisplay
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,9 @@ def alarms(tmp_path, *settings, without=()):
 
     config = load_config(SMOKE, (f"runs_dir={tmp_path}", *SETTINGS, *settings))
     summary = run_pipeline(
-        config, Quiet(), wanted=lambda planned: planned.stage.name not in ("evaluate-M0", *without)
+        config,
+        NoDisplay(),
+        wanted=lambda planned: planned.stage.name not in ("evaluate-M0", *without),
     )
     return {(alarm["model"], alarm["kind"]): alarm["message"] for alarm in summary["alarms"]}
 

@@ -1,9 +1,10 @@
 """The same seed gives the same models, whatever the number of engines and who finished first."""
 
 import pytest
-from conftest import ROOT, Quiet
+from conftest import ROOT
 
 from psr_ray.config.file import load_config
+from psr_ray.report.display import NoDisplay
 from psr_ray.storage.shards import read_rows, shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
@@ -20,7 +21,7 @@ def trained(folder, *settings):
         "search.num_candidates=6", "search.max_steps=4", "sft.lr=2e-3", "sft.zero_stage=0", *settings,
     )  # fmt: skip
     config = load_config(ROOT / "configs" / "smoke.yaml", overrides)
-    run_pipeline(config, Quiet(), wanted=lambda planned: planned.kind in MADE)
+    run_pipeline(config, NoDisplay(), wanted=lambda planned: planned.kind in MADE)
     names = ("sft", "train-1")
     weights = [folder / "smoke" / name / "model" / "model.safetensors" for name in names]
     searches = read_rows(shards(folder / "smoke" / "search-1" / "search"))

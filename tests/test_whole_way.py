@@ -158,9 +158,9 @@ EVALUATE_M2 = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from conftest import Quiet
+from psr_ray.report.display import NoDisplay
 from actors.pipeline import run_pipeline
 from psr_ray.config.file import load_config
 config = load_config(Path(sys.argv[1]), sys.argv[2:])
-run_pipeline(config, Quiet(), wanted=lambda planned: planned.stage.name == "evaluate-M2")
+run_pipeline(config, NoDisplay(), wanted=lambda planned: planned.stage.name == "evaluate-M2")
 """

@@ -25,6 +25,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+class NoDisplay:
+    """Shows nothing."""
+
+    def skipped(self, planned: PlannedStage) -> None: ...
+
+    def watch(self, planned: PlannedStage) -> None: ...
+
+    def finished(self, planned: PlannedStage) -> None: ...
+
+
 class RunDisplay:
     """A live line for the current stage; finished stages stay as one line each."""
 

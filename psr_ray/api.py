@@ -1,0 +1,109 @@
+"""psr-ray from Python: run a config, read what a run wrote.
+
+import psr_ray
+
+run = psr_ray.run("configs/demo.yaml", "seed=1")
+run = psr_ray.load_run("runs/demo")
+run.summary["models"][-1]["accuracy"], run.models["M2"], run.preferences(1).to_pandas()
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psr_ray.config import Config
+from psr_ray.config.file import load_config
+from psr_ray.data.rows import output_folder
+from psr_ray.errors import PsrError
+from psr_ray.method.preferences import PAIRS
+from psr_ray.report.summary import summarize
+from psr_ray.runs import RunDirectory, stored_run
+from psr_ray.stages import model_path, planned_stages
+from psr_ray.storage.files import Json
+from psr_ray.storage.locations import location
+from psr_ray.storage.shards import shards
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, complete or in part."""
+
+    directory: RunDirectory
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.directory.path
+
+    @property
+    def config(self) -> Config:
+        """The config as it was resolved."""
+        return self.directory.config
+
+    @property
+    def summary(self) -> Json:
+        """The figures of all models so far, as in summary.json."""
+        return summarize(self.directory)
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Folder (or Hub id) of the model that the run starts from, and of each that it has made."""
+        plan = planned_stages(self.directory)
+        made = [p.model for p in plan if p.kind in ("sft", "train") and p.stage.is_complete]
+        names = [self.config.model_names[0], *made]
+        return {name: model_path(plan, name, self.config) for name in names}
+
+    def searches(self, iteration: int) -> Dataset:
+        """The searches of an iteration, counted from 1: a row a problem, with all steps, candidates and
+        verdicts. Raises ``PsrError`` where there are none yet."""
+        return self._dataset(f"search-{iteration}", "search")
+
+    def preferences(self, iteration: int) -> Dataset:
+        """The step preferences of an iteration, a row a pair. Raises ``PsrError`` where there are none
+        yet."""
+        return self._dataset(f"preferences-{iteration}", PAIRS)
+
+    def _dataset(self, stage: str, kind: str) -> Dataset:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from datasets import Dataset
+
+        found = {
+            planned.stage.name: planned.stage.folder for planned in planned_stages(self.directory)
+        }
+        if stage not in found:
+            raise PsrError(f"{self.path}: no stage {stage}; the stages are {', '.join(found)}")
+        tables = []
+        for path in shards(output_folder(found[stage], kind)):
+            with path.open("rb") as file:
+                tables.append(pq.read_table(file))
+        if not tables:
+            raise PsrError(f"{found[stage]}: nothing here yet; run it first")
+        return Dataset(pa.concat_tables(tables))
+
+
+def load_run(folder: str | Path) -> Run:
+    """The run in a folder, or at a URL. Raises ``PsrError`` where there is none."""
+    return Run(stored_run(location(folder)))
+
+
+def run(config: str | Path | Config, *overrides: str) -> Run:
+    """Do a run as `psr-ray run` does, quietly; resumes what was interrupted. ``overrides`` are such as
+    ``search.top_p=0.9``, for a config in a file. Raises ``PsrError`` for what a user can correct."""
+    from actors.pipeline import run_pipeline
+    from psr_ray.doctor import check_inputs
+    from psr_ray.report.display import NoDisplay
+    from psr_ray.report.html import write_report
+
+    if isinstance(config, Config) and overrides:
+        raise PsrError("overrides go with a config file; change a Config by model_copy")
+    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    check_inputs(settings)
+    summary = run_pipeline(settings, NoDisplay())
+    write_report(settings.run_dir, summary)
+    return load_run(settings.run_dir)
