@@ -55,6 +55,7 @@ def test_what_is_chosen_for_gpus_is_short_and_fits_by_the_plans_own_figures(
     base = model(tmp_path / "seven", SEVEN)
     text = config_text(chosen(base, Machine(num, gib, 16, 128), recipe))
     assert len(text.splitlines()) < 50
+    assert 'step_stop: "\\nStep {n}:"}' in text
     config = Config.model_validate(yaml.safe_load(text))
     check_fits(config, model_shape(config.model), gib)
     assert config.engine.num_engines[1] * config.engine.tensor_parallel_size == num

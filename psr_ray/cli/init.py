@@ -38,10 +38,23 @@ def config_text(settings: Json) -> str:
     return "\n".join(lines) + "\n"
 
 
+class OneLine(yaml.SafeDumper):
+    """Writes texts with newlines in double quotes, as `"\\n"`."""
+
+
+def represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if "\n" in text else None
+    )
+
+
+OneLine.add_representer(str, represent)
+
+
 def flow(value: object) -> str:
     """A value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = yaml.dump(value, Dumper=OneLine, default_flow_style=True, sort_keys=False, width=10**6)
+    return str(text).removesuffix("\n").removesuffix("\n...")
 
 
 @app.command()
