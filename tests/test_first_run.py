@@ -44,7 +44,12 @@ def test_from_a_models_name_and_a_datasets_name_to_m2_in_two_commands(chat_model
 
     try:
         psr("init", "mine", "--model", str(chat_model), "--num", "8", "--benchmark", "gsm8k")
-        psr("run", "--config", "mine.yaml", "--set", "evaluation.num_benchmark_problems=2")
+        small = (
+            "evaluation.num_benchmark_problems=2", "evaluation.num_search_problems=1",
+            "evaluation.num_samples=2", "evaluation.num_probes=1", "evaluation.max_tokens=200",
+            "data.heldout.num=2", "search.max_steps=3", "search.max_step_tokens=80",
+        )  # fmt: skip
+        psr("run", "--config", "mine.yaml", *(part for s in small for part in ("--set", s)))
     finally:
         hub.end()
     run = tmp_path / "runs" / "mine"
