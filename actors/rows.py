@@ -50,7 +50,7 @@ def do_rows(
         source = SourceConfig(kind="file", path=problems)
     source = source.model_copy(update={"num": num})
     failures = Failures()
-    rows = problem_rows(source, "heldout", tasks[0], config.seed, failures)
+    rows = list(problem_rows(source, "heldout", tasks[0], config.seed, failures))
     if "solve" in tasks and all(row["answer"] is None for row in rows):
         raise PsrError(
             f"{source.path}: no problem has an answer to grade by; give a file with `answer`"

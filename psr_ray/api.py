@@ -20,7 +20,7 @@ from psr_ray.errors import PsrError
 from psr_ray.method.preferences import PAIRS
 from psr_ray.report.summary import summarize
 from psr_ray.runs import RunDirectory, stored_run
-from psr_ray.stages import model_path, planned_stages
+from psr_ray.stages import made_models, model_path, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import shards
@@ -54,8 +54,7 @@ class Run:
     def models(self) -> dict[str, str]:
         """Folder (or Hub id) of the model that the run starts from, and of each that it has made."""
         plan = planned_stages(self.directory)
-        made = [p.model for p in plan if p.kind in ("sft", "train") and p.stage.is_complete]
-        names = [self.config.model_names[0], *made]
+        names = [self.config.model_names[0], *made_models(plan)]
         return {name: model_path(plan, name, self.config) for name in names}
 
     def searches(self, iteration: int) -> Dataset:

@@ -164,6 +164,11 @@ def model_path(plan: list[PlannedStage], model: str, config: Config) -> str:
     return str(made_by.stage.folder / MODEL_FOLDER)
 
 
+def made_models(plan: list[PlannedStage]) -> list[str]:
+    """The models that the run has made, first to last."""
+    return [p.model for p in plan if p.kind in ("sft", "train") and p.stage.is_complete]
+
+
 def force(plan: list[PlannedStage], name: str) -> list[str]:
     """Forget a stage and every later one; returns the names forgotten (none: no such stage)."""
     names = [planned.stage.name for planned in plan]

@@ -1,19 +1,31 @@
 """A server on loopback from which `datasets` and `huggingface_hub` read as from the Hub."""
 
 import hashlib
-import threading
 
 from flask import Flask, Response, request
-from werkzeug.serving import make_server
+from flask_server import FlaskServer
 
 COMMIT = "a" * 40
+CARD = b"""---
+configs:
+- config_name: main
+  data_files:
+  - {split: train, path: main/train-*.jsonl}
+  - {split: test, path: main/test-*.jsonl}
+---
+"""
+
+
+def gsm8k_files(train, test):
+    """The files of a dataset that is laid out as GSM8K is."""
+    return {"README.md": CARD, "main/train-0.jsonl": train, "main/test-0.jsonl": test}
 
 
 def missing(code):
     return Response("", 404, headers={"X-Error-Code": code, "X-Repo-Commit": COMMIT})
 
 
-class HubDatasets:
+class HubDatasets(FlaskServer):
     """``files``: contents by path, by repository. ``requests`` are the paths asked for."""
 
     def __init__(self, files, gated=()):
@@ -25,10 +37,7 @@ class HubDatasets:
         app.get("/api/datasets/<owner>/<name>/tree/<revision>/<path:folder>")(self.tree)
         app.get("/datasets/<owner>/<name>/resolve/<revision>/<path:path>")(self.resolve)
         app.get("/<owner>/<name>/resolve/<revision>/<path:path>")(self.resolve)
-        self.server = make_server("127.0.0.1", 0, app, threaded=True)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
+        super().__init__(app)
 
     def about(self, owner, name, revision):
         found = self.files.get(f"{owner}/{name}")
@@ -62,7 +71,3 @@ class HubDatasets:
         tag = hashlib.sha1(content).hexdigest()
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
         return Response(content, headers=headers)
-
-    def end(self):
-        self.server.shutdown()
-        self.thread.join()

@@ -2,13 +2,12 @@
 
 import base64
 import json
-import threading
 
 from flask import Flask, request
-from werkzeug.serving import make_server
+from flask_server import FlaskServer
 
 
-class HubServer:
+class HubServer(FlaskServer):
     """``files`` has what each repository was given, ``private`` how it was made."""
 
     def __init__(self):
@@ -20,10 +19,7 @@ class HubServer:
         app.post("/api/<kind>/<owner>/<name>/preupload/<revision>")(self.preupload)
         app.post("/api/<kind>/<owner>/<name>/commit/<revision>")(self.commit)
         app.post("/api/validate-yaml")(self.validate)
-        self.server = make_server("127.0.0.1", 0, app, threaded=True)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
+        super().__init__(app)
 
     def create(self):
         self.tokens.add(request.headers.get("authorization"))
@@ -59,7 +55,3 @@ class HubServer:
             elif entry["key"] == "deletedFile":
                 del kept[entry["value"]["path"]]
         return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.url}/c/{'0' * 40}"}
-
-    def end(self):
-        self.server.shutdown()
-        self.thread.join()

@@ -8,28 +8,19 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from hub_datasets import HubDatasets
+from hub_datasets import COMMIT, HubDatasets, gsm8k_files
 
 from psr_ray.storage.shards import read_rows, shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 PSR = Path(sys.executable).with_name("psr-ray")
-CARD = b"""---
-configs:
-- config_name: main
-  data_files:
-  - {split: train, path: main/train-*.jsonl}
-  - {split: test, path: main/test-*.jsonl}
----
-"""
 
 
 @pytest.mark.timeout(900)
 def test_from_a_models_name_and_a_datasets_name_to_m2_in_two_commands(chat_model, tmp_path):
     problems = (ROOT / "tests" / "data" / "gsm8k_train_1000.jsonl").read_bytes()
     tested = (ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl").read_bytes()
-    files = {"README.md": CARD, "main/train-0.jsonl": problems, "main/test-0.jsonl": tested}
-    hub = HubDatasets({"openai/gsm8k": files})
+    hub = HubDatasets({"openai/gsm8k": gsm8k_files(problems, tested)})
     where = os.environ | {
         "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
         "PSR_RAY_CACHE": str(tmp_path / "cache"),
@@ -57,7 +48,7 @@ def test_from_a_models_name_and_a_datasets_name_to_m2_in_two_commands(chat_model
     assert [model["name"] for model in summary["models"]] == ["M1", "M2"]
     assert all("gsm8k" in model["benchmarks"] for model in summary["models"])
     data = json.loads((run / "data" / "_MANIFEST.json").read_text())
-    assert data["revisions"] == {"openai/gsm8k": "a" * 40}
+    assert data["revisions"] == {"openai/gsm8k": COMMIT}
     searches = [row for row in read_rows(shards(run / "search-1" / "search")) if not row["error"]]
     texts = [
         (step["number"], candidate["text"])

@@ -187,9 +187,8 @@ def test_problem_files(tmp_path, content):
     path.write_bytes(b"\n".join(content))
     failures = Failures()
     try:
-        rows = problem_rows(
-            SourceConfig(kind="file", path=str(path), num=9), "ift", "solve", 0, failures
-        )
+        source = SourceConfig(kind="file", path=str(path), num=9)
+        rows = list(problem_rows(source, "ift", "solve", 0, failures))
     except PsrError:
         return
     write_rows(tmp_path / "rows.parquet", rows, TASK_SCHEMA)

@@ -109,12 +109,12 @@ def test_a_loss_of_ones_own():
 
 def test_a_source_of_ones_own(tmp_path):
     source = SourceConfig(kind="my_methods:sums", num=5)
-    rows = problem_rows(source, "train", "search", 0, Failures())
+    rows = list(problem_rows(source, "train", "search", 0, Failures()))
     assert [row["id"] for row in rows] == [f"sum-{i}" for i in range(5)]
     assert ift_rows(source, 0, Failures())[0]["solution"].startswith("Step 1: ")
-    assert problem_rows(source, "train", "search", 1, Failures()) != rows
+    assert list(problem_rows(source, "train", "search", 1, Failures())) != rows
     own = source.model_copy(update={"seed": 0})
-    assert problem_rows(own, "train", "search", 1, Failures()) == rows
+    assert list(problem_rows(own, "train", "search", 1, Failures())) == rows
     named_path = smoke("data.train=[{kind: 'my_methods:sums', path: org/dataset}]").data.train[0]
     assert named_path.path == "org/dataset"  # not a file: taken as it is
     named = "{kind: 'my_methods:sums', num: 6}"
@@ -175,7 +175,7 @@ def test_a_source_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     failures = Failures()
     with pytest.raises(PsrError, match=r"data source my_parts:broken: the server is away"):
-        problem_rows(SourceConfig(kind="my_parts:broken"), "train", "search", 0, failures)
+        list(problem_rows(SourceConfig(kind="my_parts:broken"), "train", "search", 0, failures))
     assert [item["reason"] for item in failures.items] == ["expected a dict, found list"]
 
 

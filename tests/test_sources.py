@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import ROOT
 from datasets import Dataset
-from hub_datasets import COMMIT, HubDatasets
+from hub_datasets import COMMIT, HubDatasets, gsm8k_files
 
 from psr_ray.config import SourceConfig
 from psr_ray.data.files import Failures
@@ -134,24 +134,12 @@ try:
 except PsrError as error:
     sys.exit(str(error))
 """
-CARD = b"""---
-configs:
-- config_name: main
-  data_files:
-  - {split: train, path: main/train-*.jsonl}
-  - {split: test, path: main/test-*.jsonl}
----
-"""
 
 
 @pytest.fixture
 def hub():
     solved = [{"question": f"What is {i}+1?", "answer": f"x\n#### {i + 1}"} for i in range(20)]
-    files = {
-        "README.md": CARD,
-        "main/train-0.jsonl": lines_of(solved).encode(),
-        "main/test-0.jsonl": lines_of(solved[:1]).encode(),
-    }
+    files = gsm8k_files(lines_of(solved).encode(), lines_of(solved[:1]).encode())
     server = HubDatasets({"openai/gsm8k": files, "me/closed": files}, gated={"me/closed"})
     yield server
     server.end()
@@ -209,11 +197,11 @@ import resource, sys, time
 from psr_ray.config import SourceConfig
 from psr_ray.data.decontamination import Benchmarks
 from psr_ray.data.files import Failures
-from psr_ray.data.sources import stream_problems
+from psr_ray.data.sources import problem_rows
 from psr_ray.data.stage import EVERYTHING, drawn, without_held_out
 source = SourceConfig(kind="file", path=sys.argv[1]).model_copy(update={"num": EVERYTHING})
 failures, started = Failures(), time.monotonic()
-problems = stream_problems(source, "train", "search", 0, failures)
+problems = problem_rows(source, "train", "search", 0, failures)
 rows = without_held_out(problems, Benchmarks(), "train", failures)
 first = next(rows)
 first_s = time.monotonic() - started

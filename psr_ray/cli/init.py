@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 import yaml
@@ -80,14 +80,20 @@ def init(
     """Write a config that fits the model and this machine, then check it."""
     from psr_ray.config.file import load_config
     from psr_ray.doctor import print_checks
-    from psr_ray.planning.choose import Machine, chosen_settings, model_facts, this_machine
+    from psr_ray.planning.choose import (
+        Machine,
+        Recipe,
+        chosen_settings,
+        model_facts,
+        this_machine,
+    )
     from psr_ray.planning.show import gpu_of
 
     path = Path(f"{name}.yaml")
     if path.exists():
         raise PsrError(f"{path} is there already; give another name, or delete it")
-    if recipe not in (None, "paper", "instruct", "lora", "cpu"):
-        raise PsrError(f"--recipe {recipe}: take paper, instruct, lora or cpu")
+    if recipe is not None and recipe not in get_args(Recipe):
+        raise PsrError(f"--recipe {recipe}: take {', '.join(get_args(Recipe))}")
     if (gpus is None) != (gpu is None):
         raise PsrError("--gpus and --gpu: give both, as --gpus 8 --gpu h100")
     machine, facts = this_machine(), model_facts(model)
@@ -97,8 +103,8 @@ def init(
         recipe = (
             "cpu" if not machine.num_gpus else "instruct" if facts.has_chat_template else "paper"
         )
-    asked = list(benchmarks or ())
-    settings = chosen_settings(name, facts, machine, recipe, problems, asked, num)  # type: ignore[arg-type]
+    chosen, asked = cast(Recipe, recipe), list(benchmarks or ())
+    settings = chosen_settings(name, facts, machine, chosen, problems, asked, num)
     path.write_text(
         f"# Written by psr-ray init, recipe {recipe}; docs/settings.md has every setting.\n"
         + config_text(settings)

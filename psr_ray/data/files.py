@@ -31,6 +31,11 @@ class Failures:
         self.items.append({"file": str(path), "line": line, "reason": reason})
 
 
+def no_such_file(path: str | Path) -> PsrError:
+    """The error of a path that names no file."""
+    return PsrError(f"problem file {path}: no such file; correct `path` in the config's `data`")
+
+
 def files_of(path: str) -> list[Path]:
     """The file of a path, or all that its glob matches. Raises ``PsrError`` where there is none."""
     place = location(path)
@@ -39,7 +44,7 @@ def files_of(path: str) -> list[Path]:
     else:
         found = sorted(file for file in place.parent.glob(place.name) if file.is_file())
     if not found:
-        raise PsrError(f"problem file {path}: no such file; correct `path` in the config's `data`")
+        raise no_such_file(path)
     return found
 
 
@@ -56,7 +61,7 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
         yield from enumerate(Dataset.load_from_disk(str(path)), start=1)
         return
     if not path.is_file():
-        raise PsrError(f"problem file {path}: no such file; correct `path` in the config's `data`")
+        raise no_such_file(path)
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind == ".parquet":
         remedy = "give another file, or correct `path` in the config's `data`"

@@ -55,15 +55,16 @@ def hub_records(where: HubFile, revision: str | None) -> tuple[Iterator[Row], st
 
     Raises ``PsrError`` with what is wrong and a way out; also while records are read.
     """
-    from datasets import load_dataset, load_dataset_builder
+    from datasets import load_dataset_builder
 
     try:
         builder = load_dataset_builder(where.dataset, where.config, revision=revision)
         is_kept = Path(builder.cache_dir).is_dir()
-        streaming = not is_kept and (builder.info.download_size or 0) > LARGE
-        rows = load_dataset(
-            where.dataset, where.config, split=where.split, revision=revision, streaming=streaming
-        )
+        if not is_kept and (builder.info.download_size or 0) > LARGE:
+            rows = builder.as_streaming_dataset(where.split)
+        else:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(where.split)
     except Exception as error:  # of the network, the Hub, the dataset's own format
         raise named(where, error) from error
 

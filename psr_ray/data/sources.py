@@ -96,18 +96,18 @@ def records_of(
     source: SourceConfig, seed: int, failures: Failures
 ) -> Iterator[tuple[Path, int, Row]]:
     """Place, number and record of each record of a source that is not the embedded one."""
+    records: Iterator[tuple[int, Row]]
     if source.kind == "file":
         for path in files_of(source.path or ""):
             for line, record in read_records(path, failures):
                 yield path, line, record
         return
-    path = Path(source.path or "") if source.kind == "hub" else Path(source.kind)
     if source.kind == "hub":
-        where = hub_file(source)
+        where, path = hub_file(source), Path(source.path or "")
         rows, failures.revisions[where.dataset] = hub_records(where, source.revision)
-        records: Iterator[tuple[int, Row]] = enumerate(rows, start=1)
+        records = enumerate(rows, start=1)
     else:
-        records = own_records(source, seed, failures)
+        path, records = Path(source.kind), own_records(source, seed, failures)
     for line, record in records:
         yield path, line, record
 
@@ -154,7 +154,7 @@ def arithmetic_settings(source: SourceConfig, seed: int) -> dict[str, Any]:
     }
 
 
-def stream_problems(
+def problem_rows(
     source: SourceConfig,
     split: Split,
     task: str,
@@ -173,22 +173,10 @@ def stream_problems(
     return islice(rows, source.num)
 
 
-def problem_rows(
-    source: SourceConfig,
-    split: Split,
-    task: str,
-    seed: int,
-    failures: Failures,
-    dataset: str | None = None,
-) -> list[Row]:
-    """The same, all at once."""
-    return list(stream_problems(source, split, task, seed, failures, dataset))
-
-
 def ift_rows(source: SourceConfig, seed: int, failures: Failures) -> list[Row]:
     """Solved problems as task rows; the embedded source's solver may be careless."""
     if source.kind != "arithmetic":
-        return problem_rows(source, "ift", "solve", seed, failures)
+        return list(problem_rows(source, "ift", "solve", seed, failures))
     solved = ift_problems(
         source.num, slip_share=source.slip_share, **arithmetic_settings(source, seed)
     )

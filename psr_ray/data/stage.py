@@ -36,11 +36,9 @@ from psr_ray.data.sources import (
     pair_rows,
     problem_rows,
     solution_judgement_rows,
-    stream_problems,
 )
 from psr_ray.embedded.arithmetic import check_disjoint
 from psr_ray.errors import PsrError
-from psr_ray.plugins import is_plugin
 from psr_ray.runs import digest_of
 from psr_ray.storage.files import Row, write_text
 from psr_ray.storage.locations import location
@@ -114,7 +112,7 @@ def write_data(config: Config, folder: Path) -> Row:
     """Write all files of the data stage; returns facts for its manifest."""
     failures = Failures()
     seed, data = config.seed, config.data
-    files = {"heldout": problem_rows(data.heldout, "heldout", "solve", seed, failures)}
+    files = {"heldout": list(problem_rows(data.heldout, "heldout", "solve", seed, failures))}
     if config.sft is not None:
         files["ift"] = ift_rows(data.ift, seed, failures)
         files["eft"] = pair_rows(data.eft, "eft", seed, failures)
@@ -222,11 +220,11 @@ def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dic
     used: set[str] = set()
     total = sum(source.num for source in wanted)
     for name, source in zip(search_files(config), wanted, strict=True):
-        num = total if source.kind == "arithmetic" or is_plugin(source.kind) else EVERYTHING
+        num = EVERYTHING if source.kind in ("file", "hub") else total
         whole = source.model_copy(update={"num": num})
         key = whole.model_dump_json()
         if key not in pools:
-            rows = stream_problems(whole, "train", "search", config.seed, failures)
+            rows = problem_rows(whole, "train", "search", config.seed, failures)
             fit = without_held_out(rows, known, "train", failures)
             pools[key] = drawn(fit, total, config.seed)
             random.Random(f"problems/{config.seed}").shuffle(pools[key])

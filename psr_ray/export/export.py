@@ -16,7 +16,7 @@ from psr_ray.export.cards import write_dataset_card, write_model_card
 from psr_ray.export.datasets import DatasetWriter
 from psr_ray.report.summary import summarize
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, model_path, planned_stages
+from psr_ray.stages import PlannedStage, made_models, model_path, planned_stages
 from psr_ray.storage.files import write_text
 from psr_ray.storage.folders import disk_checked
 from psr_ray.storage.locations import local_copy, location
@@ -28,11 +28,7 @@ MARK = ".psr-ray-export"
 
 def model_to_export(plan: list[PlannedStage], name: str | None) -> str:
     """The model asked for, or the last one that is made. Raises ``PsrError`` where it is not."""
-    made = [
-        planned.model
-        for planned in plan
-        if planned.kind in ("sft", "train") and planned.stage.is_complete
-    ]
+    made = made_models(plan)
     if not made:
         raise PsrError(f"{plan[0].stage.folder.parent}: no model is made yet; run it first")
     if name is None:

@@ -65,7 +65,7 @@ def solve_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
         row["id"],
         row["problem"],
         row["answer"],
-        prompts.split_thinking(prompts.opening_ids(1) + completion.token_ids)[1],
+        prompts.answer(prompts.opening_ids(1) + completion.token_ids).final,
         len(completion.token_ids),
         completion.finish,
     )
@@ -83,9 +83,7 @@ def sample_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[
         state = State(problem_of(row), request.prompt_ids, [], 0, usage)
         best = yield from best_of(state, completions, prompts, config)
     opening = prompts.opening_ids(1)
-    texts = [
-        (prompts.split_thinking(opening + c.token_ids)[1], len(c.token_ids)) for c in completions
-    ]
+    texts = [(prompts.answer(opening + c.token_ids).final, len(c.token_ids)) for c in completions]
     return samples_row(row["id"], row["answer"], texts, best, usage.num_judge_tokens)
 
 

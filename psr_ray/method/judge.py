@@ -119,10 +119,9 @@ class ExplainJudge(Judge):
         return self.prompts.judging_ids("judge", texts, thinking=thinking)
 
     def read(self, completion: Completion) -> Verdict:
-        num_thinking, answer = self.prompts.split_thinking(completion.token_ids)
-        verdict = parse_verdict(answer)
-        text = self.prompts.decode(completion.token_ids)
-        return Verdict(verdict.first_wins, text, num_thinking)
+        answer = self.prompts.answer(completion.token_ids)
+        verdict = parse_verdict(answer.final)
+        return Verdict(verdict.first_wins, answer.text, answer.num_thinking_tokens)
 
     def target(self, pair: JudgedPair) -> TokenIds:
         return self.prompts.encode(pair.judgement)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import jinja2.meta
@@ -62,6 +62,15 @@ def apart(found: re.Match[str]) -> str:
     text = found[0]
     place = len(text) - len(text.lstrip()) + 1
     return f"{text[:place]} {text[place:]}"
+
+
+class Answer(NamedTuple):
+    """A completion: all of its text, the text behind its thinking (none where that has not ended), and
+    the number of its tokens that are thinking."""
+
+    text: str
+    final: str
+    num_thinking_tokens: int
 
 
 class PromptBuilder:
@@ -137,18 +146,16 @@ class PromptBuilder:
         )
         return text
 
-    def split_thinking(self, token_ids: TokenIds) -> tuple[int, str]:
-        """The number of a completion's tokens that are thinking, and its text behind them: none where
-        the thinking has not ended."""
+    def answer(self, token_ids: TokenIds) -> Answer:
+        """A completion's text, with what stands behind the model's thinking."""
         text = self.decode(token_ids)
         for opening, closing in THINKING.items():
             if closing in text:
-                answer = text.rpartition(closing)[2]
-                answer_tokens = len(self.encode(answer))
-                return max(len(token_ids) - answer_tokens, 0), answer
+                final = text.rpartition(closing)[2]
+                return Answer(text, final, max(len(token_ids) - len(self.encode(final)), 0))
             if text.lstrip().startswith(opening):
-                return len(token_ids), ""
-        return 0, text
+                return Answer(text, "", len(token_ids))
+        return Answer(text, text, 0)
 
     def as_data(self, text: str, *, judged: bool = False) -> str:
         """A problem's or model's text made safe for a prompt: without the tokenizer's control tokens and

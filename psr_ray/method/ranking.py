@@ -116,11 +116,11 @@ class PointsRanking:
         answers = yield requests
         texts, points = [], []
         for request, [completion] in zip(requests, answers, strict=True):
-            num_thinking, answer = self.prompts.split_thinking(completion.token_ids)
+            answer = self.prompts.answer(completion.token_ids)
             state.usage.add_judgement(request, [completion])
-            state.usage.num_thinking_tokens += num_thinking
-            texts.append(self.prompts.decode(completion.token_ids))
-            points.append(parse_points(answer))
+            state.usage.num_thinking_tokens += answer.num_thinking_tokens
+            texts.append(answer.text)
+            points.append(parse_points(answer.final))
         return Ranked(points_scores(points), judgements=texts)
 
 

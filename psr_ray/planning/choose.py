@@ -6,21 +6,19 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from psr_ray.config import Config
-from psr_ray.data.hub import TRAINING_SETS, small_file
+from psr_ray.config import Config, PromptConfig
+from psr_ray.data.hub import TRAINING_SETS
 from psr_ray.errors import PsrError
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
-from psr_ray.planning.model import ModelShape, model_shape
+from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
 from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 
 Recipe = Literal["paper", "instruct", "lora", "cpu"]
 # Longest sequence asked for, where the model's context allows it.
 LENGTH, CPU_LENGTH = 4096, 1536
-STEP_STOP = "\nStep {n}:"
 # Bytes a weight takes on CPU, in 32 bits: itself, its gradient, Adam's moments, the engine's copy.
 CPU_BYTES = 20
 
@@ -60,22 +58,13 @@ def model_facts(base: str) -> ModelFacts:
     Raises ``PsrError`` where it holds no config.
     """
 
-    def read(name: str) -> Json | None:
-        path: Path | None = location(base) / name
-        if not location(base).is_dir():
-            path = small_file(base, name)
-        return json.loads(path.read_text()) if path is not None and path.is_file() else None
-
-    config = read("config.json")
+    config = model_config(base)
     if config is None:
         raise PsrError(f"--model {base}: no config.json; give a Hugging Face folder or a Hub id")
-    config = config.get("text_config") or config
-    tokenizer = read("tokenizer_config.json") or {}
-    local = location(base).is_dir()
-    template = location(base) / "chat_template.jinja" if local else None
-    found = template.is_file() if template is not None else small_file(base, "chat_template.jinja")
-    context = int(config.get("max_position_embeddings") or LENGTH)
-    return ModelFacts(base, context, bool(tokenizer.get("chat_template") or found))
+    tokenizer = model_file(base, "tokenizer_config.json")
+    settings: Json = json.loads(tokenizer.read_text()) if tokenizer is not None else {}
+    template = settings.get("chat_template") or model_file(base, "chat_template.jinja")
+    return ModelFacts(base, int(config.get("max_position_embeddings") or LENGTH), bool(template))
 
 
 def source_of(problems: str, num: int) -> Json:
@@ -145,7 +134,10 @@ def chosen_settings(
             "max_length": length,
         },
         "data": data_settings(recipe, problems, benchmarks, num),
-        "prompts": {"chat_template": facts.has_chat_template, "step_stop": STEP_STOP},
+        "prompts": {
+            "chat_template": facts.has_chat_template,
+            "step_stop": PromptConfig().step_stop,
+        },
     }
     if recipe != "paper":
         settings["sft"] = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from psr_ray.config import ModelConfig
 from psr_ray.data.hub import small_file
 from psr_ray.errors import PsrError
+from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 
 # Models that the shipped configs name by Hub id, from their published config.json: planning needs no
@@ -58,24 +58,41 @@ class ModelShape:
         return 2 * self.layers * self.kv_heads * self.head_size * self.width
 
 
+def model_file(base: str, name: str) -> Path | None:
+    """A small file of a model folder or of a Hub id; None where the model has none of that name.
+
+    Raises ``PsrError`` where a Hub id cannot be reached.
+    """
+    if not location(base).is_dir():
+        return small_file(base, name)
+    path = location(base) / name
+    return path if path.is_file() else None
+
+
+def model_config(base: str) -> Json | None:
+    """The config.json of a model's decoder; None where the model has none. Raises as ``model_file``."""
+    path = model_file(base, "config.json")
+    if path is None:
+        return None
+    values: Json = json.loads(path.read_text())
+    return values.get("text_config") or values
+
+
 def model_shape(model: ModelConfig) -> ModelShape | None:
     """The shape of a model folder, or of a Hub id (its config is fetched, unless ``KNOWN`` has it); None
     where it is not known."""
     known = KNOWN.get(model.base)
-    values: dict[str, Any]
     if known is not None:
-        values = dict(zip(NAMES, known, strict=True))
-    else:
-        path: Path | None = location(model.base) / "config.json"
-        if model.base.count("/") == 1 and not location(model.base).is_dir():
-            try:
-                path = small_file(model.base, "config.json")
-            except PsrError:  # out of reach: planned without its memory, which is said
-                return None
-        if path is None or not path.is_file():
+        values: Json | None = dict(zip(NAMES, known, strict=True))
+    elif model.base.count("/") == 1 or location(model.base).is_dir():
+        try:
+            values = model_config(model.base)
+        except PsrError:  # out of reach: planned without its memory, which is reported
             return None
-        values = json.loads(path.read_text())
-        values = values.get("text_config") or values
+    else:
+        return None
+    if values is None:
+        return None
     try:
         hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
         return ModelShape(
