@@ -45,6 +45,8 @@ def test_config_imports_nothing_heavy():
         ("search.max_step_tokens=9999", "must be below `model.max_length`"),
         ("judge={mode: explain, max_tokens: 9999}", "`judge.max_tokens` (9999) must be below"),
         ("data.ift.path=x.jsonl", "`path` goes with `kind: file`"),
+        ('prompts.step_stop="{n}."', "must begin with the text at which a step ends"),
+        ('prompts.step_stop="## Step {n}:"', "with `{n}` must begin with a newline"),
         ("nothing", "write KEY=VALUE"),
     ],
 )
@@ -60,6 +62,9 @@ def test_points_need_room_for_their_judgement():
     with pytest.raises(PsrError, match=r"`judge.max_points_tokens` \(9999\) must be below"):
         load_config(ROOT / "configs" / "demo.yaml", points)
     load_config(ROOT / "configs" / "demo.yaml", points[1:])  # nobody gives points
+    thinking = (points[0], "judge.max_points_tokens=100", "judge.max_thinking_tokens=9999")
+    with pytest.raises(PsrError, match=r"`judge.max_points_tokens` \(10099\) must be below"):
+        load_config(ROOT / "configs" / "demo.yaml", (*thinking, "judge.mode=verdict"))
 
 
 def test_a_missing_or_broken_config_file_is_named(tmp_path):

@@ -125,5 +125,16 @@ def test_tokens_are_within_15_percent_of_the_measured_demo():
         assert work.most > work.tokens
 
 
+def test_steps_are_counted_by_the_text_that_ends_them_whether_or_not_it_has_a_number(tmp_path):
+    solved = {"problem": "1+1+1?", "solution": "Step 1: 1+1=2\nStep 2: 2+1=3\nStep 3: \\boxed{3}"}
+    judged = {"problem": "1+1?", "step_a": "2", "step_b": "3", "judgement": "[[A]]", "verdict": "A"}
+    for name, row in (("ift", solved), ("eft", judged)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+    sources = [f"data.{n}={{kind: file, path: {tmp_path / n}.jsonl}}" for n in ("ift", "eft")]
+    for stop in ('"\\nStep "', '"\\nStep {n}:"'):
+        config = load_config("configs/smoke.yaml", [*sources, f"prompts.step_stop={stop}"])
+        assert rows_lengths(config).steps == 3
+
+
 def test_lengths_fall_back_to_the_papers_where_files_are_not_there():
     assert lengths_of(load_config(SEVEN)) == PAPER

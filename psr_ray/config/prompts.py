@@ -30,7 +30,7 @@ class PromptConfig(Frozen):
     """Text at which a step ends. Leading newlines belong to the step, what follows them begins the next
     one; without leading newlines all of it belongs to the step. With `{n}` in it, the text before `{n}`
     ends a step, and the beginning of the next (`Step 2:`) is given to the model instead of sampled;
-    `\n\n`: steps are paragraphs."""
+    `\\n\\n`: steps are paragraphs."""
     system: SystemConfig = SystemConfig()
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Arguments of the chat template by name. Thinking needs none: it is switched off where problems are
@@ -40,6 +40,11 @@ class PromptConfig(Frozen):
     def a_step_can_end(self) -> PromptConfig:
         if not self.step_stop.partition("{n}")[0]:
             raise ValueError("`step_stop` must begin with the text at which a step ends")
+        if "{n}" in self.step_stop and not self.step_stop.startswith("\n"):
+            raise ValueError(
+                "`step_stop` with `{n}` must begin with a newline: without one the beginning of a step "
+                "would belong to the step before"
+            )
         return self
 
     @model_validator(mode="after")

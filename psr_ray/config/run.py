@@ -73,6 +73,11 @@ class JudgeConfig(Frozen):
         """Most tokens of a judgement of two steps, its thinking included."""
         return self.max_tokens + self.max_thinking_tokens
 
+    @property
+    def most_points_tokens(self) -> int:
+        """The same for the judgement of a complete solution."""
+        return self.max_points_tokens + self.max_thinking_tokens
+
 
 class MethodConfig(Frozen):
     """The training signal. The defaults are the paper's method; the others are baselines and
@@ -225,7 +230,7 @@ class Config(Frozen):
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
         lengths = {"max_tokens": self.judge.most_tokens} if self.judge.mode != "verdict" else {}
         if self.method.ranking == "points":
-            lengths["max_points_tokens"] = self.judge.max_points_tokens
+            lengths["max_points_tokens"] = self.judge.most_points_tokens
         for name, length in lengths.items():
             if length >= self.model.max_length:
                 raise ValueError(

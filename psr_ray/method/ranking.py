@@ -105,7 +105,7 @@ class PointsRanking:
                 num_samples=1,
                 temperature=self.settings.temperature,
                 top_p=1.0,
-                max_tokens=self.settings.max_points_tokens + self.settings.max_thinking_tokens,
+                max_tokens=self.settings.most_points_tokens,
                 role=self.role,
                 purpose="judge",
                 max_seconds=self.settings.max_seconds,

@@ -82,12 +82,11 @@ def rows_lengths(config: Config) -> Lengths:
         judged = pair_rows(data.eft.model_copy(update=few), "eft", config.seed, failures)
     except PsrError:
         return PAPER
-    stop = config.prompts.step_stop
 
     def mean(values: list[int]) -> float:
         return sum(values) / max(len(values), 1)
 
-    steps = mean([row["solution"].strip().count(stop) + 1 for row in solved])
+    steps = mean([row["solution"].strip().count(prompts.stop) + 1 for row in solved])
     solution = mean([len(tokenizer.encode(row["solution"])) for row in solved])
     judge = judge_of(prompts, config.judge)
     judge_prompts = [
