@@ -17,7 +17,7 @@ from psr_ray.data.rows import TASK_SCHEMA, output_folder
 from psr_ray.data.sources import problem_rows
 from psr_ray.doctor import check_model, check_plugins
 from psr_ray.errors import PsrError
-from psr_ray.runs import Stage, content_key
+from psr_ray.runs import Stage, content_key, fingerprint
 from psr_ray.stages import GENERATION_SETTINGS, settings_of
 from psr_ray.storage.files import Row
 from psr_ray.storage.folders import FolderLock, disk_checked
@@ -56,9 +56,8 @@ def do_rows(
             f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
         )
     folder = location(out).absolute()
-    ids = [row["id"] for row in rows]
     settings = settings_of(config, *GENERATION_SETTINGS, "search", "method", "evaluation")
-    settings |= {"model": model, "ids": ids}
+    settings |= {"model": fingerprint(model), "problems": rows}
     if len(tasks) > 1:
         settings["tasks"] = list(tasks)
     stage = Stage(tasks[0], folder, content_key(tasks[0], settings, []))

@@ -17,5 +17,10 @@ def last_line(error: BaseException) -> str:
     return _lines(error)[-1][:MAX_SAID]
 
 
+def one_line(error: BaseException) -> str:
+    """All of an error's message on one line; its type where there is none."""
+    return " ".join(" ".join(_lines(error)).split())[:MAX_SAID]
+
+
 def _lines(error: BaseException) -> list[str]:
     return str(error).strip().splitlines() or [type(error).__name__]

@@ -16,7 +16,7 @@ from psr_ray.cli.init import config_text
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
-from psr_ray.planning.choose import Machine, chosen_settings, model_facts, source_of
+from psr_ray.planning.choose import Machine, chosen_settings, is_hub_id, model_facts
 from psr_ray.planning.memory import check_fits
 from psr_ray.planning.model import model_shape
 
@@ -90,7 +90,12 @@ def test_what_does_not_go_together_is_named(tmp_path):
     with pytest.raises(
         PsrError, match="neither a file nor a Hub id nor one of gsm8k, math, numinamath"
     ):
-        source_of("gsm9k", 5)
+        is_hub_id("gsm9k")
+    for name in ("data/typo.jsonl", "me/*", "/no/such", "data/typo.csv.gz"):
+        with pytest.raises(PsrError, match=f"{re.escape(name)}: no such file; correct it"):
+            is_hub_id(name)
+    assert is_hub_id("me/set")
+    assert is_hub_id("gsm8k")
     (tmp_path / "none").mkdir()
     with pytest.raises(
         PsrError, match=r"none: no config\.json; give a Hugging Face folder or a Hub id"
@@ -98,11 +103,50 @@ def test_what_does_not_go_together_is_named(tmp_path):
         model_facts(str(tmp_path / "none"))
 
 
-def init(folder, *arguments, **variables):
+@pytest.mark.parametrize(
+    ("recipe", "machine"),
+    [("cpu", Machine(0, 0, 2, 24)), ("instruct", Machine(1, 80, 8, 64))],
+    ids=["cpu", "gpu"],
+)
+@pytest.mark.parametrize("context", [256, 512, 2048])
+def test_a_short_context_gets_short_steps_and_solutions(tmp_path, recipe, machine, context):
+    base = model(tmp_path / "short", TINY | {"max_position_embeddings": context})
+    config = Config.model_validate(chosen(base, machine, recipe))
+    assert config.model.max_length == min(context, 1536 if recipe == "cpu" else 4096)
+    assert config.search.max_step_tokens <= context // 4 or context == 2048
+    assert config.evaluation.max_tokens <= context // 2
+
+
+@pytest.mark.parametrize(("num", "rounds", "held"), [(1000, [40], 20), (30, [20], 10), (2, [1], 1)])
+def test_of_a_small_file_a_third_is_held_out(tmp_path, num, rounds, held):
+    base, path = model(tmp_path / "tiny", TINY), tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"problem": f"{i}+1?"}) + "\n" for i in range(num)))
+    settings = chosen(base, Machine(0, 0, 2, 24), "cpu", str(path))
+    data = Config.model_validate(settings).data
+    assert [source.num for source in data.train] == rounds
+    assert data.heldout.num == held
+    path.write_text('{"problem": "1+1?"}')
+    with pytest.raises(PsrError, match="1 problem; a run needs two at least"):
+        chosen(base, Machine(0, 0, 2, 24), "cpu", str(path))
+
+
+def init(folder, *arguments, name="mine", **variables):
     return subprocess.run(
-        [str(PSR), "init", "mine", *arguments], capture_output=True, text=True, check=False,
+        [str(PSR), "init", name, *arguments], capture_output=True, text=True, check=False,
         cwd=folder, env=os.environ | variables, timeout=120,
     )  # fmt: skip
+
+
+def test_bad_names_and_broken_files_are_one_line(tmp_path):
+    refused = init(tmp_path, "--model", "x", name="a/b")
+    assert "'a/b': a run's name has letters, digits" in refused.stderr
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    refused = init(tmp_path, "--model", "broken")
+    assert refused.returncode == 2
+    assert "broken/config.json" in refused.stderr.replace("\n", "")
+    assert "Traceback" not in refused.stderr
 
 
 def test_of_a_model_on_the_hub_the_small_files_alone_are_read(tmp_path):

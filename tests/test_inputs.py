@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 from conftest import ROOT
+from transformers import AddedToken
 
-from psr_ray.config import JudgeConfig, PromptConfig
+from psr_ray.config import Config, JudgeConfig, ModelConfig, PromptConfig
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
@@ -14,6 +15,7 @@ from psr_ray.method.generation import Completion
 from psr_ray.method.judge import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import points_prompt
+from psr_ray.method.steps import merge
 
 
 def test_a_model_without_a_chat_template_is_named_with_the_setting_to_change():
@@ -114,12 +116,32 @@ def test_no_model_thinks_where_it_solves_and_a_judge_does_within_its_tokens(temp
         ("<think>\nFirst [[B]]\n</think>\n\nso [[A]]", 1.0, "\n\nso [[A]]"),
         ("<think>\nFirst [[B]]", None, ""),
         ("First it is left open\n</think>[[B]]", 0.0, "[[B]]"),
-        ("so [[A]]", 1.0, "so [[A]]"),
+        ("so [[A]]", *((None, "") if template == ALWAYS else (1.0, "so [[A]]"))),
     ):
         ids = prompts.encode(text)
         read = judge.read(Completion(ids, "eos"))
         assert (read.first_wins, read.text) == (wins, prompts.decode(ids))
         assert read.num_thinking_tokens == len(ids) - len(prompts.encode(answer))
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_thinking_between_marks_that_are_special_tokens_is_thinking_too(special):
+    prompts = prompts_of(SYSTEM)
+    tokenizer = prompts.tokenizer
+    marks = [AddedToken(mark, special=special) for mark in ("[THINK]", "[/THINK]")]
+    tokenizer.add_tokens(marks, special_tokens=special)
+    prompts = PromptBuilder(tokenizer, PromptConfig(templates="compact"))
+    ids = prompts.encode("[THINK]so [[B]][/THINK]I say [[A]]")
+    judge = judge_of(prompts, JudgeConfig(max_thinking_tokens=50))
+    read = judge.read(Completion((*ids, tokenizer.eos_token_id), "eos"))
+    assert (read.first_wins, read.text) == (1.0, "[THINK]so [[B]][/THINK]I say [[A]]")
+    assert judge.read(Completion(ids[:5], "length")).first_wins is None
+    assert merge([Completion(ids, "eos")], prompts.decode) == []  # no step
+
+
+def test_thinking_of_a_judge_that_is_fine_tuned_is_refused():
+    with pytest.raises(ValueError, match=r"`judge\.max_thinking_tokens` needs `sft: null`"):
+        Config(name="x", model=ModelConfig(base="x"), judge=JudgeConfig(max_thinking_tokens=9))
 
 
 def test_a_model_whose_tokenizer_cannot_end_a_solution_is_named(tmp_path):

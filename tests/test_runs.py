@@ -172,6 +172,19 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     lock.release()
 
 
+def test_other_problems_of_the_same_ids_are_other_results(tmp_path, monkeypatch):
+    from actors import rows
+
+    stages = []
+    monkeypatch.setattr(rows, "engine_stage", lambda config, stage, *rest: stages.append(stage))
+    config, path = load_config(ROOT / "configs" / "demo.yaml"), tmp_path / "p.jsonl"
+    for text in ("1+1?", "1+1?", "2+2?"):
+        path.write_text(json.dumps({"id": "p", "problem": text}))
+        rows.do_rows(config, ["search"], "", str(path), 1, tmp_path / "out")
+    first, same, other = (stage.key for stage in stages)
+    assert first == same != other
+
+
 def test_shards_hold_a_row_once_even_when_a_batch_is_done_twice(tmp_path):
     rows = [{"task": "solve", "id": f"r{i}"} for i in range(4)]
     write_shard(tmp_path, rows, TASK_SCHEMA)

@@ -281,6 +281,42 @@ def test_with_a_number_in_the_stop_text_the_beginning_of_a_step_is_given_and_not
     assert NUMBERED.decode(second_probe["prefix_ids"]) == asked[1]
 
 
+def test_an_opened_step_that_is_left_empty_is_cut_off_and_does_not_get_a_second_heading():
+    config = Config(
+        name="test",
+        model={"base": "none", "max_length": 6000},
+        search={"num_candidates": 3, "max_step_tokens": 40},
+    )
+
+    def sample(prompt, n):
+        assert n == 3  # nothing is asked again
+        return ["\nStep ", " 3+4$", " 3-4$"]
+
+    task = search_steps(PROBLEM, NUMBERED, ranking_of(config, NUMBERED), config)
+    search, _ = drive(task, sample, prefers("Step 1: 3+4"), NUMBERED)
+    [step] = search.steps
+    assert [c.text for c in step.candidates] == ["Step 1: 3+4", "Step 1: 3-4"]
+    assert step.num_truncated == 1
+
+
+def test_the_room_of_a_step_counts_its_opening():
+    prompt, opening = NUMBERED.solve_ids("How many?"), NUMBERED.opening_ids(1)
+    for room, end in ((0, "finished"), (-1, None)):
+        config = Config(
+            name="test",
+            model={"base": "none", "max_length": len(prompt) + len(opening) + 40 + room},
+            search={"num_candidates": 2, "max_step_tokens": 40},
+            judge={"max_tokens": 1},
+            method={"ranking": "random"},
+        )
+        task = search_steps(PROBLEM, NUMBERED, ranking_of(config, NUMBERED), config)
+        if end is None:
+            with pytest.raises(ProblemTooLong):
+                next(task)
+        else:
+            assert drive(task, lambda *_: [" 7$", " 8$"], None, NUMBERED)[0].end == end
+
+
 def test_complete_solutions_begin_with_the_opening_of_their_first_step():
     row = problem_row("solve", Problem("p", "How many?", answer="7"))
     config = Config(name="test", model={"base": "none", "max_length": 6000})

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from hub_datasets import COMMIT, HubDatasets, gsm8k_files
 
 from psr_ray.config import SourceConfig
@@ -87,13 +87,71 @@ def test_columns_have_our_names_or_are_named_with_those_that_are_there(tmp_path)
         PsrError, match=r"no column task \(it has prompt, target, text\); correct `col"
     ):
         read(path, columns={"problem": "task"})
+    path.write_text(lines_of([{"prompt": "1+1?"}, {"other": "x"}, {"prompt": "2+1?"}]))
+    rows, [failed] = read(path, columns={"problem": "prompt"})
+    assert [row["problem"] for row in rows] == ["1+1?", "2+1?"]
+    assert (failed["line"], failed["reason"][:16]) == (2, "no column prompt")
+
+
+def test_a_spreadsheets_csv_and_its_broken_lines(tmp_path):
+    path, long = tmp_path / "p.csv", "x" * 200_000
+    path.write_bytes(
+        "\ufeffproblem,answer\r\n1+1?,2\r\n1+2?,3,4\r\n".encode()
+        + f'"{long}",5\r\n"two\nlines",6\r\n'.encode()
+    )
+    rows, [failed] = read(path)
+    assert [(row["problem"], row["answer"]) for row in rows] == [
+        ("1+1?", "2"), (long, "5"), ("two\nlines", "6")
+    ]  # fmt: skip
+    assert (failed["line"], failed["reason"]) == (3, "more values than columns")
+
+
+def test_files_that_number_their_records_alike_lose_none(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(
+            lines_of([{"id": i, "problem": f"{name} {i}?"} for i in (1, 2, 2)])
+        )
+    rows, failed = read(tmp_path / "*.jsonl")
+    assert [row["id"] for row in rows] == ["1", "2", "b/1", "b/2"]
+    assert [item["reason"] for item in failed] == [
+        "id '2' occurs a second time", "id 'b/2' occurs a second time"
+    ]  # fmt: skip
+
+
+def test_names_with_brackets_and_saved_splits(tmp_path):
+    (tmp_path / "p[1].jsonl").write_text(lines_of(ROWS))
+    assert len(read(tmp_path / "p[1].jsonl")[0]) == 6
+    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS)}).save_to_disk(
+        str(tmp_path / "saved")
+    )
+    with pytest.raises(PsrError, match=r"a folder of splits \(test, train\); name one of them"):
+        read(tmp_path / "saved")
+    assert len(read(tmp_path / "saved" / "train")[0]) == 6
+
+
+def test_the_reason_of_a_source_without_a_usable_row_is_its_own(tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    failures = Failures([{"file": "other", "line": 1, "reason": "of another"}])
+    source = SourceConfig(kind="file", path=str(tmp_path / "none.jsonl"))
+    with pytest.raises(PsrError, match=r"not one usable row \(it is empty\)"):
+        list(problem_rows(source, "train", "search", 0, failures))
+
+
+def test_problems_that_say_that_they_have_no_answer_have_none(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        lines_of([{"problem": f"{a}?", "answer": a} for a in ("proof", "notfound", "3")])
+    )
+    assert [row["answer"] for row in read(path)[0]] == [None, None, "3"]
 
 
 def test_a_broken_archive_and_a_glob_without_files_are_named(tmp_path):
     path = tmp_path / "p.jsonl.gz"
-    path.write_bytes(b"no archive")
-    with pytest.raises(PsrError, match=r"p\.jsonl\.gz: cannot be unpacked"):
-        read(path)
+    whole = gzip.compress(lines_of(ROWS * 500).encode())
+    for broken in (b"no archive", whole[:400], whole[:100] + b"\0" * 300 + whole[400:]):
+        path.write_bytes(broken)
+        with pytest.raises(PsrError, match=r"p\.jsonl\.gz: cannot be unpacked"):
+            read(path)
     with pytest.raises(PsrError, match=r"none-\*\.csv: no such file; correct `path`"):
         read(tmp_path / "none-*.csv")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -78,7 +79,9 @@ def init(
     gpu: Annotated[str | None, typer.Option(help="their kind (h100, a100, …)")] = None,
 ) -> None:
     """Write a config that fits the model and this machine, then check it."""
-    from psr_ray.config.file import load_config
+    from pydantic import ValidationError
+
+    from psr_ray.config.file import describe_errors, load_config
     from psr_ray.doctor import print_checks
     from psr_ray.planning.choose import (
         Machine,
@@ -89,6 +92,8 @@ def init(
     )
     from psr_ray.planning.show import gpu_of
 
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise PsrError(f"{name!r}: a run's name has letters, digits, `_`, `.` and `-`, no folder")
     path = Path(f"{name}.yaml")
     if path.exists():
         raise PsrError(f"{path} is there already; give another name, or delete it")
@@ -104,7 +109,10 @@ def init(
             "cpu" if not machine.num_gpus else "instruct" if facts.has_chat_template else "paper"
         )
     chosen, asked = cast(Recipe, recipe), list(benchmarks or ())
-    settings = chosen_settings(name, facts, machine, chosen, problems, asked, num)
+    try:
+        settings = chosen_settings(name, facts, machine, chosen, problems, asked, num)
+    except ValidationError as error:
+        raise PsrError(f"--model {model}: does not fit a run: {describe_errors(error)}") from error
     path.write_text(
         f"# Written by psr-ray init, recipe {recipe}; docs/settings.md has every setting.\n"
         + config_text(settings)

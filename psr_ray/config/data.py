@@ -28,7 +28,7 @@ class SourceConfig(Frozen):
     """Hub only: a commit, tag or branch; null takes the newest. The manifest of the data stage has the
     commit that was read."""
     num: Positive = 1000
-    """Rows to take, at most."""
+    """Rows to take, at most: drawn by chance for `train`, `heldout` and `hard`, else the first."""
     num_steps: tuple[Positive, Positive] = (3, 5)
     """Arithmetic only: least and most operations of a problem."""
     highest_value: Positive = 99
@@ -39,7 +39,8 @@ class SourceConfig(Frozen):
     """Hub: the dataset's split, null is `train`. Arithmetic problems: `dev` takes those of the
     development split, to tune settings by without touching the held-out ones; null: the source's own."""
     seed: int | None = None
-    """Seed of this source; null takes the run's. Runs with several seeds can share one test set."""
+    """Seed of this source; null takes the run's, and 0 where held-out problems are drawn from a file or
+    the Hub: runs with several seeds share one test set."""
 
     def seed_in(self, run_seed: int) -> int:
         """The seed of this source in a run with a seed."""

@@ -61,12 +61,17 @@ class JudgeConfig(Frozen):
     """Most tokens of a judgement; one that ends before its verdict counts as unparsable."""
     max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens that a judgement may have before that, between its model's thinking marks (`<think>`). With
-    0 the chat template is asked for no thinking."""
+    0 the chat template is asked for no thinking. Needs `sft: null`: EFT rows teach to judge without."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Most seconds of a judgement, from its first token; one that is cut off there counts as unparsable,
     too. Null: no limit (with one, verdicts depend on how busy the engine is)."""
     max_points_tokens: Positive = 1024
     """The same for the judgement of a complete solution (`method.ranking: points`)."""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a judge may think before it answers."""
+        return self.max_thinking_tokens > 0
 
     @property
     def most_tokens(self) -> int:
@@ -237,6 +242,10 @@ class Config(Frozen):
                     f"`judge.{name}` ({length}) must be below `model.max_length` "
                     f"({self.model.max_length}): a judgement needs its prompt beside it"
                 )
+        if self.judge.thinks and self.sft is not None:
+            raise ValueError(
+                "`judge.max_thinking_tokens` needs `sft: null`: EFT rows teach to judge without thinking"
+            )
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
         if self.method.objective == "nll" and not self.dpo.nll_weight:

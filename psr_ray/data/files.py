@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Row
@@ -18,11 +19,14 @@ from psr_ray.storage.locations import is_remote, location
 from psr_ray.storage.shards import read_rows
 
 PATTERN = set("*?[")
+# Characters of a CSV field, at most.
+MAX_FIELD = 2**24
 
 
 @dataclass
 class Failures:
-    """Rows of input files that could not be used; ``revisions`` are those of the Hub datasets read."""
+    """Rows of input files that could not be used; ``revisions`` are those of the Hub datasets read, by
+    id (and ``@`` what was asked for)."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
     revisions: dict[str, str] = field(default_factory=dict)
@@ -39,13 +43,16 @@ def no_such_file(path: str | Path) -> PsrError:
 def files_of(path: str) -> list[Path]:
     """The file of a path, or all that its glob matches. Raises ``PsrError`` where there is none."""
     place = location(path)
-    if PATTERN.isdisjoint(place.name):
-        found = [place] if place.is_file() or is_saved_dataset(place) else []
-    else:
-        found = sorted(file for file in place.parent.glob(place.name) if file.is_file())
-    if not found:
+    if place.is_file() or is_saved_dataset(place):
+        return [place]
+    if not is_remote(place) and (place / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(part.name for part in place.iterdir() if is_saved_dataset(part)))
+        raise PsrError(f"problem file {path}: a folder of splits ({splits}); name one of them")
+    found = [] if PATTERN.isdisjoint(place.name) else place.parent.glob(place.name)
+    files = sorted(file for file in found if file.is_file())
+    if not files:
         raise no_such_file(path)
-    return found
+    return files
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -69,9 +76,7 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
     elif kind in (".jsonl", ".json"):
         yield from json_lines(path, failures)
     elif kind == ".csv":
-        with text_of(path) as lines:
-            for record in (reader := csv.DictReader(lines)):
-                yield reader.line_num, record
+        yield from csv_records(path, failures)
     else:
         raise PsrError(
             f"problem file {path}: give .jsonl (an object a line), .csv (either also as .gz) or .parquet"
@@ -82,15 +87,31 @@ def read_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
 def text_of(path: Path) -> Iterator[TextIOWrapper]:
     """A text file's lines, unpacked where its name ends in ``.gz``."""
     with path.open("rb") as file:
-        if path.suffix == ".gz":
-            with gzip.open(file) as packed, TextIOWrapper(packed, "utf-8", "replace") as lines:
-                try:
-                    yield lines
-                except (OSError, EOFError) as error:  # gzip's own, of a broken file
-                    raise PsrError(f"problem file {path}: cannot be unpacked ({error})") from error
-        else:
-            with TextIOWrapper(file, "utf-8", "replace", newline="") as lines:
+        unpacked = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        with TextIOWrapper(cast(BinaryIO, unpacked), "utf-8-sig", "replace", newline="") as lines:
+            try:
                 yield lines
+            except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+                raise PsrError(f"problem file {path}: cannot be unpacked ({error})") from error
+
+
+def csv_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
+    """Number of the last line and values of each good record, by the names in the first line."""
+    csv.field_size_limit(MAX_FIELD)  # of this process; the default is shorter than long solutions
+    with text_of(path) as lines:
+        reader = csv.DictReader(lines)
+        while True:
+            try:
+                record = next(reader, None)
+            except csv.Error as error:
+                failures.add(path, reader.line_num, f"not CSV: {error}")
+                continue
+            if record is None:
+                return
+            if None in record:
+                failures.add(path, reader.line_num, "more values than columns")
+            else:
+                yield reader.line_num, record
 
 
 def json_lines(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:

@@ -16,6 +16,8 @@ from psr_ray.problems import Problem
 
 TEXT_KEYS = ("problem", "question", "text")
 ANSWER_KEYS = ("answer", "final_answer")
+# NuminaMath's words for a problem that has no answer to grade by.
+NO_ANSWERS = ("proof", "notfound")
 CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
 
@@ -25,13 +27,14 @@ def clean(value: Any) -> str:
 
 
 def answer_text(value: Any) -> str | None:
-    """An answer as text: several joined by commas, integers without ``.0``; None for nothing."""
+    """An answer as text: several joined by commas, integers without ``.0``; None for nothing, or for a
+    word that says so."""
     if isinstance(value, list):
         value = ", ".join(text for item in value if (text := answer_text(item)))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = "" if value is None else clean(value).strip()
-    return text or None
+    return None if text.casefold() in ("", *NO_ANSWERS) else text
 
 
 def problem_from(record: dict[str, Any], path: Path, line: int) -> Problem:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from psr_ray.config import SourceConfig
-from psr_ray.errors import PsrError, last_line
+from psr_ray.errors import PsrError, last_line, one_line
 from psr_ray.storage.files import Row
 
 
@@ -110,4 +110,4 @@ def named(where: HubFile, error: Exception) -> PsrError:
         remedy = "correct `config`, `split` or `revision`"
     else:
         remedy = MIRROR
-    return PsrError(f"dataset {where.dataset} on the Hub: {last_line(error)}; {remedy}")
+    return PsrError(f"dataset {where.dataset} on the Hub: {one_line(error)}; {remedy}")

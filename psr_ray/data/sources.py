@@ -104,7 +104,8 @@ def records_of(
         return
     if source.kind == "hub":
         where, path = hub_file(source), Path(source.path or "")
-        rows, failures.revisions[where.dataset] = hub_records(where, source.revision)
+        asked = f"@{source.revision}" if source.revision else ""
+        rows, failures.revisions[where.dataset + asked] = hub_records(where, source.revision)
         records = enumerate(rows, start=1)
     else:
         path, records = Path(source.kind), own_records(source, seed, failures)
@@ -113,35 +114,41 @@ def records_of(
 
 
 def renamed(source: SourceConfig, record: Row) -> Row:
-    """A record whose values stand under our names. Raises ``PsrError`` where a column is not there."""
+    """A record whose values stand under our names. ``ValueError`` where a column is not there;
+    ``PsrError`` for a Hub dataset, whose records have all the same columns."""
     missing = sorted(set(source.columns.values()) - record.keys())
     if missing:
-        raise PsrError(
-            f"data source {source.path}: no column {', '.join(missing)} (it has "
-            f"{', '.join(sorted(record))}); correct `columns`"
-        )
+        there = ", ".join(sorted(record))
+        reason = f"no column {', '.join(missing)} (it has {there}); correct `columns`"
+        if source.kind == "hub":
+            raise PsrError(f"data source {source.path}: {reason}")
+        raise ValueError(reason)
     return record | {ours: record[theirs] for ours, theirs in source.columns.items()}
 
 
 def rows_from(
     source: SourceConfig, seed: int, to_row: Callable[[Row, Path, int], Row], failures: Failures
 ) -> Iterator[Row]:
-    """Task rows of files, the Hub or the user's function; bad records and repeated ids go to
-    ``failures``."""
-    seen: set[str] = set()
+    """Task rows of files, the Hub or the user's function; bad records and ids that a file has twice go
+    to ``failures``. Where another file has an id already, the file's name goes before it."""
+    seen: dict[str, Path] = {}
+    num_failures = len(failures.items)
     for path, line, record in records_of(source, seed, failures):
         try:
             row = to_row(renamed(source, record), path, line)
         except ValueError as error:
             failures.add(path, line, str(error))
             continue
+        if seen.get(row["id"], path) != path:
+            row["id"] = f"{path.stem}/{row['id']}"
         if row["id"] in seen:
             failures.add(path, line, f"id {row['id']!r} occurs a second time")
             continue
-        seen.add(row["id"])
+        seen[row["id"]] = path
         yield row
     if not seen:
-        reason = failures.items[-1]["reason"] if failures.items else "it is empty"
+        reasons = [item["reason"] for item in failures.items[num_failures:]]
+        reason = reasons[-1] if reasons else "it is empty"
         raise PsrError(f"data source {source.path or source.kind}: not one usable row ({reason})")
 
 

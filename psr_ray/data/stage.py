@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from psr_ray.config import Config
+from psr_ray.config import Config, SourceConfig
 from psr_ray.data.benchmarks import (
     benchmark_file,
     benchmark_of,
@@ -93,18 +93,20 @@ def without_held_out(
     Raises ``PsrError`` where none is left.
     """
     place = num_kept = 0
+    holders = Counter[str]()
     for place, row in enumerate(rows, start=1):
         held_by = known.found_in(row["problem"]) if row["plan"] is None else None
         if held_by is None:
             num_kept += 1
             yield row
         else:
+            holders[held_by] += 1
             failures.add(Path(f"data.{name}"), place, f"{HELD_OUT} by {held_by}: {row['id']}")
     if place and not num_kept:
         raise PsrError(
             f"data.{name}: all of its {place} problems share 13 words in a row with problems that are "
-            "held out (data.benchmarks, heldout, hard, judge); train on others, or set "
-            "data.decontaminate to false"
+            f"held out ({', '.join(f'{num} by {holder}' for holder, num in holders.most_common())}); "
+            "train on others, lower the `num` of what holds them, or set data.decontaminate to false"
         )
 
 
@@ -112,14 +114,14 @@ def write_data(config: Config, folder: Path) -> Row:
     """Write all files of the data stage; returns facts for its manifest."""
     failures = Failures()
     seed, data = config.seed, config.data
-    files = {"heldout": list(problem_rows(data.heldout, "heldout", "solve", seed, failures))}
+    files = {"heldout": held_out_rows(data.heldout, seed, failures)}
     if config.sft is not None:
         files["ift"] = ift_rows(data.ift, seed, failures)
         files["eft"] = pair_rows(data.eft, "eft", seed, failures)
         if data.eft_solutions is not None:
             files["eft_solutions"] = solution_judgement_rows(data.eft_solutions, seed, failures)
     if data.hard is not None:
-        files["hard"] = list(problem_rows(data.hard, "heldout", "solve", seed, failures, "hard"))
+        files["hard"] = held_out_rows(data.hard, seed, failures, "hard")
     if data.judge is not None:
         files["judge"] = pair_rows(data.judge, "judge", seed, failures)
     if data.benchmarks:
@@ -153,6 +155,18 @@ def write_data(config: Config, folder: Path) -> Row:
         "num_held_out": len(contaminated),
         "failed_examples": failures.items[:3],
     }
+
+
+def held_out_rows(
+    source: SourceConfig, seed: int, failures: Failures, dataset: str | None = None
+) -> list[Row]:
+    """The problems of a held-out set: of a file or the Hub a draw that is the same in every run (by
+    `data.*.seed`, not the run's), because such sets may be in an order."""
+    if source.kind not in ("file", "hub"):
+        return list(problem_rows(source, "heldout", "solve", seed, failures, dataset))
+    whole = source.model_copy(update={"num": EVERYTHING})
+    rows = problem_rows(whole, "heldout", "solve", seed, failures, dataset)
+    return drawn(rows, source.num, source.seed_in(0))
 
 
 def source_digests(config: Config) -> dict[str, str]:
@@ -212,6 +226,11 @@ def drawn(rows: Iterable[Row], num: int, seed: int) -> list[Row]:
     return [row for _, row in sorted(heapq.nsmallest(num, enumerate(rows), key=draw))]
 
 
+def text_of(row: Row) -> str:
+    """What tells a problem from others, whatever its id; as ``check_disjoint`` takes it."""
+    return str(row["plan"] or row["problem"])
+
+
 def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dict[str, list[Row]]:
     """The problems that each iteration searches; no problem is searched twice."""
     pools: dict[str, list[Row]] = {}
@@ -228,12 +247,13 @@ def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dic
             fit = without_held_out(rows, known, "train", failures)
             pools[key] = drawn(fit, total, config.seed)
             random.Random(f"problems/{config.seed}").shuffle(pools[key])
-        fresh = [row for row in pools[key] if row["id"] not in used][: source.num]
+        left = {text_of(row): row for row in pools[key] if text_of(row) not in used}
+        fresh = list(left.values())[: source.num]
         if not fresh:
             raise PsrError(
                 f"data.train: no problems left for {name}: {source.path or source.kind} is used up "
                 "by earlier iterations; give more problems or a lower `num`"
             )
-        used |= {row["id"] for row in fresh}
+        used |= {text_of(row) for row in fresh}
         files[name] = fresh
     return files

@@ -55,18 +55,18 @@ def tree_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Ro
     """
     problem, max_tokens = problem_of(row), config.search.max_step_tokens
     prefix = prompts.solve_ids(problem.text)
-    if len(prefix) + max_tokens > config.model.max_length:
+    if len(prefix) + len(prompts.opening_ids(1)) + max_tokens > config.model.max_length:
         raise ProblemTooLong(f"prompt of {len(prefix)} tokens + {max_tokens} > max_length")
     path, steps, end = list[Candidate](), list[Row](), "max_steps"
     num_rollout_tokens, usage = 0, Usage()
     for number in range(1, config.search.max_steps + 1):
+        opening, width = prompts.opening_ids(number), config.search.num_candidates
+        prefix += opening
         if len(prefix) + max_tokens > config.model.max_length:
             end = "max_length"
             break
-        opening, width = prompts.opening_ids(number), config.search.num_candidates
-        prefix += opening
         asked = request(prefix, width, max_tokens, config, prompts.stop)
-        sampled = yield from sample_steps(asked, prompts.decode, usage)
+        sampled = yield from sample_steps(asked, prompts.decode, usage, opened=bool(opening))
         candidates = merge(sampled, prompts.decode, opening)
         ends = model_ends(sampled, prompts.decode)
         if path and ends:  # right, or it would have ended before

@@ -115,11 +115,10 @@ class ExplainJudge(Judge):
         self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
     ) -> TokenIds:
         texts = pair_texts(problem, steps_so_far, step_a, step_b)
-        thinking = self.settings.max_thinking_tokens > 0
-        return self.prompts.judging_ids("judge", texts, thinking=thinking)
+        return self.prompts.judging_ids("judge", texts, thinking=self.settings.thinks)
 
     def read(self, completion: Completion) -> Verdict:
-        answer = self.prompts.answer(completion.token_ids)
+        answer = self.prompts.answer(completion.token_ids, thinking=self.settings.thinks)
         verdict = parse_verdict(answer.final)
         return Verdict(verdict.first_wins, answer.text, answer.num_thinking_tokens)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence, Set
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +94,12 @@ class PromptBuilder:
         markup = {t.content for t in added if t.special or MARKUP.fullmatch(t.content)}
         control = markup | set(tokenizer.all_special_tokens)
         self.control = re.compile(any_of(control))
+        marks = {mark for pair in THINKING.items() for mark in pair}
+        self.special_marks = {
+            tokenizer.convert_tokens_to_ids(token.content)
+            for token in added
+            if token.special and token.content in marks
+        }
         self.folder = template_folder(settings.templates)
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(self.folder),
@@ -140,14 +148,15 @@ class PromptBuilder:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of ids without special tokens, unchanged otherwise."""
-        text: str = self.tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        """Text of ids without special tokens but thinking marks, unchanged otherwise."""
+        if self.special_marks.isdisjoint(token_ids):
+            return self._text(token_ids, without_special=True)
+        parts = groupby(token_ids, key=self.special_marks.__contains__)
+        return "".join(self._text(list(ids), without_special=not marks) for marks, ids in parts)
 
-    def answer(self, token_ids: TokenIds) -> Answer:
-        """A completion's text, with what stands behind the model's thinking."""
+    def answer(self, token_ids: TokenIds, *, thinking: bool = False) -> Answer:
+        """A completion's text, with what stands behind the model's thinking. With ``thinking``, its
+        prompt let it think, as in ``judging_ids``."""
         text = self.decode(token_ids)
         for opening, closing in THINKING.items():
             if closing in text:
@@ -155,7 +164,22 @@ class PromptBuilder:
                 return Answer(text, final, max(len(token_ids) - len(self.encode(final)), 0))
             if text.lstrip().startswith(opening):
                 return Answer(text, "", len(token_ids))
+        if thinking and self.opens_thinking:
+            return Answer(text, "", len(token_ids))
         return Answer(text, text, 0)
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether a prompt that lets the model think already holds the mark that opens its thinking."""
+        return self.chat and bool(self._end_of_thinking(self._ids("", thinking=True)))
+
+    def _text(self, token_ids: Sequence[int], *, without_special: bool) -> str:
+        text: str = self.tokenizer.decode(
+            list(token_ids),
+            skip_special_tokens=without_special,
+            clean_up_tokenization_spaces=False,
+        )
+        return text
 
     def as_data(self, text: str, *, judged: bool = False) -> str:
         """A problem's or model's text made safe for a prompt: without the tokenizer's control tokens and

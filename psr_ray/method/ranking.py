@@ -100,7 +100,7 @@ class PointsRanking:
                     self.prompts,
                     state.problem.text,
                     [*state.steps_so_far, candidate.text],
-                    thinking=self.settings.max_thinking_tokens > 0,
+                    thinking=self.settings.thinks,
                 ),
                 num_samples=1,
                 temperature=self.settings.temperature,
@@ -116,7 +116,7 @@ class PointsRanking:
         answers = yield requests
         texts, points = [], []
         for request, [completion] in zip(requests, answers, strict=True):
-            answer = self.prompts.answer(completion.token_ids)
+            answer = self.prompts.answer(completion.token_ids, thinking=self.settings.thinks)
             state.usage.add_judgement(request, [completion])
             state.usage.num_thinking_tokens += answer.num_thinking_tokens
             texts.append(answer.text)

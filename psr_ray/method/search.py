@@ -114,7 +114,7 @@ def search_steps(
     max_tokens = config.evaluation.max_tokens if whole else search.max_step_tokens
     stop = None if whole else prompts.stop
     record = Search(problem, prompts.solve_ids(problem.text), config.method.unit)
-    if len(record.prompt_ids) + max_tokens > max_length:
+    if len(record.prompt_ids) + len(prompts.opening_ids(1)) + max_tokens > max_length:
         raise ProblemTooLong(
             f"prompt of {len(record.prompt_ids)} tokens + {max_tokens} for a "
             f"{config.method.unit} > max_length {max_length}"
@@ -139,7 +139,9 @@ def search_steps(
             [completions] = yield [request]
             record.usage.add_samples(request, completions)
         else:
-            completions = yield from sample_steps(request, prompts.decode, record.usage)
+            completions = yield from sample_steps(
+                request, prompts.decode, record.usage, opened=bool(opening)
+            )
         candidates, ends = (
             merge(completions, prompts.decode, opening),
             model_ends(completions, prompts.decode),

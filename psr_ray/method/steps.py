@@ -62,12 +62,13 @@ def trim_to_step(
 
 
 def sample_steps(
-    request: GenerationRequest, decode: Decode, usage: Usage
+    request: GenerationRequest, decode: Decode, usage: Usage, *, opened: bool = False
 ) -> EngineTask[list[Completion]]:
     """Samples of a prompt, each cut where its first step ends (``finish`` is then ``stop``).
 
     A stop text before anything visible ends no step: sampling continues after it, and the step holds
-    the ids of both. Tokens are added to ``usage``, those that were cut away too."""
+    the ids of both; where the prompt has ``opened`` the step, nothing can follow, and such a sample is
+    cut off. Tokens are added to ``usage``, those that were cut away too."""
     assert request.stop is not None
     done: list[Completion] = []
     asked: dict[tuple[int, ...], GenerationRequest] = {(): request}
@@ -79,8 +80,11 @@ def sample_steps(
             for completion in completions:
                 ids, found = trim_to_step(completion.token_ids, request.stop, decode)
                 ids = opening + ids
-                if found and not decode(ids).replace(request.stop, "").strip():
+                is_blank = found and not decode(ids).replace(request.stop, "").strip()
+                if is_blank and not opened:
                     blank[ids] += 1
+                elif is_blank:
+                    done.append(replace(completion, token_ids=ids, finish="length"))
                 else:
                     finish = "stop" if found else completion.finish
                     done.append(replace(completion, token_ids=ids, finish=finish))

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from psr_ray.config import Config, PromptConfig
+from psr_ray.config import Config, PromptConfig, SourceConfig
+from psr_ray.data.files import PATTERN, Failures, files_of
 from psr_ray.data.hub import TRAINING_SETS
+from psr_ray.data.sources import problem_rows
 from psr_ray.errors import PsrError
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
 from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
-from psr_ray.storage.files import Json
-from psr_ray.storage.locations import location
+from psr_ray.storage.files import Json, read_json
 
 Recipe = Literal["paper", "instruct", "lora", "cpu"]
 # Longest sequence asked for, where the model's context allows it.
 LENGTH, CPU_LENGTH = 4096, 1536
+# Problems to search in each round.
+ROUNDS: dict[Recipe, tuple[int, ...]] = {
+    "paper": (400, 800, 1200),
+    "instruct": (400,),
+    "lora": (400,),
+    "cpu": (40,),
+}
+# Endings of file names; a Hub id has none of them.
+SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".parquet")
+# Training sets whose dataset has a split to test with.
+WITH_TEST = ("gsm8k", "math")
 # Bytes a weight takes on CPU, in 32 bits: itself, its gradient, Adam's moments, the engine's copy.
 CPU_BYTES = 20
 
@@ -62,21 +74,38 @@ def model_facts(base: str) -> ModelFacts:
     if config is None:
         raise PsrError(f"--model {base}: no config.json; give a Hugging Face folder or a Hub id")
     tokenizer = model_file(base, "tokenizer_config.json")
-    settings: Json = json.loads(tokenizer.read_text()) if tokenizer is not None else {}
+    settings = {} if tokenizer is None else read_json(tokenizer, "fetch the model again") or {}
     template = settings.get("chat_template") or model_file(base, "chat_template.jinja")
     return ModelFacts(base, int(config.get("max_position_embeddings") or LENGTH), bool(template))
 
 
-def source_of(problems: str, num: int) -> Json:
-    """A source by a known name, a file or a Hub id."""
-    is_file = any(location(problems).parent.glob(location(problems).name))
-    if problems in TRAINING_SETS or (problems.count("/") == 1 and not is_file):
-        return {"kind": "hub", "path": problems, "num": num}
-    if not is_file:
+def is_hub_id(problems: str) -> bool:
+    """Whether ``--problems`` names a dataset of the Hub. Raises ``PsrError`` where it names nothing."""
+    try:
+        files_of(problems)
+        return False
+    except PsrError as error:
+        is_id = problems.count("/") == 1 and Path(problems).suffix not in SUFFIXES
+        if problems in TRAINING_SETS or (is_id and PATTERN.isdisjoint(problems)):
+            return True
+        if "/" in problems or Path(problems).suffix in SUFFIXES:
+            raise PsrError(f"--problems {problems}: no such file; correct it") from error
         raise PsrError(
             f"--problems {problems}: neither a file nor a Hub id nor one of {', '.join(TRAINING_SETS)}"
-        )
-    return {"kind": "file", "path": problems, "num": num}
+        ) from error
+
+
+def num_in(problems: str, most: int) -> int:
+    """How many problems the files hold, counted up to ``most``; of the Hub, ``most`` where not known.
+
+    Raises ``PsrError`` where there are fewer than two: one is to search, one to measure with."""
+    if is_hub_id(problems):
+        return min(TRAINING_SETS[problems].num, most) if problems in TRAINING_SETS else most
+    source = SourceConfig(kind="file", path=problems, num=most)
+    num = sum(1 for _ in problem_rows(source, "train", "search", 0, Failures()))
+    if num < 2:
+        raise PsrError(f"--problems {problems}: {num} problem; a run needs two at least")
+    return num
 
 
 def data_settings(
@@ -84,12 +113,19 @@ def data_settings(
 ) -> Json:
     """The sources: ``num`` problems a round (default: by recipe), half as many held out; of the paper's
     recipe also the files that the first fine-tuning needs."""
-    rounds = (400, 800, 1200) if recipe == "paper" else (40,) if recipe == "cpu" else (400,)
-    rounds = rounds if num is None else (num,)
-    heldout = source_of(problems, max(rounds[0] // 2, 1))
-    if problems == "gsm8k":
-        heldout["split"] = "test"
-    data: Json = {"train": [source_of(problems, each) for each in rounds], "heldout": heldout}
+    rounds = ROUNDS[recipe] if num is None else (num,)
+    wanted, held = sum(rounds), max(rounds[0] // 2, 1)
+    there = num_in(problems, wanted + held)
+    if there < wanted + held:  # a third of a small set to measure with, the rest in equal rounds
+        held = max(there // 3, 1)
+        each = max((there - held) // len(rounds), 1)
+        rounds = (each,) * min(len(rounds), there - held)
+    source = {"kind": "hub" if is_hub_id(problems) else "file", "path": problems}
+    split = {"split": "test"} if problems in WITH_TEST else {}
+    data: Json = {
+        "train": [source | {"num": each} for each in rounds],
+        "heldout": source | split | {"num": held},
+    }
     data["judge"] = None
     if recipe == "paper":
         files = {"ift": 28889, "eft": 4179, "judge": 500}
@@ -144,6 +180,9 @@ def chosen_settings(
     if recipe == "cpu":
         return settings | cpu_settings(settings, machine)
     settings["judge"] = {"mode": "explain", "max_tokens": min(1024, length // 4)}
+    if length < LENGTH:
+        settings["search"] = {"max_step_tokens": min(512, length // 4)}
+        settings["evaluation"] = {"max_tokens": length // 2}
     refused: PsrError | None = None
     for placed in gpu_settings(recipe, machine, length):
         config = Config.model_validate(settings | placed)
@@ -185,7 +224,11 @@ def gpu_settings(recipe: Recipe, machine: Machine, length: int) -> Iterator[Json
 def cpu_settings(settings: Json, machine: Machine) -> Json:
     """A small run on CPU cores. Raises ``PsrError`` where the model does not fit in memory."""
     placed: dict[str, Any] = {
-        "search": {"num_candidates": 4, "max_steps": 8, "max_step_tokens": 160},
+        "search": {
+            "num_candidates": 4,
+            "max_steps": 8,
+            "max_step_tokens": min(160, settings["model"]["max_length"] // 4),
+        },
         "judge": {"mode": "verdict"},
         "engine": {
             "tensor_parallel_size": 0,
@@ -200,7 +243,11 @@ def cpu_settings(settings: Json, machine: Machine) -> Json:
             "cpus_per_worker": machine.cores,
             "tokens_per_pass": settings["model"]["max_length"],
         },
-        "evaluation": {"max_tokens": 512, "num_search_problems": 8, "num_samples": 4},
+        "evaluation": {
+            "max_tokens": min(512, settings["model"]["max_length"] // 2),
+            "num_search_problems": 8,
+            "num_samples": 4,
+        },
     }
     shape: ModelShape | None = model_shape(Config.model_validate(settings | placed).model)
     if shape is not None and shape.parameters * CPU_BYTES / GIB > machine.memory_gib:

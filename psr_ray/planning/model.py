@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from psr_ray.config import ModelConfig
 from psr_ray.data.hub import small_file
 from psr_ray.errors import PsrError
-from psr_ray.storage.files import Json
+from psr_ray.storage.files import Json, read_json
 from psr_ray.storage.locations import location
 
 # Models that the shipped configs name by Hub id, from their published config.json: planning needs no
@@ -74,7 +73,7 @@ def model_config(base: str) -> Json | None:
     path = model_file(base, "config.json")
     if path is None:
         return None
-    values: Json = json.loads(path.read_text())
+    values = read_json(path, "fetch the model again") or {}
     return values.get("text_config") or values
 
 
