@@ -15,6 +15,7 @@ import ray
 
 from actors.preferences import build_preferences
 from actors.remote import in_task
+from actors.seed import eft_stage, ift_stage
 from actors.stream import run_rows
 from actors.trainer import run_training
 from psr_ray.config import Config, MethodConfig
@@ -24,7 +25,7 @@ from psr_ray.measures.evaluation import model_figures, search_figures
 from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, model_path, planned_stages
+from psr_ray.stages import PlannedStage, model_path, planned_stages, with_seed_files
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
@@ -50,6 +51,8 @@ class IterationDriver:
         """Run the stages of an iteration that are not complete, in order."""
         k = iteration
         if k == 0:
+            self.stage("seed-ift", self.make_ift)
+            self.stage("seed-eft", self.make_eft)
             self.stage("data", self.write_data)
             if self.config.sft is not None:
                 self.stage("evaluate-M0", self.evaluate)
@@ -63,10 +66,10 @@ class IterationDriver:
 
     def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
         """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted."""
+        if name not in self.wanted or self.stages[name].stage.is_complete:
+            return
         planned = self.stages[name]
         stage = planned.stage
-        if name not in self.wanted or stage.is_complete:
-            return
         started, log = time.time(), StageLogger(stage.folder)
         log.info("stage started")
         stage.open()
@@ -75,8 +78,17 @@ class IterationDriver:
         stage.tidy()
         log.info("stage finished", extra={"seconds": round(time.time() - started, 1)})
 
+    def make_ift(self, planned: PlannedStage) -> Json:
+        """Worked solutions in steps, for the fine-tuning."""
+        return in_task(ift_stage, self.config, planned.stage.folder, self._progress(planned))
+
+    def make_eft(self, planned: PlannedStage) -> Json:
+        """Judged pairs of steps, for the fine-tuning."""
+        return in_task(eft_stage, self.config, planned.stage.folder, self._progress(planned))
+
     def write_data(self, planned: PlannedStage) -> Json:
-        return in_task(write_data, self.config, planned.stage.folder)
+        config = with_seed_files(self.config, self.plan)
+        return in_task(write_data, config, planned.stage.folder)
 
     def fine_tune(self, planned: PlannedStage) -> Json:
         """M1: M0 fine-tuned on solutions in steps and judged pairs."""
@@ -135,9 +147,11 @@ class IterationDriver:
     def _run_engines(
         self, planned: PlannedStage, inputs: list[Path], config: Config, first: str | None = None
     ) -> None:
-        progress = ProgressWriter(self.config.run_dir, planned.title, "rows")
-        model = self._model(planned.model)
+        model, progress = self._model(planned.model), self._progress(planned)
         run_rows(inputs, planned.stage.folder, model, config, progress, first)
+
+    def _progress(self, planned: PlannedStage) -> ProgressWriter:
+        return ProgressWriter(self.config.run_dir, planned.title, "rows")
 
     def _model(self, name: str) -> str:
         return model_path(self.plan, name, self.config)

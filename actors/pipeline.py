@@ -56,8 +56,9 @@ def run_pipeline(
             if forced is not None and not force(plan, forced):
                 names = ", ".join(planned.stage.name for planned in plan)
                 raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
-            if plan[0].stage.is_complete:
-                check_sources(config, plan[0].stage.manifest or {})
+            [data] = [planned.stage for planned in plan if planned.kind == "data"]
+            if data.is_complete:
+                check_sources(config, data.manifest or {})
             due = []
             for planned in filter(wanted, plan):
                 if planned.stage.is_complete:

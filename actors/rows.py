@@ -75,11 +75,13 @@ def engine_stage(
     rows: Sequence[Row],
     task: str,
     model: str,
-    worker: type[EngineWorker] = EngineWorker,
+    worker: type[EngineWorker] | None = None,
+    progress: ProgressWriter | None = None,
 ) -> Path:
     """Do task rows in a folder of their own; returns the folder of the shards of one kind.
 
-    Rerunning resumes; completed work is not repeated.
+    ``worker`` takes the place of an engine's; ``progress`` is that of a run's stage, else the folder has
+    one. Rerunning resumes; completed work is not repeated.
     """
     from psr_ray.cluster.connect import connected
 
@@ -102,7 +104,8 @@ def engine_stage(
             check_capacity([engine_demand(config.engine, least)], node_kinds())
             check_nodes(inputs[0])
             do = ray.remote(num_cpus=0)(run_rows)
-            progress = ProgressWriter(folder, task, "rows")
-            result_of(do.remote(inputs, folder, model, config, progress, worker=worker))
+            shown = progress or ProgressWriter(folder, task, "rows")
+            taken = worker or EngineWorker
+            result_of(do.remote(inputs, folder, model, config, shown, worker=taken))
         stage.finish(time.monotonic() - started, rows=len(rows))
     return done

@@ -1,4 +1,4 @@
-"""Seed data that a model or a server helps to make: divided solutions, valued and judged step pairs.
+"""Seed data in a run or by `jobs/build_seed.py`: divided solutions, valued and judged step pairs.
 
     problems ─► trees/ (search, rollouts) ─► pairs ─► judgements/ (both orders) ─► eft.parquet
 
@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from actors.endpoint import EndpointWorker, without_engine
 from actors.rows import engine_stage
-from psr_ray.config import Config
-from psr_ray.data.benchmarks import phrases_of
-from psr_ray.data.files import Failures, read_records
+from psr_ray.config import Config, SourceConfig
+from psr_ray.config.seed import EFTDataConfig
+from psr_ray.data.benchmarks import benchmark_file, phrases_of
+from psr_ray.data.decontamination import Benchmarks
+from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.eft import (
     ValuedPair,
@@ -28,87 +30,123 @@ from psr_ray.data.seed.eft import (
     split_by_problem,
     tree_pairs,
 )
-from psr_ray.data.seed.ift import digest
-from psr_ray.data.sources import problems_of
+from psr_ray.data.seed.ift import make_ift
+from psr_ray.data.seed.sources import drawn_problems, names_of, reasons_of
+from psr_ray.data.sources import records_of
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import pair_texts
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint
-from psr_ray.stages import GENERATION_SETTINGS, settings_of
+from psr_ray.stages import GENERATION_SETTINGS, TREE_SETTINGS, settings_of, writer_name
 from psr_ray.storage.files import Json, Row, write_text
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.shards import read_rows, shards, write_rows
-
-SEED_SETTINGS = (*GENERATION_SETTINGS, "search", "evaluation", "seed_data")
-
-
-def writer_name(config: Config, model: str) -> str:
-    """Identity of the teacher: the server's model, or the local model's fingerprint."""
-    endpoint = config.seed_data.endpoint
-    return f"{endpoint.url} {endpoint.model}" if endpoint else fingerprint(model)
+from psr_ray.telemetry.progress import ProgressWriter
 
 
-def written(config: Config, folder: Path, prompts: Mapping[str, str], model: str) -> dict[str, Row]:
+def held_out(config: Config) -> Benchmarks:
+    """The phrases of the run's benchmarks, where problems they hold are to be left out."""
+    names = config.data.benchmarks if config.data.decontaminate else ()
+    return phrases_of([benchmark_file(name) for name in names])
+
+
+def ift_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
+    """A run's IFT rows, in their stage's folder; returns counts."""
+    asked = config.seed_data.ift
+    assert asked is not None
+    writer = None
+    if asked.divide_by == "model":
+        where = folder / "divisions"
+        writer = partial(written, config, where, model=config.model.base, progress=progress)
+    return make_ift(asked.sources, folder, held_out(config), asked.max_steps, writer, config.seed)
+
+
+def eft_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
+    """A run's EFT rows, in their stage's folder; returns counts."""
+    asked = config.seed_data.eft
+    assert asked is not None
+    facts = make_eft(config, asked, folder, held_out(config), progress)
+    judge = config.data.judge
+    if judge is not None and judge.kind == "seed" and not facts["test"]:
+        raise PsrError(
+            f"{folder}: of {facts['kept']} pairs none could be set aside for data.judge; give "
+            "seed_data.eft more problems, or set data.judge to null"
+        )
+    return facts
+
+
+def written(
+    config: Config,
+    folder: Path,
+    prompts: Mapping[str, str],
+    model: str,
+    progress: ProgressWriter | None = None,
+) -> dict[str, Row]:
     """Completions by the teacher (``seed_data.endpoint``, else the local model), by prompt id."""
     rows = [problem_row("write", Problem(id=name, text=text)) for name, text in prompts.items()]
-    settings = settings_of(config, *SEED_SETTINGS) | {
+    settings = settings_of(config, *GENERATION_SETTINGS, "seed_data.max_tokens") | {
         "writer": writer_name(config, model),
         "prompts": sorted(prompts.items()),
     }
     stage = Stage("write", folder, content_key("write", settings, []))
+    worker = None
     if config.seed_data.endpoint is not None:
         config, worker, model = without_engine(config), EndpointWorker, ""
-        done = engine_stage(config, stage, rows, "write", model, worker)
     else:
         check_model(model, config)
-        done = engine_stage(config, stage, rows, "write", model)
+    done = engine_stage(config, stage, rows, "write", model, worker, progress)
     return {row["id"]: row for row in read_rows(shards(done))}
 
 
 def step_trees(
-    config: Config, model: str, paths: Sequence[Path], benchmarks: Sequence[Path], folder: Path
-) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The step trees of all problems with answers that no benchmark holds, and what was left out."""
-    known, failures, rows = phrases_of(benchmarks), Failures(), dict[str, Row]()
-    for path in paths:
-        for line, problem in problems_of(path, failures):
+    config: Config,
+    model: str,
+    sources: Sequence[SourceConfig],
+    known: Benchmarks,
+    folder: Path,
+    failures: Failures,
+    progress: ProgressWriter | None,
+) -> list[Row]:
+    """The step trees of all problems with answers that no benchmark holds; the others go to
+    ``failures``."""
+    rows = dict[str, Row]()
+    for source in sources:
+        for place, problem in drawn_problems(source, config.seed, failures):
             held_by = known.found_in(problem.text)
             if held_by is not None:
-                failures.add(path, line, f"in a benchmark: {held_by}")
+                failures.items.append(place | {"reason": f"in a benchmark: {held_by}"})
             elif problem.answer is None:
-                failures.add(path, line, "no answer")
+                failures.items.append(place | {"reason": "no answer"})
             elif problem.id in rows:
-                failures.add(path, line, "its id occurs a second time")
+                failures.items.append(place | {"reason": "its id occurs a second time"})
             else:
                 rows[problem.id] = problem_row("tree", problem)
-    if paths and not rows:
+    if sources and not rows:
         raise PsrError(
-            f"{', '.join(map(str, paths))}: no problem is left to search "
-            f"({dict(reasons_of(failures.items))}); give problems with answers that no benchmark holds"
+            f"{names_of(sources)}: no problem is left to search ({dict(reasons_of(failures.items))}); "
+            "give problems with answers that no benchmark holds"
         )
-    trees = list[Row]()
-    if rows:
-        check_model(model, config)
-        settings = settings_of(config, *SEED_SETTINGS) | {
-            "model": fingerprint(model),
-            "problems": list(rows.values()),
-        }
-        del settings["seed_data"]["endpoint"], settings["seed_data"]["min_gap"]
-        stage = Stage("trees", folder, content_key("trees", settings, []))
-        done = engine_stage(config, stage, list(rows.values()), "tree", model)
-        trees = sorted(read_rows(shards(done)), key=lambda row: row["id"])
-    return trees, failures.items
+    if not rows:
+        return []
+    check_model(model, config)
+    settings = settings_of(config, *TREE_SETTINGS)
+    settings |= {"model": fingerprint(model), "problems": list(rows.values())}
+    stage = Stage("trees", folder, content_key("trees", settings, []))
+    done = engine_stage(config, stage, list(rows.values()), "tree", model, None, progress)
+    return sorted(read_rows(shards(done)), key=lambda row: row["id"])
 
 
 def labelled_pairs(
-    paths: Sequence[Path], benchmarks: Sequence[Path]
-) -> tuple[list[ValuedPair], list[dict[str, Any]]]:
-    """The pairs of PRM800K files that no benchmark holds, and what was left out."""
-    known, failures, pairs = phrases_of(benchmarks), Failures(), list[ValuedPair]()
-    for path in paths:
-        for line, record in read_records(path, failures):
+    sources: Sequence[SourceConfig], known: Benchmarks, seed: int, failures: Failures
+) -> list[ValuedPair]:
+    """The pairs of records in PRM800K's form that no benchmark holds; the others go to ``failures``."""
+    pairs = list[ValuedPair]()
+    for source in sources:
+        for num, (path, line, record) in enumerate(records_of(source, seed, failures)):
+            if num == source.num:
+                break
             try:
                 found = prm800k_pairs(record, path, line)
             except ValueError as error:
@@ -119,81 +157,74 @@ def labelled_pairs(
                 failures.add(path, line, f"in a benchmark: {held_by}")
             else:
                 pairs += found
-    return pairs, failures.items
+    return pairs
 
 
-def reasons_of(items: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """How often each reason to leave something out occurs."""
-    return Counter(item["reason"].split(":")[0] for item in items)
-
-
-def build_eft(
+def make_eft(
     config: Config,
-    model: str,
-    judge: str,
+    asked: EFTDataConfig,
     folder: Path,
-    problems: Sequence[Path],
-    prm800k: Sequence[Path],
-    benchmarks: Sequence[Path],
+    known: Benchmarks,
+    progress: ProgressWriter | None = None,
 ) -> Json:
-    """Judged step pairs from problems with known answers and from PRM800K files; returns counts.
+    """Judged step pairs from problems with known answers and from labelled steps; writes the files and
+    returns counts.
 
-    ``model`` searches; ``judge`` (or ``seed_data.endpoint``) writes reason and verdict. Raises
-    ``PsrError`` where a file cannot be read, where no pair is kept, and where the folder
-    holds other results.
+    Raises ``PsrError`` where a source cannot be read, and where no pair is kept.
     """
-    digests = [[digest(path) for path in paths] for paths in (problems, prm800k, benchmarks)]
-    settings = settings_of(config, *SEED_SETTINGS) | {"files": digests}
-    models = [fingerprint(model), writer_name(config, judge)]
-    stage = Stage("eft", folder, content_key("eft", settings, models))
+    model, failures = asked.model or config.model.base, Failures()
+    where = folder / "trees"
+    trees = step_trees(config, model, asked.problems, known, where, failures, progress)
+    pairs = labelled_pairs(asked.prm800k, known, config.seed, failures)
+    rejected = failures.items
+    for tree in trees:
+        if tree["error"]:
+            rejected.append({"id": tree["id"], "reason": "no tree: " + tree["error"]})
+        else:
+            pairs += tree_pairs(tree, config.seed_data.min_gap)
+    if not pairs:
+        ends = Counter(tree["end"] for tree in trees)
+        raise PsrError(
+            f"{folder}: no two candidates of a step are {config.seed_data.min_gap} apart in value "
+            f"(trees end {dict(ends)}); give more problems, of the model's difficulty, or a lower "
+            "seed_data.min_gap"
+        )
+    prompts = PromptBuilder(load_tokenizer(model), config.prompts)
+    questions = {
+        f"{pair.problem.id}#{right}": prompts.judging_text(
+            "judge", pair_texts(pair.problem.text, pair.steps_so_far, *in_order(pair, right))
+        )
+        for pair in pairs
+        for right in "AB"
+    }
+    judgements = written(config, folder / "judgements", questions, asked.judge or model, progress)
+    kept, refused = keep(pairs, judgements, config.seed)
+    rejected += refused
+    reasons = reasons_of(rejected)
+    write_text(folder / "rejected.jsonl", "".join(json.dumps(item) + "\n" for item in rejected))
+    if not kept:
+        raise PsrError(
+            f"{folder}: of {len(pairs)} pairs the judge agreed with none in both orders "
+            f"({dict(reasons)}); take a stronger one: another judge, or seed_data.endpoint"
+        )
+    train, test = split_by_problem(kept, config.seed_data.num_test, config.seed)
+    write_rows(folder / "eft.parquet", train, TASK_SCHEMA)
+    write_rows(folder / "eft_test.parquet", test, TASK_SCHEMA)
+    counts = {"trees": len(trees), "pairs": len(pairs), "kept": len(train), "test": len(test)}
+    return counts | {"rejected": dict(reasons), "revisions": failures.revisions}
+
+
+def in_own_folder(name: str, folder: Path, settings: Json, body: Callable[[], Json]) -> Json:
+    """Do such work in a folder outside a run; what is complete is not done again. Returns its counts.
+
+    Raises ``PsrError`` where the folder holds other results.
+    """
+    stage = Stage(name, folder, content_key(name, settings, []))
     if stage.is_complete:
         return stage.manifest or {}
     stage.check_free("another model, config or set of files")
     started = time.monotonic()
     with disk_checked(folder), FolderLock(folder):
         stage.open()
-        trees, rejected = step_trees(config, model, problems, benchmarks, folder / "trees")
-        pairs, unusable = labelled_pairs(prm800k, benchmarks)
-        rejected += unusable
-        for tree in trees:
-            if tree["error"]:
-                rejected.append({"id": tree["id"], "reason": "no tree: " + tree["error"]})
-            else:
-                pairs += tree_pairs(tree, config.seed_data.min_gap)
-        if not pairs:
-            ends = Counter(tree["end"] for tree in trees)
-            raise PsrError(
-                f"{folder}: no two candidates of a step are {config.seed_data.min_gap} apart in value "
-                f"(trees end {dict(ends)}); give more problems, of the model's difficulty, or a lower "
-                "seed_data.min_gap"
-            )
-        prompts = PromptBuilder(load_tokenizer(model), config.prompts)
-        asked = {
-            f"{pair.problem.id}#{right}": prompts.judging_text(
-                "judge", pair_texts(pair.problem.text, pair.steps_so_far, *in_order(pair, right))
-            )
-            for pair in pairs
-            for right in "AB"
-        }
-        judgements = written(config, folder / "judgements", asked, judge)
-        kept, refused = keep(pairs, judgements, config.seed)
-        rejected += refused
-        reasons = reasons_of(rejected)
-        write_text(folder / "rejected.jsonl", "".join(json.dumps(item) + "\n" for item in rejected))
-        if not kept:
-            raise PsrError(
-                f"{folder}: of {len(pairs)} pairs the judge agreed with none in both orders "
-                f"({dict(reasons)}); take a stronger one: --judge, or seed_data.endpoint"
-            )
-        train, test = split_by_problem(kept, config.seed_data.num_test, config.seed)
-        write_rows(folder / "eft.parquet", train, TASK_SCHEMA)
-        write_rows(folder / "eft_test.parquet", test, TASK_SCHEMA)
-        stage.finish(
-            time.monotonic() - started,
-            trees=len(trees),
-            pairs=len(pairs),
-            kept=len(train),
-            test=len(test),
-            rejected=dict(reasons),
-        )
+        stage.finish(time.monotonic() - started, **body())
     return stage.manifest or {}

@@ -1,7 +1,8 @@
-"""Seed data from files of problems, as a command or a Ray job (docs/seed-data.md).
+"""Seed data from problems, as a command or a Ray job (docs/seed-data.md). A run makes its own by
+`seed_data.ift` and `seed_data.eft`, with the same code.
 
-    python jobs/build_seed.py ift --problems numina.parquet --benchmark gsm8k_test.jsonl --out seed/ift
-    python jobs/build_seed.py eft --config run.yaml --problems p.jsonl --benchmark b.jsonl --out seed/eft
+    python jobs/build_seed.py ift --problems numinamath --benchmark gsm8k --out seed/ift
+    python jobs/build_seed.py eft --config run.yaml --problems p.jsonl --benchmark gsm8k --out seed/eft
 
 The outputs are sources of a run's config: `data.ift: {kind: file, path: seed/ift/ift.parquet}`,
 `data.eft` with eft.parquet, `data.judge` with eft_test.parquet.
@@ -9,6 +10,7 @@ The outputs are sources of a run's config: `data.ift: {kind: file, path: seed/if
 
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +18,30 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from actors.seed import in_own_folder, make_eft, written
 from psr_ray.cli import console, read, user_errors
-from psr_ray.data.seed.ift import build_ift
+from psr_ray.config import SourceConfig
+from psr_ray.config.seed import EFTDataConfig
+from psr_ray.data.benchmarks import benchmark_file, phrases_of
+from psr_ray.data.seed.ift import make_ift
+from psr_ray.data.sources import EVERYTHING
+from psr_ray.data.stage import content_digest
 from psr_ray.errors import PsrError
+from psr_ray.planning.choose import is_hub_id
+from psr_ray.runs import fingerprint
+from psr_ray.stages import JUDGED, TREE_SETTINGS, settings_of, writer_name
+from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
-Problems = Annotated[list[str], typer.Option(help="JSONL or Parquet file; may be repeated")]
+Problems = Annotated[
+    list[str], typer.Option(help="file, known name (gsm8k, …) or Hub id; may be repeated")
+]
 Out = Annotated[str, typer.Option(help="folder of the results")]
 Benchmark = Annotated[
-    list[str] | None, typer.Option(help="file whose problems are kept out; may be repeated")
+    list[str] | None,
+    typer.Option(help="name or file whose problems are kept out; may be repeated"),
 ]
 Contaminated = Annotated[
     bool, typer.Option("--no-decontamination", help="keep problems that benchmarks may hold")
@@ -51,7 +66,23 @@ def kept_out(benchmark: list[str] | None, no_decontamination: bool) -> list[Path
             "--benchmark: name the files that the model will be measured on, so that their problems are "
             "kept out; or give --no-decontamination"
         )
-    return [location(path) for path in benchmark or ()]
+    return [benchmark_file(name) for name in benchmark or ()]
+
+
+def sources_of(names: list[str] | None) -> tuple[SourceConfig, ...]:
+    """All records of files or Hub datasets."""
+    return tuple(
+        SourceConfig(kind="hub" if is_hub_id(name) else "file", path=name, num=EVERYTHING)
+        for name in names or ()
+    )
+
+
+def files_in(sources: tuple[SourceConfig, ...], benchmarks: list[Path]) -> Json:
+    """Sources and benchmarks by their content, for a folder's key."""
+    files = [content_digest(str(source.path)) for source in sources if source.kind == "file"]
+    datasets = [source.path for source in sources if source.kind == "hub"]
+    held = [content_digest(str(path)) for path in benchmarks]
+    return {"files": files, "datasets": datasets, "benchmarks": held}
 
 
 def print_rejected(rejected: dict[str, int]) -> None:
@@ -77,24 +108,22 @@ def ift(
     overrides: Overrides = None,
 ) -> None:
     """Worked solutions divided into `Step n:` steps; nothing else in them changes."""
-    folder, writer, written_by = location(out).absolute(), None, "rule"
-    known = kept_out(benchmark, no_decontamination)
+    folder, writer = location(out).absolute(), None
+    benchmarks, sources = kept_out(benchmark, no_decontamination), sources_of(problems)
+    settings = files_in(sources, benchmarks) | {"max_steps": max_steps}
     if divide_by is DivideBy.MODEL:
-        from actors.seed import writer_name, written
-
         if config is None:
             raise PsrError(
                 "--divide-by model: give --config, a run's YAML file with engine and model"
             )
-        settings = read(config, overrides)
-        model = model or settings.model.base
-        written_by = writer_name(settings, model)
-
-        def writer(prompts):  # type: ignore[no-untyped-def]
-            return written(settings, folder / "divisions", prompts, model)
-
-    files = [location(path) for path in problems]
-    facts = build_ift(files, folder, known, max_steps, writer, written_by)
+        asked = read(config, overrides)
+        model = model or asked.model.base
+        settings["writer"] = writer_name(asked, model)
+        writer = partial(written, asked, folder / "divisions", model=model)
+    known = phrases_of(benchmarks)
+    facts = in_own_folder(
+        "ift", folder, settings, lambda: make_ift(sources, folder, known, max_steps, writer)
+    )
     console.print(f"{facts['kept']} solutions kept, {sum(facts['rejected'].values())} left out")
     print_rejected(facts["rejected"])
     console.print(f"solutions: {folder / 'ift.parquet'}", soft_wrap=True)
@@ -120,21 +149,19 @@ def eft(
     overrides: Overrides = None,
 ) -> None:
     """Pairs of sibling steps, valued by graded rollouts, judged in both orders."""
-    from actors.seed import build_eft
-
     if not problems and not prm800k:
         raise PsrError("--problems or --prm800k: give at least one file")
     settings, folder = read(config, overrides), location(out).absolute()
-    model = model or settings.model.base
-    facts = build_eft(
-        settings,
-        model,
-        judge or model,
-        folder,
-        [location(path) for path in problems or ()],
-        [location(path) for path in prm800k or ()],
-        kept_out(benchmark, no_decontamination),
+    found = (sources_of(problems), sources_of(prm800k))
+    asked = EFTDataConfig(
+        problems=found[0], prm800k=found[1], model=model or None, judge=judge or None
     )
+    model = model or settings.model.base
+    benchmarks = kept_out(benchmark, no_decontamination)
+    key = settings_of(settings, *TREE_SETTINGS, *JUDGED) | files_in(sum(found, ()), benchmarks)
+    key |= {"searcher": fingerprint(model), "writer": writer_name(settings, judge or model)}
+    known = phrases_of(benchmarks)
+    facts = in_own_folder("eft", folder, key, lambda: make_eft(settings, asked, folder, known))
     console.print(
         f"{facts['trees']} trees, {facts['pairs']} pairs, {facts['kept']} kept to learn from and "
         f"{facts['test']} to test"

@@ -110,19 +110,23 @@ def check_source(name: str, source: SourceConfig) -> str:
         return f"{name}: {source.num} from the embedded source"
     if is_plugin(source.kind):
         return f"{name}: {source.kind}"
+    if source.kind == "seed":
+        return f"{name}: made by the run"
     if source.kind == "hub":
-        return f"{name}: {hub_file(source).dataset} from the Hub, read by the data stage"
+        return f"{name}: {hub_file(source).dataset} from the Hub, read as it is needed"
     try:
         files_of(source.path or "")
     except PsrError as error:
-        raise PsrError(f"data.{name}: {error}") from error
+        raise PsrError(f"{name}: {error}") from error
     return f"{name}: {source.path}"
 
 
 def check_data(config: Config) -> str:
     """Check that every source and benchmark is there."""
     check_benchmarks(config.data.benchmarks)
-    found = [check_source(name, source) for name, source in config.sources().items()]
+    named = {f"data.{name}": source for name, source in config.sources().items()}
+    named |= {f"seed_data.{name}": source for name, source in config.seed_sources().items()}
+    found = [check_source(name, source) for name, source in named.items()]
     return "; ".join([*found, *(f"benchmark {name}" for name in config.data.benchmarks)])
 
 

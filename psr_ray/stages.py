@@ -1,10 +1,10 @@
 """The stages of a run, in order: what each reads, the settings it depends on, who drives it.
 
-    data ─► evaluate-M0 ─► sft (M1) ─► evaluate-M1
+    (seed-ift, seed-eft ─►) data ─► evaluate-M0 ─► sft (M1) ─► evaluate-M1
          ─► search-1 ─► preferences-1 ─► train-1 (M2) ─► evaluate-M2 ─► search-2 ─► …
 
-Without a fine-tuning (`sft: null`) the base model is M1, and evaluate-M1 follows data.
-Stages pass nothing but folders of plain files.
+The seed stages are there where `seed_data` asks for them. Without a fine-tuning (`sft: null`) the base
+model is M1, and evaluate-M1 follows data. Stages pass nothing but folders of plain files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
 from psr_ray.storage.files import Json
 from psr_ray.training.job import MODEL_FOLDER
 
-Kind = Literal["data", "sft", "search", "preferences", "train", "evaluate"]
+Kind = Literal["seed", "data", "sft", "search", "preferences", "train", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class PlannedStage:
     @property
     def title(self) -> str:
         return {
+            "seed": f"seed data: {self.stage.name.removeprefix('seed-').upper()}",
             "data": "problems and judged pairs",
             "sft": "fine-tune M0 → M1",
             "search": f"search by {self.model}",
@@ -103,15 +104,73 @@ GENERATION_SETTINGS = (
 )
 
 
+# Settings that step trees depend on, and the judging of their pairs.
+TREE_SETTINGS = (
+    *GENERATION_SETTINGS,
+    "search",
+    "evaluation.max_tokens",
+    "seed_data.num_rollouts",
+    "seed_data.temperature",
+    "seed_data.top_p",
+)
+JUDGED = ("seed_data.min_gap", "seed_data.num_test", "seed_data.max_tokens")
+
+
+def writer_name(config: Config, model: str) -> str:
+    """Identity of the teacher: the server's model, or the local model's fingerprint."""
+    endpoint = config.seed_data.endpoint
+    return f"{endpoint.url} {endpoint.model}" if endpoint else fingerprint(model)
+
+
+def seed_stages(run: RunDirectory) -> list[Stage]:
+    """The stages that make the run's IFT and EFT rows."""
+    config, seed = run.config, run.config.seed_data
+    kept_out = ("data.benchmarks", "data.decontaminate")
+    stages, base = list[Stage](), config.model.base
+    if seed.ift is not None:
+        settings = settings_of(config, *kept_out, "seed_data.ift")
+        if seed.ift.divide_by == "model":
+            settings |= settings_of(config, *GENERATION_SETTINGS, "seed_data.max_tokens")
+            settings["writer"] = writer_name(config, base)
+        stages.append(run.stage("seed-ift", settings))
+    if seed.eft is not None:
+        settings = settings_of(config, *kept_out, "seed_data.eft", *TREE_SETTINGS, *JUDGED)
+        searcher = seed.eft.model or base
+        settings["searcher"] = fingerprint(searcher)
+        settings["writer"] = writer_name(config, seed.eft.judge or searcher)
+        stages.append(run.stage("seed-eft", settings))
+    return stages
+
+
+def with_seed_files(config: Config, plan: list[PlannedStage]) -> Config:
+    """The config whose sources of kind `seed` are the files that its seed stages have made."""
+    folders = {p.stage.name: p.stage.folder for p in plan if p.kind == "seed"}
+    made = {
+        "ift": ("seed-ift", "ift"),
+        "eft": ("seed-eft", "eft"),
+        "judge": ("seed-eft", "eft_test"),
+    }
+    updates = {
+        name: source.model_copy(
+            update={"kind": "file", "path": str(folders[stage] / f"{file}.parquet")}
+        )
+        for name, (stage, file) in made.items()
+        if (source := getattr(config.data, name)) is not None and source.kind == "seed"
+    }
+    return config.model_copy(update={"data": config.data.model_copy(update=updates)})
+
+
 def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
     measured = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
     fine_tuned = {"fine_tuned": config.sft is not None}
     settings = settings_of(config, "data", "num_iterations", *measured) | fine_tuned
-    data = run.stage("data", settings)
+    seeds = seed_stages(run)
+    data = run.stage("data", settings, seeds)
     base = run.stage("base", fingerprint(config.model.base))
-    plan = [PlannedStage("data", 0, "M0", data)]
+    plan = [PlannedStage("seed", 0, "M0", stage) for stage in seeds]
+    plan.append(PlannedStage("data", 0, "M0", data))
 
     def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
         settings = settings_of(config, *GENERATION_SETTINGS, "evaluation", "search")

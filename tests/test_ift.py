@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from psr_ray.answers import extract_boxed
 from psr_ray.config import SourceConfig
+from psr_ray.data.benchmarks import phrases_of
 from psr_ray.data.decontamination import Benchmarks
 from psr_ray.data.files import Failures
 from psr_ray.data.seed.division import (
@@ -24,7 +25,7 @@ from psr_ray.data.seed.division import (
     is_unaltered,
     with_headers,
 )
-from psr_ray.data.seed.ift import build_ift
+from psr_ray.data.seed.ift import make_ift
 from psr_ray.data.sources import ift_rows, problems_of
 from psr_ray.errors import PsrError
 from psr_ray.method.steps import split_steps
@@ -102,9 +103,10 @@ def test_one_must_say_what_is_to_be_kept_out(tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(PsrError, match="holds no problem"):
-        build_ift([GSM8K], tmp_path / "ift", [empty], 20)
+        phrases_of([empty])
+    amc = SourceConfig(kind="file", path=str(DATA / "formats" / "amc23.jsonl"))
     with pytest.raises(PsrError, match="not one solution could be kept"):
-        build_ift([DATA / "formats" / "amc23.jsonl"], tmp_path / "ift", [], 20)
+        make_ift([amc], tmp_path / "ift", Benchmarks(), 20)
     done = build(
         "--problems", DATA / "formats" / "math500.jsonl", "--no-decontamination", "--out", DATA
     )
@@ -170,6 +172,7 @@ def test_dividing_never_changes_a_text(parts):
 
 
 def test_rows_are_those_of_the_stage(tmp_path):
-    facts = build_ift([DATA / "formats" / "math500.jsonl"], tmp_path / "out", [], 20)
+    source = SourceConfig(kind="file", path=str(DATA / "formats" / "math500.jsonl"))
+    facts = make_ift([source], tmp_path / "out", Benchmarks(), 20)
     rows = list(read_rows([tmp_path / "out" / "ift.parquet"]))
     assert len(rows) == facts["kept"]

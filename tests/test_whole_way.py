@@ -9,7 +9,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, SECRET
-from json_server import JsonHandler, serving
+from json_server import serving
+from teacher import WRONG, Teacher, prm800k
 
 from psr_ray.storage.shards import read_rows, shards
 
@@ -17,38 +18,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mar
 
 GSM8K = ROOT / "tests" / "data" / "gsm8k_train_1000.jsonl"
 BENCHMARK = ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl"
-WRONG = "so the answer is minus one"
 ENGINE = (
-    "model.max_length=700", "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
+    "sft={lr: 1e-6, num_epochs: 1}", "model.max_length=700",
+    "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
     "engine.kv_cache_gib=0.3", "engine.enforce_eager=true", 'prompts.step_stop="\\n"',
     "search.num_candidates=2", "search.max_steps=2", "search.max_step_tokens=100",
     "evaluation.max_tokens=60", "seed_data.num_rollouts=2",
     "telemetry.num_traces=0",
 )  # fmt: skip
 TRAINING = ("num_workers=1", "cpus_per_worker=2", "batch_size=4", "zero_stage=0", "use_gpu=false")
-
-
-class Teacher(JsonHandler):
-    """An OpenAI-compatible server: divides solutions by lines, finds plain mistakes the worse steps."""
-
-    def do_GET(self):
-        self.say({"object": "list", "data": []})
-
-    def do_POST(self):
-        assert self.headers["authorization"] == f"Bearer {SECRET}"
-        prompt = self.asked()["messages"][0]["content"]
-        if "[The Start of Solution Provided]" in prompt:
-            solution = prompt.split("[The Start of Solution Provided]\n")[1].split("\n[The End")[0]
-            lines = enumerate(solution.splitlines(), start=1)
-            text = "\n".join(f"Step {number}: {line}" for number, line in lines)
-        else:
-            first = prompt.split("[Start of Assistant A's Next Step]")[1].split("[End of")[0]
-            text = f"One of the steps is wrong. [[{'B' if WRONG in first else 'A'}]]"
-        choice = {"index": 0, "finish_reason": "stop"}
-        choice["message"] = {"role": "assistant", "content": text}
-        usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "teacher"}
-        self.say(answer | {"choices": [choice], "usage": usage})
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +52,6 @@ def some(settings):
 def gsm8k(path, first, last):
     """Some lines of the file."""
     path.write_text("".join(GSM8K.read_text().splitlines(keepends=True)[first:last]))
-    return path
-
-
-def prm800k(path, first, last):
-    """The same as labelled steps: at each one the file's line, and one with a plain mistake."""
-    lines = []
-    for record in map(json.loads, GSM8K.read_text().splitlines()[first:last]):
-        *steps, answer = record["answer"].splitlines()
-        labelled = [
-            {
-                "completions": [{"text": s, "rating": 1}, {"text": WRONG, "rating": -1}],
-                "chosen_completion": 0,
-                "human_completion": None,
-            }
-            for s in steps
-        ]
-        question = {"problem": record["question"], "ground_truth_answer": answer[5:]}
-        lines.append(json.dumps({"question": question, "label": {"steps": labelled}}))
-    path.write_text("\n".join(lines) + "\n")
     return path
 
 

@@ -73,7 +73,7 @@ def train(
     update: Update = False,
 ) -> None:
     """The run without its evaluations: data, fine-tuning, searches, step-DPO."""
-    kinds = ("data", "sft", "search", "preferences", "train")
+    kinds = ("seed", "data", "sft", "search", "preferences", "train")
     run_stages(read(config, overrides), force, update, kinds)
 
 

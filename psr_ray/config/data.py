@@ -12,9 +12,10 @@ from psr_ray.config.base import Frozen, Positive, Share, own_or
 class SourceConfig(Frozen):
     """Where rows come from: the embedded arithmetic, a file, or a function of your own."""
 
-    kind: Annotated[str, own_or("arithmetic", "file", "hub")] = "arithmetic"
-    """`arithmetic` draws from the embedded source, `file` and `hub` read what `path` names,
-    `module:name` calls a function of your own (docs/extending.md)."""
+    kind: Annotated[str, own_or("arithmetic", "file", "hub", "seed")] = "arithmetic"
+    """`arithmetic` draws from the embedded source, `file` and `hub` read what `path` names, `seed` (of
+    `ift`, `eft`, `judge`) reads what the run makes by `seed_data`, `module:name` calls a function of
+    your own (docs/extending.md)."""
     path: str | None = None
     """File: JSON lines or CSV (also as .gz), Parquet, a folder written by `save_to_disk`, or a glob of
     files. Hub: a dataset's id, or `gsm8k`, `math`, `numinamath`, `numinamath-cot`, `openr1-math`,
@@ -48,8 +49,8 @@ class SourceConfig(Frozen):
 
     @model_validator(mode="after")
     def settings_go_with_the_kind(self) -> SourceConfig:
-        if self.kind in ("arithmetic", "file", "hub"):
-            if (self.kind == "arithmetic") == (self.path is not None):
+        if self.kind in ("arithmetic", "file", "hub", "seed"):
+            if (self.kind in ("arithmetic", "seed")) == (self.path is not None):
                 raise ValueError(
                     "`path` goes with `kind: file` or `kind: hub`: give both or neither"
                 )

@@ -34,6 +34,13 @@ def with_absolute_paths(config: Config) -> Config:
         str(Path(name).absolute()) if Path(name).is_file() else name for name in data.benchmarks
     )
     updates: dict[str, object] = {"data": data.model_copy(update=sources)}
+    seed = config.seed_data
+    for name, fields in {"ift": ("sources",), "eft": ("problems", "prm800k")}.items():
+        made = getattr(seed, name)
+        if made is not None:
+            found = {field: tuple(map(absolute, getattr(made, field))) for field in fields}
+            seed = seed.model_copy(update={name: made.model_copy(update=found)})
+    updates["seed_data"] = seed
     base = Path(config.model.base)
     if base.is_dir():
         updates["model"] = config.model.model_copy(update={"base": str(base.absolute())})

@@ -248,9 +248,30 @@ class Config(Frozen):
             )
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
+        self._check_seed_data()
         if self.method.objective == "nll" and not self.dpo.nll_weight:
             raise ValueError("`method.objective: nll` needs a `dpo.nll_weight` above 0")
         return self
+
+    def _check_seed_data(self) -> None:
+        """Raises ``ValueError`` where rows are made that nothing reads, or read that nothing makes."""
+        makers = {"ift": "ift", "eft": "eft", "judge": "eft"}
+        of_seed = {name for name, source in self.data.sources().items() if source.kind == "seed"}
+        for name in sorted(of_seed):
+            maker = makers.get(name)
+            if maker is None:
+                raise ValueError(
+                    f"`data.{name}`: `kind: seed` is for `ift`, `eft` and `judge` alone"
+                )
+            if getattr(self.seed_data, maker) is None or self.sft is None:
+                raise ValueError(
+                    f"`data.{name}.kind: seed` needs `seed_data.{maker}`, and an `sft`"
+                )
+        for name in ("ift", "eft"):
+            if getattr(self.seed_data, name) is not None and name not in of_seed:
+                raise ValueError(
+                    f"`seed_data.{name}` makes rows that nothing reads: set `data.{name}.kind: seed`"
+                )
 
     def trainings(self) -> dict[str, TrainingConfig]:
         """The settings of the run's kinds of training, by their key in the config."""
@@ -261,6 +282,14 @@ class Config(Frozen):
         """The data sources that the run reads, by their keys under `data`."""
         unread = ("ift", "eft", "eft_solutions") if self.sft is None else ()
         return {name: s for name, s in self.data.sources().items() if name not in unread}
+
+    def seed_sources(self) -> dict[str, SourceConfig]:
+        """The sources that the run makes seed data from, by their keys under `seed_data`."""
+        ift, eft = self.seed_data.ift, self.seed_data.eft
+        named = {"ift.sources": ift.sources} if ift is not None else {}
+        if eft is not None:
+            named |= {"eft.problems": eft.problems, "eft.prm800k": eft.prm800k}
+        return {f"{name}[{i}]": s for name, group in named.items() for i, s in enumerate(group)}
 
     @property
     def run_dir(self) -> Path:

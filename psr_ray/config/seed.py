@@ -1,12 +1,13 @@
-"""Settings of `jobs/build_seed.py`: who writes, how steps are valued, what is kept."""
+"""Settings of seed data, in a run or by `jobs/build_seed.py`: sources, who writes, what is kept."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from psr_ray.config.base import Frozen, NonNegative, Positive, Probability
+from psr_ray.config.data import SourceConfig
 
 
 class EndpointConfig(Frozen):
@@ -24,9 +25,44 @@ class EndpointConfig(Frozen):
     """Requests in flight at once."""
 
 
-class SeedDataConfig(Frozen):
-    """IFT and EFT data from real problems (docs/seed-data.md); a run does not read these."""
+class IFTDataConfig(Frozen):
+    """IFT rows: worked solutions, divided into steps."""
 
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    """Problems with `solution`, of each `num` drawn by chance."""
+    divide_by: Literal["rule", "model"] = "rule"
+    """`rule`: at ends of lines or sentences. `model`: by `endpoint`, else by `model.base`."""
+    max_steps: Annotated[int, Field(ge=2)] = 20
+    """Most steps of a solution; one with more is left out."""
+
+
+class EFTDataConfig(Frozen):
+    """EFT rows: pairs of next steps, judged."""
+
+    problems: tuple[SourceConfig, ...] = ()
+    """Problems with answers, to be searched; of each `num` drawn by chance."""
+    prm800k: tuple[SourceConfig, ...] = ()
+    """Labelled steps in PRM800K's form, of each the first `num` records."""
+    model: str | None = None
+    """Who searches; null: `model.base`."""
+    judge: str | None = None
+    """Who judges where there is no `endpoint`; null: who searches."""
+
+    @model_validator(mode="after")
+    def has_a_source(self) -> EFTDataConfig:
+        if not self.problems and not self.prm800k:
+            raise ValueError("`problems` or `prm800k` must name a source")
+        return self
+
+
+class SeedDataConfig(Frozen):
+    """IFT and EFT data from real problems (docs/seed-data.md)."""
+
+    ift: IFTDataConfig | None = None
+    """The run makes its IFT rows: `data.ift: {kind: seed}` reads them; null: it does not."""
+    eft: EFTDataConfig | None = None
+    """The run makes its EFT rows: `data.eft: {kind: seed}` reads them, `data.judge: {kind: seed}` those
+    that were set aside; null: it does not."""
     endpoint: EndpointConfig | None = None
     """A stronger teacher that divides solutions and judges pairs; null: a local model does."""
     num_rollouts: Positive = 8

@@ -6,6 +6,8 @@ without one usable row does.
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -64,6 +66,19 @@ def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
             "no judged solution: `solution` must hold text, `judgement` end with 'Score: 0' to 5"
         )
     return JudgedSolution(problem, problem.solution, clean(record["judgement"]), points)
+
+
+# More rows than any source has.
+EVERYTHING = 10**12
+
+
+def drawn(rows: Iterable[Row], num: int, seed: int) -> list[Row]:
+    """At most ``num`` of the rows by chance, in their order; of many rows no more are kept in memory."""
+
+    def draw(item: tuple[int, Row]) -> bytes:
+        return hashlib.sha256(f"{seed}/{item[1]['id']}".encode()).digest()
+
+    return [row for _, row in sorted(heapq.nsmallest(num, enumerate(rows), key=draw))]
 
 
 RecordFunction = Callable[[SourceConfig, int], Iterable[Row]]
@@ -129,8 +144,15 @@ def renamed(source: SourceConfig, record: Row) -> Row:
 def rows_from(
     source: SourceConfig, seed: int, to_row: Callable[[Row, Path, int], Row], failures: Failures
 ) -> Iterator[Row]:
-    """Task rows of files, the Hub or the user's function; bad records and ids that a file has twice go
-    to ``failures``. Where another file has an id already, the file's name goes before it."""
+    """Task rows of files, the Hub or the user's function."""
+    return (row for _, _, row in placed_rows(source, seed, to_row, failures))
+
+
+def placed_rows(
+    source: SourceConfig, seed: int, to_row: Callable[[Row, Path, int], Row], failures: Failures
+) -> Iterator[tuple[Path, int, Row]]:
+    """The same with place and number; bad records and ids that a file has twice go to ``failures``.
+    Where another file has an id already, the file's name goes before it."""
     seen: dict[str, Path] = {}
     num_failures = len(failures.items)
     for path, line, record in records_of(source, seed, failures):
@@ -145,7 +167,7 @@ def rows_from(
             failures.add(path, line, f"id {row['id']!r} occurs a second time")
             continue
         seen[row["id"]] = path
-        yield row
+        yield path, line, row
     if not seen:
         reasons = [item["reason"] for item in failures.items[num_failures:]]
         reason = reasons[-1] if reasons else "it is empty"

@@ -12,8 +12,6 @@ line and reason.
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import json
 import random
 from collections import Counter
@@ -32,6 +30,8 @@ from psr_ray.data.decontamination import Benchmarks
 from psr_ray.data.files import Failures, files_of
 from psr_ray.data.rows import TASK_SCHEMA, problem_of
 from psr_ray.data.sources import (
+    EVERYTHING,
+    drawn,
     ift_rows,
     pair_rows,
     problem_rows,
@@ -45,8 +45,8 @@ from psr_ray.storage.locations import location
 from psr_ray.storage.shards import write_rows
 
 HELD_OUT = "held out"
-# More rows than any source has.
-EVERYTHING = 10**12
+# Sets that M1 is fine-tuned on.
+SEED = ("ift", "eft", "eft_solutions")
 # Sets that models are measured on, beside the benchmarks; none of their problems is trained on.
 MEASURED = ("heldout", "hard", "judge")
 
@@ -127,19 +127,15 @@ def write_data(config: Config, folder: Path) -> Row:
     if data.benchmarks:
         files |= benchmark_files(config, failures)
     known = held_out_phrases(config, files)
-    for name in ("ift", "eft", "eft_solutions"):
+    used: set[str] = set()
+    for name in SEED:
         if name in files:
             files[name] = list(without_held_out(files[name], known, name, failures))
-    files |= fresh_problems(config, failures, known)
-    check_disjoint(
-        {
-            "eft": map(problem_of, files.get("eft", []) + files.get("eft_solutions", [])),
-            **{
-                name: map(problem_of, files.get(name, []))
-                for name in ("ift", *MEASURED, *search_files(config))
-            },
-        }
-    )
+            used |= {text_of(row) for row in files[name]}
+    files |= fresh_problems(config, failures, known, used)
+    groups = {name: files.get(name, []) for name in (*MEASURED, *search_files(config))}
+    groups["ift and eft"] = [row for name in SEED for row in files.get(name, [])]
+    check_disjoint({name: map(problem_of, rows) for name, rows in groups.items()})
     again = files["heldout"][: config.evaluation.num_search_problems]
     files |= repeated("heldout", again, ("search", "sample"))
     for name, rows in files.items():
@@ -171,16 +167,16 @@ def held_out_rows(
 
 def source_digests(config: Config) -> dict[str, str]:
     """A hash of the files that the data stage reads, by their path in the config."""
-    named = {
-        str(s.path): files_of(str(s.path)) for s in config.sources().values() if s.kind == "file"
-    }
-    for name in config.data.benchmarks:
-        if location(name).is_file():
-            named[name] = [location(name)]
-    return {
-        path: digest_of(found if found[0].is_file() else found[0].iterdir())
-        for path, found in sorted(named.items())
-    }
+    sources = [*config.sources().values(), *config.seed_sources().values()]
+    paths = {str(source.path) for source in sources if source.kind == "file"}
+    paths |= {name for name in config.data.benchmarks if location(name).is_file()}
+    return {path: content_digest(path) for path in sorted(paths)}
+
+
+def content_digest(path: str) -> str:
+    """A hash of the file, the saved dataset or the glob of files that a path names."""
+    found = files_of(path)
+    return digest_of(found if found[0].is_file() else found[0].iterdir())
 
 
 def check_sources(config: Config, manifest: Row) -> None:
@@ -217,26 +213,18 @@ def benchmark_files(config: Config, failures: Failures) -> dict[str, list[Row]]:
     return {"benchmark": rows} | repeated("benchmark", again, ("search", "sample"))
 
 
-def drawn(rows: Iterable[Row], num: int, seed: int) -> list[Row]:
-    """At most ``num`` of the rows by chance, in their order; of many rows no more are kept in memory."""
-
-    def draw(item: tuple[int, Row]) -> bytes:
-        return hashlib.sha256(f"{seed}/{item[1]['id']}".encode()).digest()
-
-    return [row for _, row in sorted(heapq.nsmallest(num, enumerate(rows), key=draw))]
-
-
 def text_of(row: Row) -> str:
     """What tells a problem from others, whatever its id; as ``check_disjoint`` takes it."""
     return str(row["plan"] or row["problem"])
 
 
-def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dict[str, list[Row]]:
-    """The problems that each iteration searches; no problem is searched twice."""
+def fresh_problems(
+    config: Config, failures: Failures, known: Benchmarks, used: set[str]
+) -> dict[str, list[Row]]:
+    """The problems that each iteration searches; none of those ``used``, and none twice."""
     pools: dict[str, list[Row]] = {}
     wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
     files: dict[str, list[Row]] = {}
-    used: set[str] = set()
     total = sum(source.num for source in wanted)
     for name, source in zip(search_files(config), wanted, strict=True):
         num = EVERYTHING if source.kind in ("file", "hub") else total
@@ -245,7 +233,7 @@ def fresh_problems(config: Config, failures: Failures, known: Benchmarks) -> dic
         if key not in pools:
             rows = problem_rows(whole, "train", "search", config.seed, failures)
             fit = without_held_out(rows, known, "train", failures)
-            pools[key] = drawn(fit, total, config.seed)
+            pools[key] = drawn(fit, total + len(used), config.seed)
             random.Random(f"problems/{config.seed}").shuffle(pools[key])
         left = {text_of(row): row for row in pools[key] if text_of(row) not in used}
         fresh = list(left.values())[: source.num]

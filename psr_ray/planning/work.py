@@ -136,8 +136,41 @@ def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
     return Work(rows, requests, round(tokens), limit, round(prompt))
 
 
+def seed_work(config: Config, name: str, lengths: Lengths) -> Work:
+    """Divided solutions; step trees with their rollouts, and at most one judged pair a step, asked in
+    both orders. A teacher behind an endpoint takes requests, but none of the run's tokens."""
+    seed, w = config.seed_data, config.search.num_candidates
+    own = seed.endpoint is None
+    if name == "seed-ift":
+        assert seed.ift is not None
+        rows = sum(source.num for source in seed.ift.sources)
+        if seed.ift.divide_by == "rule":
+            return Work(rows, note="by rule")
+        each = lengths.solution * own
+        most = rows * seed.max_tokens * own
+        return Work(rows, rows, round(rows * each), most, round(2 * rows * each))
+    assert seed.eft is not None
+    searched = sum(source.num for source in seed.eft.problems)
+    labelled = sum(source.num for source in seed.eft.prm800k)
+    steps = searched * min(lengths.steps, config.search.max_steps)
+    pairs = steps + labelled * lengths.steps
+    step, rollouts = config.search.max_step_tokens, w * seed.num_rollouts
+    judged = 2 * pairs * own
+    tokens = steps * (w * min(lengths.step, step) + rollouts * lengths.solution / 2)
+    tokens += judged * min(lengths.judgement, seed.max_tokens)
+    limit = steps * (w * step + rollouts * config.evaluation.max_tokens) + judged * seed.max_tokens
+    prompt = searched * lengths.problem_prompt + judged * lengths.judge_prompt
+    requests = round(steps * (w + rollouts) + 2 * pairs)
+    note = f"at most about {round(pairs)} pairs"
+    return Work(
+        searched + labelled, requests, round(tokens), round(limit), round(prompt), note=note
+    )
+
+
 def work_of(planned: PlannedStage, config: Config, lengths: Lengths) -> Work:
     """The work of a stage."""
+    if planned.kind == "seed":
+        return seed_work(config, planned.stage.name, lengths)
     if planned.kind == "data":
         return Work(sum(source.num for source in config.sources().values()))
     if planned.kind == "sft":

@@ -110,6 +110,8 @@ def finished_line(planned: PlannedStage) -> str:
         f"{name} {manifest[key]:{form}}"
         for key, name, form in (
             ("num_pairs", "pairs", "d"),
+            ("kept", "kept", "d"),
+            ("test", "set aside", "d"),
             ("accuracy", "accuracy", ".1%"),
             ("judge_accuracy_on_policy", "judge", ".1%"),
             ("num_steps", "steps", "d"),

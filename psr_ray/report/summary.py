@@ -28,6 +28,8 @@ SEARCH_FIGURES = (
     "prefix_cache_hit_rate",
 )
 
+# Figures of the stages that make seed data; IFT has only rows kept and left out.
+SEED_FIGURES = ("trees", "pairs", "kept", "test", "rejected")
 # Figures of the search that a model's pairs come from, by the run's method.
 LEARNED_FROM = (
     "num_searches",
@@ -80,7 +82,7 @@ def stage_belongs_to(planned: PlannedStage, name: str) -> bool:
     number = int(name.removeprefix("M"))
     if planned.kind in ("search", "preferences"):
         return planned.iteration == number - 1
-    return planned.kind != "data" and planned.model == name
+    return planned.kind not in ("seed", "data") and planned.model == name
 
 
 def summarize(run: RunDirectory) -> Json:
@@ -99,6 +101,11 @@ def summarize(run: RunDirectory) -> Json:
         "seed": run.config.seed,
         "models": models,
         "alarms": alarms_of(models),
+        "seed_data": {
+            planned.stage.name: {key: planned.stage.manifest.get(key) for key in SEED_FIGURES}
+            for planned in plan
+            if planned.kind == "seed" and planned.stage.manifest
+        },
         "num_failed_input_rows": data.get("num_failed", 0),
         "wall_s": wall,
         "versions": versions(),

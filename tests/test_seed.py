@@ -1,0 +1,138 @@
+"""Seed data as stages of a run: made from named sources, resumed, planned, shown."""
+
+import io
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, SECRET
+from json_server import serving
+from rich.console import Console
+from teacher import GSM8K, Teacher, prm800k
+
+from actors.pipeline import run_pipeline
+from psr_ray.config.file import load_config
+from psr_ray.data.stage import check_sources
+from psr_ray.doctor import check_data
+from psr_ray.errors import PsrError
+from psr_ray.planning.show import print_plan
+from psr_ray.report.display import NoDisplay
+from psr_ray.report.html import write_report
+from psr_ray.report.status import print_status
+from psr_ray.runs import RunDirectory
+from psr_ray.stages import planned_stages
+from psr_ray.storage.shards import read_rows
+
+SMOKE = ROOT / "configs" / "smoke.yaml"
+IFT = f"seed_data.ift={{sources: [{{kind: file, path: {GSM8K}, num: 40}}]}}"
+SEED = (IFT, "data.ift={kind: seed, num: 30}")
+
+
+def said(show, *arguments):
+    text = io.StringIO()
+    show(*arguments, Console(file=text, width=200))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.ift={kind: seed}"], r"`data\.ift\.kind: seed` needs `seed_data\.ift`"),
+        (
+            ["data.heldout={kind: seed}"],
+            r"`data\.heldout`: `kind: seed` is for `ift`, `eft` and `ju",
+        ),
+        ([IFT], r"`seed_data\.ift` makes rows that nothing reads: set `data\.ift\.kind: seed`"),
+        ([*SEED, "sft=null"], r"needs `seed_data\.ift`, and an `sft`"),
+        (["seed_data.eft={}"], "`problems` or `prm800k` must name a source"),
+        (["data.ift={kind: seed, path: x}"], "`path` goes with `kind: file`"),
+    ],
+)
+def test_rows_that_nothing_makes_or_reads_are_named(overrides, says):
+    with pytest.raises(PsrError, match=says):
+        load_config(SMOKE, overrides)
+
+
+def test_seed_stages_stand_first_and_the_datas_key_follows_theirs():
+    def keys(*overrides):
+        config = load_config(SMOKE, (*SEED, *overrides))
+        return {p.stage.name: p.stage.key for p in planned_stages(RunDirectory(config))}
+
+    before = keys()
+    assert list(before)[:2] == ["seed-ift", "data"]
+    other = keys("data.heldout.num=3")
+    assert other["seed-ift"] == before["seed-ift"]
+    for change in ("seed_data.ift.max_steps=5", "data.benchmarks=[gsm8k]"):
+        after = keys(change)
+        assert after["seed-ift"] != before["seed-ift"]
+        assert after["data"] != before["data"]
+    by_model = keys("seed_data.ift.divide_by=model")
+    assert by_model["seed-ift"] != keys("seed_data.ift.divide_by=model", "judge.max_tokens=9")
+
+
+def test_the_plan_and_the_doctor_know_the_seed_data(tmp_path):
+    eft = "seed_data.eft={problems: [{kind: hub, path: math, num: 50}]}"
+    config = load_config(SMOKE, (*SEED, eft, "data.eft={kind: seed}", f"runs_dir={tmp_path}"))
+    plan = said(print_plan, config)
+    assert "seed-ift" in plan
+    assert "by rule" in plan
+    assert "at most about" in plan.split("seed-eft")[-1]
+    found = check_data(config)
+    assert "seed_data.eft.problems[0]: DigitalLearningGmbH/MATH-lighteval from the Hub" in found
+    missing = config.seed_data.ift.model_copy(
+        update={
+            "sources": [config.seed_data.ift.sources[0].model_copy(update={"path": "no.jsonl"})]
+        }
+    )
+    seed_data = config.seed_data.model_copy(update={"ift": missing})
+    with pytest.raises(PsrError, match=r"seed_data\.ift\.sources\[0\]: .*no\.jsonl: no such file"):
+        check_data(config.model_copy(update={"seed_data": seed_data}))
+
+
+@pytest.mark.slow
+def test_a_run_makes_its_seed_data_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", SECRET)
+    problems, labelled = tmp_path / "problems.jsonl", tmp_path / "phase2.jsonl"
+    shutil.copy(GSM8K, problems)
+    prm800k(labelled, 10, 30)
+    with serving(Teacher) as teacher:
+        config = load_config(
+            SMOKE,
+            (
+                f"runs_dir={tmp_path}",
+                "model.max_length=700", "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
+                f"seed_data.ift={{sources: [{{kind: file, path: {problems}, num: 40}}]}}",
+                f"seed_data.eft={{prm800k: [{{kind: file, path: {labelled}}}], "
+                f"problems: [{{kind: file, path: {problems}, num: 2}}]}}",
+                "seed_data.num_rollouts=2", "search.max_steps=2",
+                f"seed_data.endpoint={{url: '{teacher}/v1', model: t, key_variable: TEACHER_KEY}}",
+                "data.ift={kind: seed, num: 30}", "data.eft={kind: seed, num: 50}",
+                "data.judge={kind: seed}",
+            ),
+        )  # fmt: skip
+        run_pipeline(config, NoDisplay(), wanted=lambda p: p.stage.name == "seed-ift")
+        before = (tmp_path / "smoke" / "seed-ift" / "ift.parquet").stat().st_mtime_ns
+        summary = run_pipeline(config, NoDisplay(), wanted=lambda p: p.kind in ("seed", "data"))
+    run = tmp_path / "smoke"
+    assert (run / "seed-ift" / "ift.parquet").stat().st_mtime_ns == before
+    ift = list(read_rows([run / "data" / "ift.parquet"]))
+    assert len(ift) == 30
+    assert all(row["solution"].startswith("Step 1: ") for row in ift)
+    figures = summary["seed_data"]
+    assert figures["seed-ift"]["kept"] + sum(figures["seed-ift"]["rejected"].values()) == 40
+    eft, judge = (list(read_rows([run / "data" / f"{n}.parquet"])) for n in ("eft", "judge"))
+    assert len(eft) == min(50, figures["seed-eft"]["kept"])
+    assert len(judge) == figures["seed-eft"]["test"] > 0
+    assert not {row["problem"] for row in eft} & {row["problem"] for row in judge}
+    assert figures["seed-eft"]["trees"] == 2
+    status = said(print_status, run)
+    assert "seed-eft" in status
+    assert "kept" in status
+    report = write_report(run, summary).read_text()
+    assert f"seed-ift: {figures['seed-ift']['kept']} rows kept to learn from" in report
+    data = next(p.stage.manifest for p in planned_stages(RunDirectory(config)) if p.kind == "data")
+    check_sources(config, data)
+    with problems.open("a") as file:
+        file.write(json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n")
+    with pytest.raises(PsrError, match=r"problems\.jsonl has changed since this run read it"):
+        check_sources(config, data)
