@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from rich.console import Console
 
 from actors.remote import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.cluster.capacity import check_capacity, engine_demand
-from psr_ray.config import Config, SourceConfig
+from psr_ray.config import Config, MethodConfig, SourceConfig
+from psr_ray.data.benchmarks import benchmark_file
 from psr_ray.data.files import Failures
-from psr_ray.data.rows import TASK_SCHEMA, output_folder
+from psr_ray.data.rows import TASK_SCHEMA, output_folder, problem_row
 from psr_ray.data.sources import problem_rows
 from psr_ray.doctor import check_model, check_plugins
 from psr_ray.errors import PsrError
+from psr_ray.measures.benchmark import write_benchmark
+from psr_ray.problems import Problem
+from psr_ray.report.display import RunDisplay
 from psr_ray.runs import Stage, content_key, fingerprint
 from psr_ray.stages import GENERATION_SETTINGS, settings_of
-from psr_ray.storage.files import Row
+from psr_ray.storage.files import Json, Row
 from psr_ray.storage.folders import FolderLock, disk_checked
 from psr_ray.storage.locations import location
-from psr_ray.storage.shards import write_rows
+from psr_ray.storage.shards import read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
 
@@ -32,13 +39,16 @@ def do_rows(
     model: str,
     problems: str | None,
     num: int,
-    out: str,
+    out: str | Path | None = None,
+    texts: Sequence[str] = (),
+    console: Console | None = None,
 ) -> Path:
     """Do problems with any model, once for each of some tasks (``search``, ``solve``, ``sample``).
 
-    Returns the folder of the first task's shards, beside which the others' lie.
+    The problems are ``texts``, else those of a file, else of the config's held-out source. The folder is
+    ``out``, else one in `runs` by what is asked. Rerunning resumes. A ``console`` shows the progress.
 
-    Without a problems file the config's held-out source is used. Rerunning resumes.
+    Returns the folder of the first task's shards, beside which the others' lie.
     """
 
     config = config.in_iteration(1)
@@ -50,23 +60,59 @@ def do_rows(
         source = SourceConfig(kind="file", path=problems)
     source = source.model_copy(update={"num": num})
     failures = Failures()
-    rows = list(problem_rows(source, "heldout", tasks[0], config.seed, failures))
+    rows = [
+        problem_row(tasks[0], Problem(id=f"problem-{number}", text=text))
+        for number, text in enumerate(texts, start=1)
+    ] or list(problem_rows(source, "heldout", tasks[0], config.seed, failures))
     if "solve" in tasks and all(row["answer"] is None for row in rows):
         raise PsrError(
             f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
         )
-    folder = location(out).absolute()
     settings = settings_of(config, *GENERATION_SETTINGS, "search", "method", "evaluation")
     settings |= {"model": fingerprint(model), "problems": rows}
     if len(tasks) > 1:
         settings["tasks"] = list(tasks)
-    stage = Stage(tasks[0], folder, content_key(tasks[0], settings, []))
+    key = content_key(tasks[0], settings, [])
+    folder = location(out or f"{config.runs_dir}/{tasks[0]}-{key[:8]}").absolute()
+    stage = Stage(tasks[0], folder, key)
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
         )
     rows = [row | {"task": task} for task in tasks for row in rows]
-    return engine_stage(config, stage, rows, tasks[0], model)
+    with RunDisplay(folder, console) if console is not None else nullcontext() as display:
+        watch = None if display is None else display.show
+        return engine_stage(config, stage, rows, tasks[0], model, watch=watch)
+
+
+def measure(
+    config: Config,
+    model: str,
+    benchmark: str | None,
+    problems: str | None,
+    num: int,
+    out: str | Path | None = None,
+    *,
+    test_time: bool = False,
+    console: Console | None = None,
+) -> tuple[Json, Path]:
+    """Greedy accuracy on a benchmark (or a file, or the config's held-out problems), with ``test_time``
+    also step search, pass@k, majority and best of k; the figures, and the folder of the solutions."""
+    tasks = ["solve"]
+    if test_time:  # every model is measured with its own pairwise judge, whatever its method
+        tasks += ["search", "sample"]
+        best_of = config.evaluation.model_copy(update={"best_of": True})
+        config = config.model_copy(update={"method": MethodConfig(), "evaluation": best_of})
+    path = str(benchmark_file(benchmark)) if benchmark else problems
+    solutions = do_rows(config, tasks, model, path, num, out, console=console)
+    solved, searched, sampled = (
+        list(read_rows(shards(output_folder(solutions.parent, task))))
+        for task in ("solve", "search", "sample")
+    )
+    name = benchmark or problems or "the config's held-out problems"
+    asked = model or config.model.base
+    figures = write_benchmark(solutions.parent, solved, config, asked, name, searched, sampled)
+    return figures, solutions
 
 
 def engine_stage(
@@ -77,11 +123,13 @@ def engine_stage(
     model: str,
     worker: type[EngineWorker] | None = None,
     progress: ProgressWriter | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> Path:
     """Do task rows in a folder of their own; returns the folder of the shards of one kind.
 
     ``worker`` takes the place of an engine's; ``progress`` is that of a run's stage, else the folder has
-    one. Rerunning resumes; completed work is not repeated.
+    one, whose title ``watch`` is called with from time to time. Rerunning resumes; completed work is not
+    repeated.
     """
     from psr_ray.cluster.connect import connected
 
@@ -106,6 +154,9 @@ def engine_stage(
             do = ray.remote(num_cpus=0)(run_rows)
             shown = progress or ProgressWriter(folder, task, "rows")
             taken = worker or EngineWorker
-            result_of(do.remote(inputs, folder, model, config, shown, worker=taken))
+            pending = do.remote(inputs, folder, model, config, shown, worker=taken)
+            while watch is not None and not ray.wait([pending], timeout=0.5)[0]:
+                watch(shown.stage)
+            result_of(pending)
         stage.finish(time.monotonic() - started, rows=len(rows))
     return done

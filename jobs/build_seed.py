@@ -24,10 +24,9 @@ from psr_ray.config import SourceConfig
 from psr_ray.config.seed import EFTDataConfig
 from psr_ray.data.benchmarks import benchmark_file, phrases_of
 from psr_ray.data.seed.ift import make_ift
-from psr_ray.data.sources import EVERYTHING
+from psr_ray.data.sources import EVERYTHING, is_hub_id
 from psr_ray.data.stage import content_digest
 from psr_ray.errors import PsrError
-from psr_ray.planning.choose import is_hub_id
 from psr_ray.runs import fingerprint
 from psr_ray.stages import JUDGED, TREE_SETTINGS, settings_of, writer_name
 from psr_ray.storage.files import Json

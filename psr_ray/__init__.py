@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psr_ray.api import Run, load_run, run
+    from psr_ray.api import Run, evaluate, load_run, run, search
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load_run", "run"]
+__all__ = ["Run", "evaluate", "load_run", "run", "search"]
 
 
 def __getattr__(name: str) -> Any:

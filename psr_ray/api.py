@@ -1,7 +1,9 @@
-"""psr-ray from Python: run a config, read what a run wrote.
+"""psr-ray from Python: look at a model, run a config, read what a run wrote.
 
 import psr_ray
 
+search = psr_ray.search("Qwen/Qwen2.5-1.5B-Instruct", ["A train …?"])[0]
+figures = psr_ray.evaluate("Qwen/Qwen2.5-1.5B-Instruct", "gsm8k", num=100)
 run = psr_ray.run("configs/demo.yaml", "seed=1")
 run = psr_ray.load_run("runs/demo")
 run.summary["models"][-1]["accuracy"], run.models["M2"], run.preferences(1).to_pandas()
@@ -9,12 +11,13 @@ run.summary["models"][-1]["accuracy"], run.models["M2"], run.preferences(1).to_p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psr_ray.config import Config
-from psr_ray.config.file import load_config
+from psr_ray.config.file import config_of, load_config
 from psr_ray.data.rows import output_folder
 from psr_ray.errors import PsrError
 from psr_ray.method.preferences import PAIRS
@@ -68,22 +71,27 @@ class Run:
         return self._dataset(f"preferences-{iteration}", PAIRS)
 
     def _dataset(self, stage: str, kind: str) -> Dataset:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        from datasets import Dataset
-
         found = {
             planned.stage.name: planned.stage.folder for planned in planned_stages(self.directory)
         }
         if stage not in found:
             raise PsrError(f"{self.path}: no stage {stage}; the stages are {', '.join(found)}")
-        tables = []
-        for path in shards(output_folder(found[stage], kind)):
-            with path.open("rb") as file:
-                tables.append(pq.read_table(file))
-        if not tables:
-            raise PsrError(f"{found[stage]}: nothing here yet; run it first")
-        return Dataset(pa.concat_tables(tables))
+        return dataset_of(output_folder(found[stage], kind))
+
+
+def dataset_of(folder: Path) -> Dataset:
+    """The rows of a folder's shards. Raises ``PsrError`` where there are none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    tables = []
+    for path in shards(folder):
+        with path.open("rb") as file:
+            tables.append(pq.read_table(file))
+    if not tables:
+        raise PsrError(f"{folder}: nothing here yet; run it first")
+    return Dataset(pa.concat_tables(tables))
 
 
 def load_run(folder: str | Path) -> Run:
@@ -99,10 +107,66 @@ def run(config: str | Path | Config, *overrides: str) -> Run:
     from psr_ray.report.display import NoDisplay
     from psr_ray.report.html import write_report
 
-    if isinstance(config, Config) and overrides:
-        raise PsrError("overrides go with a config file; change a Config by model_copy")
-    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    settings = config_for(config, "", overrides)
     check_inputs(settings)
     summary = run_pipeline(settings, NoDisplay())
     write_report(settings.run_dir, summary)
     return load_run(settings.run_dir)
+
+
+def config_for(config: str | Path | Config | None, model: str, overrides: Sequence[str]) -> Config:
+    """The config, from a file or as it is; without one, settings that fit a model and this machine."""
+    from psr_ray.planning.choose import quick_settings
+
+    if isinstance(config, Config):
+        if overrides:
+            raise PsrError("overrides go with a config file; change a Config by model_copy")
+        return config
+    if config is None:
+        return config_of(quick_settings(model), overrides, f"model {model}")
+    return load_config(config, overrides)
+
+
+def search(
+    model: str,
+    problems: Sequence[str] | str | Path,
+    *overrides: str,
+    config: str | Path | Config | None = None,
+    num: int = 10_000,
+    out: str | Path | None = None,
+) -> Dataset:
+    """Step searches of problems: texts, or at most ``num`` of a file. A row a problem, with all steps,
+    candidates and verdicts, as ``Run.searches`` gives them.
+
+    Without a ``config``, settings fit the model and this machine. What was searched before is not done
+    again. Raises ``PsrError`` for what a user can correct.
+    """
+    from actors.rows import do_rows
+
+    path = str(problems) if isinstance(problems, str | Path) else None
+    texts = () if isinstance(problems, str | Path) else tuple(problems)
+    if path is None and not texts:
+        raise PsrError("psr_ray.search: no problems given")
+    settings = config_for(config, model, overrides)
+    return dataset_of(do_rows(settings, ["search"], model, path, num, out, texts))
+
+
+def evaluate(
+    model: str,
+    benchmark: str,
+    *overrides: str,
+    config: str | Path | Config | None = None,
+    num: int = 10_000,
+    out: str | Path | None = None,
+    test_time: bool = False,
+) -> Json:
+    """Greedy accuracy of a model on a benchmark, by name or from a file, with Wilson's interval; with
+    ``test_time`` also step search, pass@k, majority and best of k.
+
+    Without a ``config``, settings fit the model and this machine. Raises ``PsrError`` for what a user
+    can correct.
+    """
+    from actors.rows import measure
+
+    settings = config_for(config, model, overrides)
+    return measure(settings, model, benchmark, None, num, out, test_time=test_time)[0]

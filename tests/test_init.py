@@ -15,8 +15,9 @@ from hub_datasets import HubDatasets
 from psr_ray.cli.init import config_text
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
+from psr_ray.data.sources import is_hub_id
 from psr_ray.errors import PsrError
-from psr_ray.planning.choose import Machine, chosen_settings, is_hub_id, model_facts
+from psr_ray.planning.choose import Machine, chosen_settings, model_facts
 from psr_ray.planning.memory import check_fits
 from psr_ray.planning.model import model_shape
 

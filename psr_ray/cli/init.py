@@ -17,6 +17,7 @@ from psr_ray.storage.files import Json
 REMARKS = {
     "num_iterations": "rounds of search, preferences and step-DPO; the paper makes 3",
     "data": "problems to search and to measure with; docs/bring-your-model.md lists other sources",
+    "seed_data": "rows of the fine-tuning; set eft.judge or endpoint: a judge that follows instructions",
     "prompts": 'a step\'s beginning is given to the model; "\\n\\n": paragraphs are steps',
     "sft": "null: the model is M1 as it is",
     "judge": "explain: reasoning, then a verdict; verdict: one token, cheaper",

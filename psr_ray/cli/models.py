@@ -6,20 +6,44 @@ from typing import Annotated
 
 import typer
 
-from psr_ray.cli.app import ConfigPath, Overrides, app, console, read, user_errors
+from psr_ray.cli.app import Overrides, app, console, user_errors
+from psr_ray.config import Config
 from psr_ray.errors import PsrError
+
+OptionalConfig = Annotated[
+    str | None,
+    typer.Option("--config", "-c", help="YAML file of a run; default: by model and machine"),
+]
+Model = Annotated[
+    str, typer.Option(help="model folder or Hub id; default: the config's base model")
+]
+Out = Annotated[
+    str | None, typer.Option(help="folder of the results; default: in runs, by what is asked")
+]
+
+
+def settings_for(config: str | None, model: str, overrides: list[str] | None) -> Config:
+    """The config, or one that fits a model and this machine. Raises ``PsrError`` without either."""
+    from psr_ray.api import config_for
+
+    if config is None and not model:
+        raise PsrError("--model or --config: give a model to look at, or a config that names one")
+    return config_for(config, model, overrides or ())
 
 
 @app.command()
 @user_errors
 def search(
-    config: ConfigPath,
-    model: Annotated[str, typer.Option(help="model folder; default: the config's base")] = "",
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="problems, each in quotes", show_default=False)
+    ] = None,
+    config: OptionalConfig = None,
+    model: Model = "",
     problems_file: Annotated[
-        str | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
+        str | None, typer.Option("--problems", help="file of problems (JSONL, CSV, Parquet)")
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="problems to search")] = 4,
-    out: Annotated[str, typer.Option(help="folder of the searches")] = "runs/search",
+    out: Out = None,
     show: Annotated[int, typer.Option(min=0, help="search trees to print")] = 1,
     overrides: Overrides = None,
 ) -> None:
@@ -28,9 +52,14 @@ def search(
     from psr_ray.report.transcript import search_tree
     from psr_ray.storage.shards import read_rows, shards
 
-    folder = do_rows(read(config, overrides), ["search"], model, problems_file, num, out)
+    if texts and problems_file is not None:
+        raise PsrError("--problems and problems in quotes: give one of them")
+    settings, asked = settings_for(config, model, overrides), texts or ()
+    if config is None and not asked and problems_file is None:
+        raise PsrError('give a problem in quotes ("A train …?"), or --problems FILE')
+    folder = do_rows(settings, ["search"], model, problems_file, num, out, asked, console)
     for shown, row in enumerate(read_rows(shards(folder))):
-        if shown == show:
+        if shown == max(show, len(asked)):
             break
         console.print(search_tree(row))
     console.print(f"searches: {folder}", soft_wrap=True)
@@ -39,10 +68,10 @@ def search(
 @app.command()
 @user_errors
 def evaluate(
-    config: ConfigPath,
-    model: Annotated[str, typer.Option(help="model folder; default: the config's base")] = "",
+    config: OptionalConfig = None,
+    model: Model = "",
     problems_file: Annotated[
-        str | None, typer.Option("--problems", help="JSONL or Parquet file of problems")
+        str | None, typer.Option("--problems", help="file of problems (JSONL, CSV, Parquet)")
     ] = None,
     benchmark: Annotated[
         str | None,
@@ -57,33 +86,20 @@ def evaluate(
         ),
     ] = False,
     num: Annotated[int, typer.Option(min=1, help="problems to solve, at most")] = 10_000,
-    out: Annotated[str, typer.Option(help="folder of the solutions")] = "runs/evaluate",
+    out: Out = None,
     overrides: Overrides = None,
 ) -> None:
     """Greedy accuracy of any model on a benchmark, or any problems with known answers."""
-    from actors.rows import do_rows
-    from psr_ray.config import MethodConfig
-    from psr_ray.data.benchmarks import benchmark_file
-    from psr_ray.data.rows import output_folder
-    from psr_ray.measures.benchmark import benchmark_lines, write_benchmark
-    from psr_ray.storage.shards import read_rows, shards
+    from actors.rows import measure
+    from psr_ray.measures.benchmark import benchmark_lines
 
     if benchmark is not None and problems_file is not None:
         raise PsrError("--benchmark and --problems: give one of them")
-    settings = read(config, overrides)
-    tasks = ["solve"]
-    if test_time:  # every model is measured with its own pairwise judge, whatever its method
-        tasks += ["search", "sample"]
-        best_of = settings.evaluation.model_copy(update={"best_of": True})
-        settings = settings.model_copy(update={"method": MethodConfig(), "evaluation": best_of})
-    problems_path = str(benchmark_file(benchmark)) if benchmark else problems_file
-    folder = do_rows(settings, tasks, model, problems_path, num, out).parent
-    solved, searched, sampled = (
-        list(read_rows(shards(output_folder(folder, task))))
-        for task in ("solve", "search", "sample")
+    settings = settings_for(config, model, overrides)
+    if config is None and benchmark is None and problems_file is None:
+        raise PsrError("--benchmark or --problems: name what is to be solved")
+    figures, folder = measure(
+        settings, model, benchmark, problems_file, num, out, test_time=test_time, console=console
     )
-    name = benchmark or problems_file or "the config's held-out problems"
-    asked = model or settings.model.base
-    figures = write_benchmark(folder, solved, settings, asked, name, searched, sampled)
     console.print(benchmark_lines(figures))
-    console.print(f"solutions: {output_folder(folder, 'solve')}", soft_wrap=True)
+    console.print(f"solutions: {folder}", soft_wrap=True)

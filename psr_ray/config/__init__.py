@@ -2,10 +2,10 @@
 
 from psr_ray.config.base import Frozen
 from psr_ray.config.data import DataConfig, SourceConfig
+from psr_ray.config.engine import EngineConfig
 from psr_ray.config.prompts import PromptConfig
 from psr_ray.config.run import (
     Config,
-    EngineConfig,
     EvaluationConfig,
     JudgeConfig,
     MethodConfig,

@@ -100,12 +100,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises ``PsrError`` naming the file and the key for every mistake a user can make.
     """
-    values = read_yaml(location(path))
+    return config_of(read_yaml(location(path)), overrides, f"config {path}")
+
+
+def config_of(values: dict[str, Any], overrides: Sequence[str], name: str) -> Config:
+    """The config of some settings, and ``a.b=value`` overrides. Raises ``PsrError`` that begins with
+    ``name`` for every mistake a user can make."""
     for assignment in overrides:
         override(values, assignment)
     try:
         return with_absolute_paths(Config.model_validate(values))
     except ValidationError as error:
-        raise PsrError(f"config {path}: {describe_errors(error)}") from error
+        raise PsrError(f"{name}: {describe_errors(error)}") from error
     except (OSError, ValueError) as error:  # a path that is none
-        raise PsrError(f"config {path}: {error}") from error
+        raise PsrError(f"{name}: {error}") from error

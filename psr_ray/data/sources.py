@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from psr_ray.config import SourceConfig
-from psr_ray.data.files import Failures, files_of, read_records
+from psr_ray.data.files import PATTERN, Failures, files_of, read_records
 from psr_ray.data.formats import clean, problem_from
-from psr_ray.data.hub import hub_file, hub_records
+from psr_ray.data.hub import TRAINING_SETS, hub_file, hub_records
 from psr_ray.data.rows import pair_row, problem_row, solution_judgement_row
 from psr_ray.embedded.arithmetic import Split, generate_problems
 from psr_ray.embedded.seed import SHARE_ALIKE, ift_problems, judged_pairs
@@ -68,6 +68,8 @@ def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
     return JudgedSolution(problem, problem.solution, clean(record["judgement"]), points)
 
 
+# Endings of file names; a Hub id has none of them.
+SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".parquet")
 # More rows than any source has.
 EVERYTHING = 10**12
 
@@ -235,3 +237,32 @@ def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures)
         source, seed, lambda *w: solution_judgement_row(judged_solution_from(*w)), failures
     )
     return list(islice(rows, source.num))
+
+
+def is_hub_id(problems: str) -> bool:
+    """Whether ``--problems`` names a dataset of the Hub. Raises ``PsrError`` where it names nothing."""
+    try:
+        files_of(problems)
+        return False
+    except PsrError as error:
+        is_id = problems.count("/") == 1 and Path(problems).suffix not in SUFFIXES
+        if problems in TRAINING_SETS or (is_id and PATTERN.isdisjoint(problems)):
+            return True
+        if "/" in problems or Path(problems).suffix in SUFFIXES:
+            raise PsrError(f"--problems {problems}: no such file; correct it") from error
+        raise PsrError(
+            f"--problems {problems}: neither a file nor a Hub id nor one of {', '.join(TRAINING_SETS)}"
+        ) from error
+
+
+def num_in(problems: str, most: int) -> int:
+    """How many problems the files hold, counted up to ``most``; of the Hub, ``most`` where not known.
+
+    Raises ``PsrError`` where there are fewer than two: one is to search, one to measure with."""
+    if is_hub_id(problems):
+        return min(TRAINING_SETS[problems].num, most) if problems in TRAINING_SETS else most
+    source = SourceConfig(kind="file", path=problems, num=most)
+    num = sum(1 for _ in problem_rows(source, "train", "search", 0, Failures()))
+    if num < 2:
+        raise PsrError(f"--problems {problems}: {num} problem; a run needs two at least")
+    return num

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from psr_ray.config import Config, PromptConfig, SourceConfig
-from psr_ray.data.files import PATTERN, Failures, files_of
-from psr_ray.data.hub import TRAINING_SETS
-from psr_ray.data.sources import problem_rows
+from psr_ray.config import Config, PromptConfig
+from psr_ray.data.sources import is_hub_id, num_in
 from psr_ray.errors import PsrError
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
 from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
@@ -27,8 +24,11 @@ ROUNDS: dict[Recipe, tuple[int, ...]] = {
     "lora": (400,),
     "cpu": (40,),
 }
-# Endings of file names; a Hub id has none of them.
-SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".parquet")
+# Where the first fine-tuning's rows come from (docs/seed-data.md).
+SEED: Json = {
+    "ift": {"sources": [{"kind": "hub", "path": "numinamath-cot", "num": 36000}]},
+    "eft": {"problems": [{"kind": "hub", "path": "math", "num": 3000}]},
+}
 # Training sets whose dataset has a split to test with.
 WITH_TEST = ("gsm8k", "math")
 # Bytes a weight takes on CPU, in 32 bits: itself, its gradient, Adam's moments, the engine's copy.
@@ -79,40 +79,11 @@ def model_facts(base: str) -> ModelFacts:
     return ModelFacts(base, int(config.get("max_position_embeddings") or LENGTH), bool(template))
 
 
-def is_hub_id(problems: str) -> bool:
-    """Whether ``--problems`` names a dataset of the Hub. Raises ``PsrError`` where it names nothing."""
-    try:
-        files_of(problems)
-        return False
-    except PsrError as error:
-        is_id = problems.count("/") == 1 and Path(problems).suffix not in SUFFIXES
-        if problems in TRAINING_SETS or (is_id and PATTERN.isdisjoint(problems)):
-            return True
-        if "/" in problems or Path(problems).suffix in SUFFIXES:
-            raise PsrError(f"--problems {problems}: no such file; correct it") from error
-        raise PsrError(
-            f"--problems {problems}: neither a file nor a Hub id nor one of {', '.join(TRAINING_SETS)}"
-        ) from error
-
-
-def num_in(problems: str, most: int) -> int:
-    """How many problems the files hold, counted up to ``most``; of the Hub, ``most`` where not known.
-
-    Raises ``PsrError`` where there are fewer than two: one is to search, one to measure with."""
-    if is_hub_id(problems):
-        return min(TRAINING_SETS[problems].num, most) if problems in TRAINING_SETS else most
-    source = SourceConfig(kind="file", path=problems, num=most)
-    num = sum(1 for _ in problem_rows(source, "train", "search", 0, Failures()))
-    if num < 2:
-        raise PsrError(f"--problems {problems}: {num} problem; a run needs two at least")
-    return num
-
-
 def data_settings(
     recipe: Recipe, problems: str, benchmarks: list[str], num: int | None = None
 ) -> Json:
     """The sources: ``num`` problems a round (default: by recipe), half as many held out; of the paper's
-    recipe also the files that the first fine-tuning needs."""
+    recipe also the rows of the first fine-tuning, which the run makes."""
     rounds = ROUNDS[recipe] if num is None else (num,)
     wanted, held = sum(rounds), max(rounds[0] // 2, 1)
     there = num_in(problems, wanted + held)
@@ -128,11 +99,8 @@ def data_settings(
     }
     data["judge"] = None
     if recipe == "paper":
-        files = {"ift": 28889, "eft": 4179, "judge": 500}
-        data |= {
-            name: {"kind": "file", "path": f"data/{name}.jsonl", "num": rows}
-            for name, rows in files.items()
-        }
+        rows = {"ift": 28889, "eft": 4179, "judge": 500}
+        data |= {name: {"kind": "seed", "num": num} for name, num in rows.items()}
     return data | ({"benchmarks": benchmarks} if benchmarks else {})
 
 
@@ -160,29 +128,15 @@ def chosen_settings(
             f"--recipe {recipe}: no GPU here; take --recipe cpu, or name the cluster's: "
             "--gpus 8 --gpu h100"
         )
-    length = min(CPU_LENGTH if recipe == "cpu" else LENGTH, facts.context)
-    settings: Json = {
-        "name": name,
-        "num_iterations": 3 if recipe == "paper" else 1,
-        "model": {
-            "base": facts.base,
-            "dtype": "float32" if recipe == "cpu" else "bfloat16",
-            "max_length": length,
-        },
-        "data": data_settings(recipe, problems, benchmarks, num),
-        "prompts": {
-            "chat_template": facts.has_chat_template,
-            "step_stop": PromptConfig().step_stop,
-        },
-    }
-    if recipe != "paper":
-        settings["sft"] = None
+    data = data_settings(recipe, problems, benchmarks, num)
+    settings = model_settings(name, facts, machine) | {"data": data}
+    if recipe == "paper":
+        settings |= {"num_iterations": 3, "seed_data": SEED}
+        del settings["sft"]
     if recipe == "cpu":
-        return settings | cpu_settings(settings, machine)
-    settings["judge"] = {"mode": "explain", "max_tokens": min(1024, length // 4)}
-    if length < LENGTH:
-        settings["search"] = {"max_step_tokens": min(512, length // 4)}
-        settings["evaluation"] = {"max_tokens": length // 2}
+        check_memory(settings, machine)
+        return settings
+    length = settings["model"]["max_length"]
     refused: PsrError | None = None
     for placed in gpu_settings(recipe, machine, length):
         config = Config.model_validate(settings | placed)
@@ -199,10 +153,62 @@ def chosen_settings(
     raise PsrError(f"--model {facts.base}: too large for this machine: {refused}")
 
 
+def model_settings(name: str, facts: ModelFacts, machine: Machine) -> Json:
+    """Settings that go with a model on GPUs or on CPU cores, but for data and training."""
+    on_cpu = not machine.num_gpus
+    length = min(CPU_LENGTH if on_cpu else LENGTH, facts.context)
+    settings: Json = {
+        "name": name,
+        "num_iterations": 1,
+        "model": {
+            "base": facts.base,
+            "dtype": "float32" if on_cpu else "bfloat16",
+            "max_length": length,
+        },
+        "data": {},
+        "prompts": {
+            "chat_template": facts.has_chat_template,
+            "step_stop": PromptConfig().step_stop,
+        },
+        "sft": None,
+    }
+    if on_cpu:
+        return settings | cpu_settings(length, machine)
+    settings["judge"] = {"mode": "explain", "max_tokens": min(1024, length // 4)}
+    if length < LENGTH:
+        settings["search"] = {"max_step_tokens": min(512, length // 4)}
+        settings["evaluation"] = {"max_tokens": length // 2}
+    return settings
+
+
+def quick_settings(base: str) -> Json:
+    """Settings to look at a model's searches and solutions on this machine, without a config.
+
+    Raises ``PsrError`` where the model has no config, or no GPU holds it."""
+    facts, machine = model_facts(base), this_machine()
+    settings = model_settings("look", facts, machine) | {"dpo": {"use_gpu": False}}
+    sizes = engine_sizes(machine.num_gpus)
+    for size in sizes:
+        placed = {"engine": {"tensor_parallel_size": size}}
+        config = Config.model_validate(settings | placed)
+        shape = model_shape(config.model)
+        if shape is None or engine_memory(shape, config, machine.gpu_gib).sequences(
+            config.model.max_length
+        ):
+            return settings | placed
+    if sizes:
+        raise PsrError(f"--model {base}: too large for {machine.num_gpus} GPUs of this machine")
+    return settings
+
+
+def engine_sizes(num_gpus: int) -> list[int]:
+    """Numbers of GPUs that an engine may take."""
+    return [size for size in (1, 2, 4, 8) if size <= num_gpus and num_gpus % size == 0]
+
+
 def gpu_settings(recipe: Recipe, machine: Machine, length: int) -> Iterator[Json]:
     """Ways to place engines and training on the GPUs, the fastest first."""
     num = machine.num_gpus
-    sizes = [size for size in (1, 2, 4, 8) if num % size == 0 and size <= num]
     trained: list[Json] = [
         {"zero_stage": 3 if num > 1 else 0, "gradient_checkpointing": checkpointing}
         for checkpointing in (False, True)
@@ -212,7 +218,7 @@ def gpu_settings(recipe: Recipe, machine: Machine, length: int) -> Iterator[Json
         lora = {"zero_stage": 0, "gradient_checkpointing": True, "lora": {"rank": 32, "alpha": 64}}
         trained = [lora] if recipe == "lora" else [*trained, lora]
     for how in trained:
-        for size in sizes:
+        for size in engine_sizes(num):
             training = {"num_workers": num, "tokens_per_pass": max(8192, length), **how}
             placed: Json = {
                 "engine": {"num_engines": [1, num // size], "tensor_parallel_size": size},
@@ -221,13 +227,13 @@ def gpu_settings(recipe: Recipe, machine: Machine, length: int) -> Iterator[Json
             yield placed | ({"sft": training} if recipe == "paper" else {})
 
 
-def cpu_settings(settings: Json, machine: Machine) -> Json:
-    """A small run on CPU cores. Raises ``PsrError`` where the model does not fit in memory."""
-    placed: dict[str, Any] = {
+def cpu_settings(length: int, machine: Machine) -> Json:
+    """A small run on CPU cores, of sequences of ``length`` tokens."""
+    return {
         "search": {
             "num_candidates": 4,
             "max_steps": 8,
-            "max_step_tokens": min(160, settings["model"]["max_length"] // 4),
+            "max_step_tokens": min(160, length // 4),
         },
         "judge": {"mode": "verdict"},
         "engine": {
@@ -241,19 +247,22 @@ def cpu_settings(settings: Json, machine: Machine) -> Json:
             "use_gpu": False,
             "zero_stage": 0,
             "cpus_per_worker": machine.cores,
-            "tokens_per_pass": settings["model"]["max_length"],
+            "tokens_per_pass": length,
         },
         "evaluation": {
-            "max_tokens": min(512, settings["model"]["max_length"] // 2),
+            "max_tokens": min(512, length // 2),
             "num_search_problems": 8,
             "num_samples": 4,
         },
     }
-    shape: ModelShape | None = model_shape(Config.model_validate(settings | placed).model)
+
+
+def check_memory(settings: Json, machine: Machine) -> None:
+    """Raises ``PsrError`` where a model cannot be trained in the memory of a machine without GPUs."""
+    shape: ModelShape | None = model_shape(Config.model_validate(settings).model)
     if shape is not None and shape.parameters * CPU_BYTES / GIB > machine.memory_gib:
         raise PsrError(
             f"--model {settings['model']['base']}: training its {shape.parameters / 1e9:.1f}B weights "
             f"takes {shape.parameters * CPU_BYTES / GIB:.0f} GiB, this machine has "
             f"{machine.memory_gib:.0f}; take a smaller model, or a GPU"
         )
-    return placed

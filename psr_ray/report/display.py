@@ -70,9 +70,13 @@ class RunDisplay:
         self.console.print(f"[dim]✓ {planned.title} (complete)[/dim]")
 
     def watch(self, planned: PlannedStage) -> None:
+        self.show(planned.title)
+
+    def show(self, title: str) -> None:
+        """Show the progress of the work of this title, as its file has it."""
         if self._task is None:
-            self._title, self._started = planned.title, time.time()
-            self._task = self.progress.add_task(planned.title, total=None, detail="starting")
+            self._title, self._started = title, time.time()
+            self._task = self.progress.add_task(title, total=None, detail="starting")
         state = read_progress(self.run_dir)
         if state is None or state.stage != self._title:
             return
