@@ -163,7 +163,10 @@ def stream_rows(
             num_cpus=engine.cpus_per_engine,
             num_gpus=engine.tensor_parallel_size,
         )
-        for counts in counted.iter_batches(batch_format="pyarrow", prefetch_batches=0):
+        # block by block: batches of a size would wait for that many counts
+        for counts in counted.iter_batches(
+            batch_format="pyarrow", batch_size=None, prefetch_batches=0
+        ):
             rows: list[dict[str, Any]] = counts.to_pylist()
             for row in rows:
                 progress.advance(row["rows"], row["tokens"])

@@ -21,7 +21,7 @@ from psr_ray.errors import PsrError
 from psr_ray.method.judge import judge_class
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.plugins import is_plugin
-from psr_ray.storage.files import read_json
+from psr_ray.storage.files import Json, read_json
 from psr_ray.storage.locations import is_remote, location
 from psr_ray.telemetry.trackers import check_trackers
 
@@ -66,7 +66,10 @@ def check_model(model: str, config: Config) -> str:
         raise PsrError(
             f"model folder {model}: its tokenizer has no EOS token; a solution cannot end"
         )
-    vocabulary = (read_json(folder / "config.json", COPY_AGAIN) or {}).get("vocab_size")
+    values = read_json(folder / "config.json", COPY_AGAIN) or {}
+    values = values.get("text_config") or values
+    check_context(model, values, config.model.max_length)
+    vocabulary = values.get("vocab_size")
     if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
         raise PsrError(
             f"model folder {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
@@ -79,6 +82,16 @@ def check_model(model: str, config: Config) -> str:
             "template; set add_bos_token to false in tokenizer_config.json, or correct prompts.templates"
         )
     return f"{model}: config, tokenizer, weights"
+
+
+def check_context(model: str, values: Json, max_length: int) -> None:
+    """Check that a model's context holds the config's longest sequence."""
+    context, is_scaled = values.get("max_position_embeddings"), values.get("rope_scaling")
+    if isinstance(context, int) and not is_scaled and context < max_length:
+        raise PsrError(
+            f"model folder {model}: its context is {context} tokens, model.max_length {max_length}: "
+            "lower that, and search.max_step_tokens, judge.max_tokens, evaluation.max_tokens with it"
+        )
 
 
 def check_weights(folder: Path) -> None:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json
+import shutil
 import sys
 from psr_ray.method.judge import judge_of
 from psr_ray.config import JudgeConfig
@@ -100,6 +101,19 @@ def seeded(most):
 
 
 
+def with_another_end(text):
+    # M0 whose generation_config has a second token that ends
+    folder = sys.argv[1] + "-ends"
+    shutil.copytree(config.model.base, folder)
+    ends = [tokenizer.eos_token_id, *tokenizer.encode(text)]
+    with open(folder + "/generation_config.json", "w") as file:
+        json.dump({"eos_token_id": ends}, file)
+    engine = VllmEngine(folder, config.model, config.engine, 0)
+    [[found], [step]] = engine.run([ask("37+45:"), ask("37+45:", stop="\\n")])
+    engine.close()
+    return [prompts.decode(found.token_ids), found.finish, step.finish]
+
+
 def crash(output):
     raise MemoryError("planted")
 
@@ -110,6 +124,7 @@ out["death"] = [str(engine.submit(ask("1+1=")).exception(60)) for _ in range(2)]
 out["alive_after"] = engine.is_alive
 # 30 searches, two rounds of six samples each, all at once or four at a time
 out["seeded"] = seeded(512) == seeded(4)
+out["another_end"] = with_another_end(",")
 print("RESULT" + json.dumps(out))
 """
 
@@ -146,5 +161,7 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["in_time"]
     assert out["still_alive"]
     assert out["seeded"]  # at full load, too
+    # such a token ends a solution, as EOS does, and is no stop text
+    assert out["another_end"] == [" 7+5=12,", "eos", "eos"]
     assert [out["alive_before"], out["alive_after"]] == [True, False]
     assert out["death"] == ["the vLLM engine died: MemoryError: planted"] * 2

@@ -1,5 +1,7 @@
 """The real pipeline over simulated engines: no barrier between batches, no row twice, growing pools."""
 
+import time
+
 import pytest
 from conftest import ROOT
 
@@ -15,6 +17,18 @@ pytestmark = pytest.mark.slow
 MEDIAN, SIGMA = 0.15, 1.2  # one search in a hundred takes sixteen times the median
 
 
+class Counted(ProgressWriter):
+    """Remembers when rows were reported."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.times = []
+
+    def advance(self, rows, num_tokens=0):
+        self.times.append(time.monotonic())
+        super().advance(rows, num_tokens)
+
+
 def run(folder, num, *settings):
     """Search ``num`` problems; start, end and process of each, by its name."""
     rows = [
@@ -22,11 +36,14 @@ def run(folder, num, *settings):
     ]
     write_rows(folder / "problems.parquet", rows, TASK_SCHEMA)
     config = load_config(ROOT / "configs" / "smoke.yaml", settings)
-    progress = ProgressWriter(folder, "search", "rows")
+    progress = Counted(folder, "search", "rows")
     model = f"{MEDIAN},{SIGMA}"
     run_rows([folder / "problems.parquet"], folder, model, config, progress, worker=SimulatedWorker)
     found = list(read_rows(shards(folder / "search")))
     assert sorted(row["id"] for row in found) == sorted(row["id"] for row in rows)
+    # a stage of few rows is not silent up to its end
+    assert progress.done == num
+    assert progress.times[-1] - progress.times[0] > 2
     return {row["id"]: [float(part) for part in row["end"].split(",")] for row in found}
 
 

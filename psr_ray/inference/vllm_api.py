@@ -111,7 +111,8 @@ def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Co
         stopped = sample.finish_reason == "stop"
         finish: Finish = "length" if output.finished else "time"
         if stopped:
-            finish = "eos" if sample.stop_reason is None else "stop"
+            # a token of the model's generation_config that also ends it is given as its id
+            finish = "stop" if isinstance(sample.stop_reason, str) else "eos"
         completions.append(
             Completion(
                 token_ids=tuple(sample.token_ids),
