@@ -60,7 +60,7 @@ def end_finding(rows: Sequence[Row], config: Config) -> Finding:
     said = f"ends: {', '.join(f'{num} {end}' for end, num in ends.most_common())}"
     remedies = {
         "max_steps": f"raise search.max_steps (now {config.search.max_steps})",
-        "max_rollbacks": "the judge ties too often: judge.mode verdict has no ties",
+        "max_rollbacks": "the judge ties too often: see order, or raise search.num_candidates",
         "max_length": f"raise model.max_length (now {config.model.max_length})",
         "step_too_long": "see steps",
         "no_step": "the model ends at once: see prompts.templates and prompts.chat_template",
