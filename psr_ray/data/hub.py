@@ -32,6 +32,8 @@ TRAINING_SETS = {
     "numinamath": HubFile("AI-MO/NuminaMath-1.5", None, "train", 896_215),
     "numinamath-cot": HubFile("AI-MO/NuminaMath-CoT", None, "train", 859_494),
     "openr1-math": HubFile("open-r1/OpenR1-Math-220k", "default", "train", 93_733),
+    # labelled steps, for `seed_data.eft.prm800k` alone; phases 1 and 2
+    "prm800k": HubFile("tasksource/PRM800K", None, "train", 98_731),
     "deepscaler": HubFile("agentica-org/DeepScaleR-Preview-Dataset", None, "train", 40_315),
 }
 # Bytes above which a dataset that is not in the cache is streamed: first rows come at once, but a second
