@@ -19,8 +19,8 @@ class SourceConfig(Frozen):
     path: str | None = None
     """File: JSON lines or CSV (also as .gz), Parquet, a folder written by `save_to_disk`, or a glob of
     files. Hub: a dataset's id, or `gsm8k`, `math`, `numinamath`, `numinamath-cot`, `openr1-math`,
-    `deepscaler`; for labelled steps `prm800k`. Problems need `problem` (or `question`), `answer` where it is known. With a function of
-    your own, whatever it makes of it."""
+    `deepscaler`; for labelled steps `prm800k`. Problems need `problem` (or `question`), `answer` where
+    it is known. With a function of your own, whatever it makes of it."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Their names of columns by ours, such as `{problem: prompt, answer: target}`."""
     config: str | None = None
