@@ -12,12 +12,14 @@ import yaml
 from conftest import ROOT
 from hub_datasets import HubDatasets
 
+from benchmarks.heads import Head
 from psr_ray.cli.init import config_text
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.data.sources import is_hub_id
 from psr_ray.errors import PsrError
-from psr_ray.planning.choose import Machine, chosen_settings, model_facts
+from psr_ray.planning.choose import chosen_settings, model_facts
+from psr_ray.planning.machine import Machine, machine_of
 from psr_ray.planning.memory import check_fits
 from psr_ray.planning.model import model_shape
 
@@ -116,6 +118,40 @@ def test_a_short_context_gets_short_steps_and_solutions(tmp_path, recipe, machin
     assert config.model.max_length == min(context, 1536 if recipe == "cpu" else 4096)
     assert config.search.max_step_tokens <= context // 4 or context == 2048
     assert config.evaluation.max_tokens <= context // 2
+
+
+def test_the_cpu_recipe_uses_no_gpu(tmp_path):
+    config = Config.model_validate(
+        chosen(model(tmp_path / "m", TINY), Machine(8, 80, 8, 64), "cpu")
+    )
+    assert (config.engine.tensor_parallel_size, config.dpo.use_gpu) == (0, False)
+
+
+def test_a_cluster_is_its_largest_node_and_an_unknown_gpu_is_named():
+    head, worker = {"CPU": 4.0, "memory": 8e9}, {"CPU": 96.0, "GPU": 8.0, "memory": 1e12}
+    found = machine_of([head, worker | {"accelerator_type:A100-80G": 1.0}])
+    assert (found.num_gpus, found.gpu_gib, found.cores) == (8, 80, 96)
+    assert machine_of([head]).num_gpus == 0
+    with pytest.raises(PsrError, match=r"8 GPUs of kind t4; .* --gpus 8 --gpu a100-40\|a100"):
+        machine_of([head, worker | {"accelerator_type:T4": 1.0}])
+
+
+@pytest.mark.slow
+def test_init_looks_at_the_cluster_at_ray_address(tmp_path):
+    has = json.dumps({"GPU": 8, "accelerator_type:H100": 1})
+    head = Head(tmp_path / "head.log", RAY_OVERRIDE_RESOURCES=has)
+    try:
+        base = model(tmp_path / "seven", SEVEN)
+        variables = head.environment | {"RAY_ADDRESS": head.address}
+        done = init(tmp_path, "--model", base, **variables)
+        assert (tmp_path / "mine.yaml").is_file(), done.stdout + done.stderr
+        assert load_config(tmp_path / "mine.yaml").engine.num_engines[1] == 8
+        refused = init(
+            tmp_path, "--model", base, name="no", **variables | {"RAY_ADDRESS": "127.0.0.1:9"}
+        )
+        assert "no cluster could be joined" in refused.stderr
+    finally:
+        head.end()
 
 
 @pytest.mark.parametrize(("num", "rounds", "held"), [(1000, [40], 20), (30, [20], 10), (2, [1], 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -79,18 +80,13 @@ def init(
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of a node of the cluster")] = None,
     gpu: Annotated[str | None, typer.Option(help="their kind (h100, a100, …)")] = None,
 ) -> None:
-    """Write a config that fits the model and this machine, then check it."""
+    """Write a config that fits the model and this machine (or the cluster at RAY_ADDRESS); check it."""
     from pydantic import ValidationError
 
     from psr_ray.config.file import describe_errors, load_config
     from psr_ray.doctor import print_checks
-    from psr_ray.planning.choose import (
-        Machine,
-        Recipe,
-        chosen_settings,
-        model_facts,
-        this_machine,
-    )
+    from psr_ray.planning.choose import Recipe, chosen_settings, model_facts
+    from psr_ray.planning.machine import Machine, cluster_machine, this_machine
     from psr_ray.planning.show import gpu_of
 
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -102,9 +98,12 @@ def init(
         raise PsrError(f"--recipe {recipe}: take {', '.join(get_args(Recipe))}")
     if (gpus is None) != (gpu is None):
         raise PsrError("--gpus and --gpu: give both, as --gpus 8 --gpu h100")
-    machine, facts = this_machine(), model_facts(model)
+    facts = model_facts(model)
     if gpus is not None and gpu is not None:
-        machine = Machine(gpus, gpu_of(gpu).memory_gib, machine.cores, machine.memory_gib)
+        here = this_machine()
+        machine = Machine(gpus, gpu_of(gpu).memory_gib, here.cores, here.memory_gib)
+    else:
+        machine = cluster_machine() if "RAY_ADDRESS" in os.environ else this_machine()
     if recipe is None:
         recipe = (
             "cpu" if not machine.num_gpus else "instruct" if facts.has_chat_template else "paper"

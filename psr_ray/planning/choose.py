@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from psr_ray.config import Config, PromptConfig
 from psr_ray.data.sources import is_hub_id, num_in
 from psr_ray.errors import PsrError
+from psr_ray.planning.machine import Machine, this_machine
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
 from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
 from psr_ray.storage.files import Json, read_json
@@ -36,32 +36,12 @@ CPU_BYTES = 20
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What a run may use: GPUs of one node and the memory of each, or CPU cores and their memory."""
-
-    num_gpus: int
-    gpu_gib: float
-    cores: int
-    memory_gib: float
-
-
-@dataclass(frozen=True)
 class ModelFacts:
     """A model by its small files."""
 
     base: str
     context: int
     has_chat_template: bool
-
-
-def this_machine() -> Machine:
-    """The GPUs, cores and memory of this machine."""
-    import torch
-
-    num = torch.cuda.device_count()
-    gpu = min((torch.cuda.get_device_properties(i).total_memory for i in range(num)), default=0)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(num, gpu / GIB, os.cpu_count() or 1, memory / GIB)
 
 
 def model_facts(base: str) -> ModelFacts:
@@ -128,6 +108,8 @@ def chosen_settings(
             f"--recipe {recipe}: no GPU here; take --recipe cpu, or name the cluster's: "
             "--gpus 8 --gpu h100"
         )
+    if recipe == "cpu":
+        machine = replace(machine, num_gpus=0)
     data = data_settings(recipe, problems, benchmarks, num)
     settings = model_settings(name, facts, machine) | {"data": data}
     if recipe == "paper":
