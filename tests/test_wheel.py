@@ -1,0 +1,58 @@
+"""The built wheel in an environment of its own, with dependencies that are there."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def test_what_is_built_and_installed_searches_from_another_folder(tmp_path):
+    source, venv, here = tmp_path / "source", tmp_path / "venv", tmp_path / "here"
+    source.mkdir()
+    here.mkdir()
+    for name in ("psr_ray", "actors", "jobs"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+
+    def do(*command, **settings):
+        done = subprocess.run(
+            [*map(str, command)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            **settings,
+        )
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        return done.stdout
+
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path)
+    do(sys.executable, "-m", "pip", *build, source)
+    [wheel] = tmp_path.glob("*.whl")
+    do(sys.executable, "-m", "venv", "--without-pip", venv)
+    python = venv / "bin" / "python"
+    do(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
+    # a path alone: the editable install there is a file of its own, and not read
+    packages = do(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    (Path(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    found = do(
+        python, "-c", "import psr_ray, actors; print(psr_ray.__file__, actors.__file__)", cwd=here
+    )
+    assert all(path.startswith(packages) for path in found.split())
+
+    model = ROOT / "models" / "tiny-m0"
+    said = do(
+        venv / "bin" / "psr-ray", "search", "--model", model, "Ann has 3 apples and buys 4?",
+        "--set", "prompts.templates=compact", "--set", "engine.kv_cache_gib=0.1",
+        "--set", "search.max_steps=2", cwd=here,
+    )  # fmt: skip
+    assert "problem-1: Ann has 3 apples" in said
+    done = do(python, ROOT / "jobs" / "build_seed.py", "--help", cwd=here)
+    assert "ift" in done
