@@ -56,9 +56,9 @@ def run_pipeline(
             if forced is not None and not force(plan, forced):
                 names = ", ".join(planned.stage.name for planned in plan)
                 raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
-            [data] = [planned.stage for planned in plan if planned.kind == "data"]
-            if data.is_complete:
-                check_sources(config, data.manifest or {})
+            for planned in plan:
+                if planned.kind in ("seed", "data") and planned.stage.is_complete:
+                    check_sources(config, planned.stage.name, planned.stage.manifest or {})
             due = []
             for planned in filter(wanted, plan):
                 if planned.stage.is_complete:

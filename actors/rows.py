@@ -19,6 +19,7 @@ from psr_ray.data.benchmarks import benchmark_file
 from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, output_folder, problem_row
 from psr_ray.data.sources import problem_rows
+from psr_ray.data.stage import held_out_rows
 from psr_ray.doctor import check_model, check_plugins
 from psr_ray.errors import PsrError
 from psr_ray.measures.benchmark import write_benchmark
@@ -63,7 +64,11 @@ def do_rows(
     rows = [
         problem_row(tasks[0], Problem(id=f"problem-{number}", text=text))
         for number, text in enumerate(texts, start=1)
-    ] or list(problem_rows(source, "heldout", tasks[0], config.seed, failures))
+    ]
+    if not rows and problems is None:  # as the data stage draws them
+        rows = held_out_rows(config.data.heldout, config.seed, failures)[:num]
+    elif not rows:
+        rows = list(problem_rows(source, "heldout", tasks[0], config.seed, failures))
     if "solve" in tasks and all(row["answer"] is None for row in rows):
         raise PsrError(
             f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
@@ -75,6 +80,8 @@ def do_rows(
     key = content_key(tasks[0], settings, [])
     folder = location(out or f"{config.runs_dir}/{tasks[0]}-{key[:8]}").absolute()
     stage = Stage(tasks[0], folder, key)
+    if not stage.is_complete:
+        stage.check_free("another model, config or set of problems")
     for failure in failures.items:
         logging.getLogger("psr_ray").warning(
             "%s line %d left out: %s", failure["file"], failure["line"], failure["reason"]
@@ -137,10 +144,11 @@ def engine_stage(
     done = output_folder(folder, task)
     if stage.is_complete:
         return done
-    stage.check_free("another model, config or set of problems")
     started = time.monotonic()
     inputs = [folder / "problems.parquet"]
-    with disk_checked(folder), FolderLock(folder):
+    # a run has its own lock
+    lock = FolderLock(folder) if progress is None else nullcontext()
+    with disk_checked(folder), lock:
         stage.open()
         write_rows(inputs[0], rows, TASK_SCHEMA)
         with connected(config):

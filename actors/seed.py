@@ -31,8 +31,9 @@ from psr_ray.data.seed.eft import (
     tree_pairs,
 )
 from psr_ray.data.seed.ift import make_ift
-from psr_ray.data.seed.sources import drawn_problems, names_of, reasons_of
-from psr_ray.data.sources import records_of
+from psr_ray.data.seed.sources import names_of, problems_of_all, reasons_of
+from psr_ray.data.sources import records_of, renamed
+from psr_ray.data.stage import source_digests
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import pair_texts
@@ -60,14 +61,17 @@ def ift_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
     if asked.divide_by == "model":
         where = folder / "divisions"
         writer = partial(written, config, where, model=config.model.base, progress=progress)
-    return make_ift(asked.sources, folder, held_out(config), asked.max_steps, writer, config.seed)
+    digests = {"sources": source_digests(config, "seed-ift")}
+    known = held_out(config)
+    return digests | make_ift(asked.sources, folder, known, asked.max_steps, writer, config.seed)
 
 
 def eft_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
     """A run's EFT rows, in their stage's folder; returns counts."""
     asked = config.seed_data.eft
     assert asked is not None
-    facts = make_eft(config, asked, folder, held_out(config), progress)
+    digests = {"sources": source_digests(config, "seed-eft")}
+    facts = digests | make_eft(config, asked, folder, held_out(config), progress)
     judge = config.data.judge
     if judge is not None and judge.kind == "seed" and not facts["test"]:
         raise PsrError(
@@ -88,7 +92,7 @@ def written(
     rows = [problem_row("write", Problem(id=name, text=text)) for name, text in prompts.items()]
     settings = settings_of(config, *GENERATION_SETTINGS, "seed_data.max_tokens") | {
         "writer": writer_name(config, model),
-        "prompts": sorted(prompts.items()),
+        "texts": sorted(prompts.items()),
     }
     stage = Stage("write", folder, content_key("write", settings, []))
     worker = None
@@ -112,17 +116,14 @@ def step_trees(
     """The step trees of all problems with answers that no benchmark holds; the others go to
     ``failures``."""
     rows = dict[str, Row]()
-    for source in sources:
-        for place, problem in drawn_problems(source, config.seed, failures):
-            held_by = known.found_in(problem.text)
-            if held_by is not None:
-                failures.items.append(place | {"reason": f"in a benchmark: {held_by}"})
-            elif problem.answer is None:
-                failures.items.append(place | {"reason": "no answer"})
-            elif problem.id in rows:
-                failures.items.append(place | {"reason": "its id occurs a second time"})
-            else:
-                rows[problem.id] = problem_row("tree", problem)
+    for place, problem in problems_of_all(sources, config.seed, failures):
+        held_by = known.found_in(problem.text)
+        if held_by is not None:
+            failures.items.append(place | {"reason": f"in a benchmark: {held_by}"})
+        elif problem.answer is None:
+            failures.items.append(place | {"reason": "no answer"})
+        else:
+            rows[problem.id] = problem_row("tree", problem)
     if sources and not rows:
         raise PsrError(
             f"{names_of(sources)}: no problem is left to search ({dict(reasons_of(failures.items))}); "
@@ -143,12 +144,13 @@ def labelled_pairs(
 ) -> list[ValuedPair]:
     """The pairs of records in PRM800K's form that no benchmark holds; the others go to ``failures``."""
     pairs = list[ValuedPair]()
-    for source in sources:
+    for place, source in enumerate(sources, start=1):
+        prefix = f"{place}/" if place > 1 else ""  # files of one name number their records alike
         for num, (path, line, record) in enumerate(records_of(source, seed, failures)):
             if num == source.num:
                 break
             try:
-                found = prm800k_pairs(record, path, line)
+                found = prm800k_pairs(renamed(source, record), path, line, prefix)
             except ValueError as error:
                 failures.add(path, line, str(error))
                 continue

@@ -28,7 +28,7 @@ from psr_ray.data.sources import EVERYTHING, is_hub_id
 from psr_ray.data.stage import content_digest
 from psr_ray.errors import PsrError
 from psr_ray.runs import fingerprint
-from psr_ray.stages import JUDGED, TREE_SETTINGS, settings_of, writer_name
+from psr_ray.stages import GENERATION_SETTINGS, JUDGED, TREE_SETTINGS, settings_of, writer_name
 from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 
@@ -117,6 +117,7 @@ def ift(
             )
         asked = read(config, overrides)
         model = model or asked.model.base
+        settings |= settings_of(asked, *GENERATION_SETTINGS, "seed_data.max_tokens")
         settings["writer"] = writer_name(asked, model)
         writer = partial(written, asked, folder / "divisions", model=model)
     known = phrases_of(benchmarks)

@@ -86,7 +86,9 @@ def check_model(model: str, config: Config) -> str:
 
 def check_context(model: str, values: Json, max_length: int) -> None:
     """Check that a model's context holds the config's longest sequence."""
-    context, is_scaled = values.get("max_position_embeddings"), values.get("rope_scaling")
+    context = values.get("max_position_embeddings")
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    is_scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
     if isinstance(context, int) and not is_scaled and context < max_length:
         raise PsrError(
             f"model folder {model}: its context is {context} tokens, model.max_length {max_length}: "
@@ -152,17 +154,25 @@ def check_plugins(config: Config) -> str:
         from psr_ray.training.losses import objective_of
 
         objective_of(config.method)
-    for source in config.sources().values():
+    for source in [*config.sources().values(), *config.seed_sources().values()]:
         names.append(source.kind)
         if is_plugin(source.kind):
             record_function(source.kind)
     return ", ".join(sorted(set(filter(is_plugin, names)))) or "none"
 
 
+def check_seed_models(config: Config) -> str:
+    """Check the models that search and judge for seed data, where the config names others."""
+    eft = config.seed_data.eft
+    named = [] if eft is None else [eft.model, None if config.seed_data.endpoint else eft.judge]
+    return "; ".join(check_model(model, config) for model in named if model) or "none of their own"
+
+
 def check_inputs(config: Config) -> None:
     """Check before any work is done that model, files and the user's own code are there."""
     check_plugins(config)
     check_model(config.model.base, config)
+    check_seed_models(config)
     check_data(config)
     check_trackers(config.telemetry)
 
@@ -247,6 +257,7 @@ def print_checks(config: Config, console: Console) -> bool:
         ("versions", check_versions),
         ("own code", lambda: check_plugins(config)),
         ("model", lambda: check_model(config.model.base, config)),
+        ("seed data's models", lambda: check_seed_models(config)),
         ("data", lambda: check_data(config)),
         ("trackers", lambda: check_trackers(config.telemetry)),
         ("disk", lambda: check_disk(config)),

@@ -81,6 +81,8 @@ class Stage:
     name: str
     folder: Path
     key: str
+    nested: tuple[str, ...] = ()
+    """Folders in it with a key of their own."""
 
     @property
     def manifest(self) -> Json | None:
@@ -105,7 +107,8 @@ class Stage:
             )
 
     def open(self) -> None:
-        """Prepare the folder: keep unfinished work of the same key, clear anything else."""
+        """Prepare the folder: keep unfinished work of the same key, and what is nested; clear anything
+        else."""
         if self.folder.exists() and contents(self.folder) and not self.was_opened:
             self.remove()
         if not is_remote(self.folder):
@@ -120,11 +123,17 @@ class Stage:
         manifest = {"stage": self.name, "key": self.key, "wall_s": wall_s, **facts}
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
-    def remove(self) -> None:
-        """Forget the stage's results; half removed, it is neither complete nor resumed."""
+    def remove(self, *, everything: bool = False) -> None:
+        """Forget the stage's results, what is nested only with ``everything``; half removed, it is
+        neither complete nor resumed."""
         for name in (MANIFEST, KEY_FILE):
             (self.folder / name).unlink(missing_ok=True)
-        remove(self.folder)
+        if everything or not self.nested:
+            remove(self.folder)
+            return
+        for name in set(contents(self.folder)) - set(self.nested):
+            path = self.folder / name
+            path.unlink() if path.is_file() else remove(path)
 
     def tidy(self) -> None:
         """Remove what a complete stage no longer needs."""
@@ -139,14 +148,16 @@ class RunDirectory:
         self.path = config.run_dir
         self.lock = FolderLock(self.path)
 
-    def stage(self, name: str, settings: Any, inputs: Sequence[Stage] = ()) -> Stage:
+    def stage(
+        self, name: str, settings: Any, inputs: Sequence[Stage] = (), nested: tuple[str, ...] = ()
+    ) -> Stage:
         """The stage of that name for these settings and inputs; the shared run's, if it has it."""
         key = content_key(name, settings, [stage.key for stage in inputs])
         if self.config.shared_dir is not None:
             shared = Stage(name, location(self.config.shared_dir) / name, key)
             if shared.is_complete:
                 return shared
-        return Stage(name, self.path / name, key)
+        return Stage(name, self.path / name, key, nested)
 
     def claim(self, *, accept_changes: bool = False) -> None:
         """Take the folder for this process and store the resolved config in it.

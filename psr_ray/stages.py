@@ -132,13 +132,13 @@ def seed_stages(run: RunDirectory) -> list[Stage]:
         if seed.ift.divide_by == "model":
             settings |= settings_of(config, *GENERATION_SETTINGS, "seed_data.max_tokens")
             settings["writer"] = writer_name(config, base)
-        stages.append(run.stage("seed-ift", settings))
+        stages.append(run.stage("seed-ift", settings, nested=("divisions",)))
     if seed.eft is not None:
         settings = settings_of(config, *kept_out, "seed_data.eft", *TREE_SETTINGS, *JUDGED)
         searcher = seed.eft.model or base
         settings["searcher"] = fingerprint(searcher)
         settings["writer"] = writer_name(config, seed.eft.judge or searcher)
-        stages.append(run.stage("seed-eft", settings))
+        stages.append(run.stage("seed-eft", settings, nested=("trees", "judgements")))
     return stages
 
 
@@ -235,5 +235,5 @@ def force(plan: list[PlannedStage], name: str) -> list[str]:
         return []
     gone = plan[names.index(name) :]
     for planned in gone:
-        planned.stage.remove()
+        planned.stage.remove(everything=True)
     return [planned.stage.name for planned in gone]

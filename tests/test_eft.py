@@ -106,6 +106,8 @@ def test_prm800k_gives_pairs_after_the_steps_that_were_chosen():
         "phase2/7/step-1", "Step 1: add", "Step 1: subtract",
     )  # fmt: skip
     assert second.steps_so_far == ["Step 1: add"]
+    [again, _] = prm800k_pairs(record, Path("phase2.jsonl"), 7, "2/")
+    assert again.problem.id == "2/phase2/7/step-1"
     with pytest.raises(ValueError, match="no record of PRM800K"):
         prm800k_pairs({"question": {}}, Path("phase2.jsonl"), 7)
 

@@ -171,6 +171,19 @@ def test_dividing_never_changes_a_text(parts):
     assert all(any(f in "".join(step.split()) for step in steps) for f in formulas)
 
 
+def test_sources_that_number_their_problems_alike_lose_none(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        solved = {"question": f"{name}?", "answer": f"First {name}.\nThen so.\n#### 2"}
+        (tmp_path / name / "p.jsonl").write_text(json.dumps(solved))
+    sources = [
+        SourceConfig(kind="file", path=str(tmp_path / n / "p.jsonl")) for n in ("one", "two")
+    ]
+    assert make_ift(sources, tmp_path / "out", Benchmarks(), 20)["kept"] == 2
+    rows = read_rows([tmp_path / "out" / "ift.parquet"])
+    assert sorted(row["id"] for row in rows) == ["2/p/1", "p/1"]
+
+
 def test_rows_are_those_of_the_stage(tmp_path):
     source = SourceConfig(kind="file", path=str(DATA / "formats" / "math500.jsonl"))
     facts = make_ift([source], tmp_path / "out", Benchmarks(), 20)

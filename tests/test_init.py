@@ -94,10 +94,11 @@ def test_what_does_not_go_together_is_named(tmp_path):
         PsrError, match="neither a file nor a Hub id nor one of gsm8k, math, numinamath"
     ):
         is_hub_id("gsm9k")
-    for name in ("data/typo.jsonl", "me/*", "/no/such", "data/typo.csv.gz"):
+    for name in ("data/typo.jsonl", "me/*", "/no/such", "data/typo.csv.gz", "data/p.txt"):
         with pytest.raises(PsrError, match=f"{re.escape(name)}: no such file; correct it"):
             is_hub_id(name)
     assert is_hub_id("me/set")
+    assert is_hub_id("AI-MO/NuminaMath-1.5")
     assert is_hub_id("gsm8k")
     (tmp_path / "none").mkdir()
     with pytest.raises(

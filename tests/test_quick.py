@@ -107,6 +107,11 @@ def test_a_trial_says_what_is_usable_and_which_setting_to_change(tmp_path):
     for row in good:
         row["end"] = "finished"
     assert "say \\boxed{}" in trial_findings(good, SMOKE)[2].remedy
+    for row in good:
+        row["end"], row["steps"] = "max_length", []
+    steps, ends, *_ = trial_findings(good, SMOKE)
+    assert steps.what == "steps: none could be sampled and judged"
+    assert "or lower judge.max_tokens" in ends.remedy
     failed = [{"error": "ProblemTooLong: prompt of 9 tokens"}]
     assert "ProblemTooLong" in trial_findings(failed, SMOKE)[0].what
 

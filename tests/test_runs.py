@@ -94,13 +94,13 @@ def test_a_file_that_changed_since_it_was_read_is_named(tmp_path):
     file.write_text('{"problem": "1+1?", "answer": "2"}\n')
     config = demo(tmp_path, f"data.heldout={{kind: file, path: {file}, num: 1}}")
     manifest = {"sources": source_digests(config)}
-    check_sources(config, manifest)
-    check_sources(config, {})  # of a run that an older version made
+    check_sources(config, "data", manifest)
+    check_sources(config, "data", {})  # of a run that an older version made
     file.write_text('{"problem": "1+2?", "answer": "3"}\n')
     with pytest.raises(
         PsrError, match=r"mine.jsonl has changed since this run read it.*--force data"
     ):
-        check_sources(config, manifest)
+        check_sources(config, "data", manifest)
 
 
 def test_a_judge_that_is_not_asked_redoes_no_search(tmp_path):
@@ -176,13 +176,30 @@ def test_other_problems_of_the_same_ids_are_other_results(tmp_path, monkeypatch)
     from actors import rows
 
     stages = []
-    monkeypatch.setattr(rows, "engine_stage", lambda config, stage, *rest: stages.append(stage))
+    monkeypatch.setattr(
+        rows, "engine_stage", lambda config, stage, *rest, **_: stages.append(stage)
+    )
     config, path = load_config(ROOT / "configs" / "demo.yaml"), tmp_path / "p.jsonl"
     for text in ("1+1?", "1+1?", "2+2?"):
         path.write_text(json.dumps({"id": "p", "problem": text}))
         rows.do_rows(config, ["search"], "", str(path), 1, tmp_path / "out")
     first, same, other = (stage.key for stage in stages)
     assert first == same != other
+
+
+def test_without_a_file_the_runs_own_held_out_problems_are_taken(tmp_path, monkeypatch):
+    from actors import rows
+
+    asked = []
+    monkeypatch.setattr(rows, "engine_stage", lambda c, stage, rows, *rest, **_: asked.append(rows))
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "problem": f"{i}?"}) + "\n" for i in range(99)))
+    source = f"data.heldout={{kind: file, path: {path}, num: 10}}"
+    config = demo(tmp_path, source, "data.judge=null", "data.ift.num=5", "data.eft.num=5")
+    rows.do_rows(config, ["search"], "", None, 10_000, tmp_path / "out")
+    write_data(config, tmp_path / "data")
+    held = [row["id"] for row in read_rows([tmp_path / "data" / "heldout.parquet"])]
+    assert [row["id"] for row in asked[0]] == held
 
 
 def test_shards_hold_a_row_once_even_when_a_batch_is_done_twice(tmp_path):

@@ -21,6 +21,7 @@ from psr_ray.report.html import write_report
 from psr_ray.report.status import print_status
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
+from psr_ray.storage.folders import contents
 from psr_ray.storage.shards import read_rows
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -46,6 +47,10 @@ def said(show, *arguments):
         ([*SEED, "sft=null"], r"needs `seed_data\.ift`, and an `sft`"),
         (["seed_data.eft={}"], "`problems` or `prm800k` must name a source"),
         (["data.ift={kind: seed, path: x}"], "`path` goes with `kind: file`"),
+        (
+            ["seed_data.ift={sources: [{num: 5}]}"],
+            r"ift\.sources\[0\]`: `kind` must be file, hub or",
+        ),
     ],
 )
 def test_rows_that_nothing_makes_or_reads_are_named(overrides, says):
@@ -130,9 +135,20 @@ def test_a_run_makes_its_seed_data_and_resumes(tmp_path, monkeypatch):
     assert "kept" in status
     report = write_report(run, summary).read_text()
     assert f"seed-ift: {figures['seed-ift']['kept']} rows kept to learn from" in report
-    data = next(p.stage.manifest for p in planned_stages(RunDirectory(config)) if p.kind == "data")
-    check_sources(config, data)
+    manifests = {p.stage.name: p.stage.manifest for p in planned_stages(RunDirectory(config))}
+    for name in ("seed-ift", "seed-eft", "data"):
+        check_sources(config, name, manifests[name])
     with problems.open("a") as file:
         file.write(json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n")
     with pytest.raises(PsrError, match=r"problems\.jsonl has changed since this run read it"):
-        check_sources(config, data)
+        check_sources(config, "seed-ift", manifests["seed-ift"])
+    with pytest.raises(PsrError, match="--force seed-eft to redo the run with it"):
+        check_sources(config, "seed-eft", manifests["seed-eft"])
+    # another judge or a lower gap: the trees are not searched again
+    other = config.seed_data.model_copy(update={"min_gap": 0.1})
+    changed = RunDirectory(config.model_copy(update={"seed_data": other}))
+    [eft] = [p.stage for p in planned_stages(changed) if p.stage.name == "seed-eft"]
+    assert not eft.is_complete
+    eft.open()
+    assert sorted(contents(eft.folder)) == ["_KEY", "judgements", "trees"]
+    assert (eft.folder / "trees" / "_MANIFEST.json").is_file()

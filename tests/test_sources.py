@@ -104,6 +104,10 @@ def test_a_spreadsheets_csv_and_its_broken_lines(tmp_path):
         ("1+1?", "2"), (long, "5"), ("two\nlines", "6")
     ]  # fmt: skip
     assert (failed["line"], failed["reason"]) == (3, "more values than columns")
+    path.write_text('problem,answer\n1+1?,2\n"1+2?,3\n1+3?,4\n')
+    rows, [failed] = read(path)
+    assert len(rows) == 1
+    assert failed["reason"].startswith("not CSV: unexpected end of data")
 
 
 def test_files_that_number_their_records_alike_lose_none(tmp_path):

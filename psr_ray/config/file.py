@@ -38,7 +38,13 @@ def with_absolute_paths(config: Config) -> Config:
     for name, fields in {"ift": ("sources",), "eft": ("problems", "prm800k")}.items():
         made = getattr(seed, name)
         if made is not None:
-            found = {field: tuple(map(absolute, getattr(made, field))) for field in fields}
+            found: dict[str, object] = {
+                field: tuple(map(absolute, getattr(made, field))) for field in fields
+            }
+            for field in ("model", "judge"):
+                folder = getattr(made, field, None)
+                if folder is not None and Path(folder).is_dir():
+                    found[field] = str(Path(folder).absolute())
             seed = seed.model_copy(update={name: made.model_copy(update=found)})
     updates["seed_data"] = seed
     base = Path(config.model.base)

@@ -226,6 +226,13 @@ class Config(Frozen):
                 raise ValueError(
                     f"`data.{name}.kind: seed` needs `seed_data.{maker}`, and an `sft`"
                 )
+        for name, source in self.seed_sources().items():
+            if source.kind in ("arithmetic", "seed"):
+                raise ValueError(
+                    f"`seed_data.{name}`: `kind` must be file, hub or your own function"
+                )
+        if "judge" in of_seed and not self.seed_data.num_test:
+            raise ValueError("`data.judge.kind: seed` needs a `seed_data.num_test` above 0")
         for name in ("ift", "eft"):
             if getattr(self.seed_data, name) is not None and name not in of_seed:
                 raise ValueError(

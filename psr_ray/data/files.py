@@ -99,7 +99,7 @@ def csv_records(path: Path, failures: Failures) -> Iterator[tuple[int, Row]]:
     """Number of the last line and values of each good record, by the names in the first line."""
     csv.field_size_limit(MAX_FIELD)  # of this process; the default is shorter than long solutions
     with text_of(path) as lines:
-        reader = csv.DictReader(lines)
+        reader = csv.DictReader(lines, strict=True)  # else an open quote swallows the rest
         while True:
             try:
                 record = next(reader, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -68,8 +69,8 @@ def judged_solution_from(record: Row, path: Path, line: int) -> JudgedSolution:
     return JudgedSolution(problem, problem.solution, clean(record["judgement"]), points)
 
 
-# Endings of file names; a Hub id has none of them.
-SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".parquet")
+# The end of a file's name; of a Hub id at most digits follow a dot (NuminaMath-1.5).
+FILE_NAME = re.compile(r"\.[A-Za-z]\w*$")
 # More rows than any source has.
 EVERYTHING = 10**12
 
@@ -245,10 +246,11 @@ def is_hub_id(problems: str) -> bool:
         files_of(problems)
         return False
     except PsrError as error:
-        is_id = problems.count("/") == 1 and Path(problems).suffix not in SUFFIXES
-        if problems in TRAINING_SETS or (is_id and PATTERN.isdisjoint(problems)):
+        is_path = bool(FILE_NAME.search(problems)) or Path(problems).is_dir()
+        is_id = problems.count("/") == 1 and not is_path and PATTERN.isdisjoint(problems)
+        if problems in TRAINING_SETS or is_id:
             return True
-        if "/" in problems or Path(problems).suffix in SUFFIXES:
+        if "/" in problems or is_path:
             raise PsrError(f"--problems {problems}: no such file; correct it") from error
         raise PsrError(
             f"--problems {problems}: neither a file nor a Hub id nor one of {', '.join(TRAINING_SETS)}"

@@ -127,13 +127,16 @@ def write_data(config: Config, folder: Path) -> Row:
     if data.benchmarks:
         files |= benchmark_files(config, failures)
     known = held_out_phrases(config, files)
-    used: set[str] = set()
+    # pairs that the run has set aside itself may be of problems that are also in other sources
+    used = {text_of(row) for row in files.get("judge", [])}
     for name in SEED:
         if name in files:
-            files[name] = list(without_held_out(files[name], known, name, failures))
-            used |= {text_of(row) for row in files[name]}
+            kept = without_held_out(files[name], known, name, failures)
+            files[name] = [row for row in kept if text_of(row) not in used]
+    used |= {text_of(row) for name in SEED for row in files.get(name, [])}
     files |= fresh_problems(config, failures, known, used)
-    groups = {name: files.get(name, []) for name in (*MEASURED, *search_files(config))}
+    groups = {name: files[name] for name in search_files(config)}
+    groups["held out"] = [row for name in MEASURED for row in files.get(name, [])]
     groups["ift and eft"] = [row for name in SEED for row in files.get(name, [])]
     check_disjoint({name: map(problem_of, rows) for name, rows in groups.items()})
     again = files["heldout"][: config.evaluation.num_search_problems]
@@ -165,9 +168,12 @@ def held_out_rows(
     return drawn(rows, source.num, source.seed_in(0))
 
 
-def source_digests(config: Config) -> dict[str, str]:
-    """A hash of the files that the data stage reads, by their path in the config."""
-    sources = [*config.sources().values(), *config.seed_sources().values()]
+def source_digests(config: Config, stage: str = "data") -> dict[str, str]:
+    """A hash of the files that the data stage (or one that makes seed data) reads, by their path in the
+    config."""
+    part = stage.removeprefix("seed-") + "."
+    of_seed = [s for name, s in config.seed_sources().items() if name.startswith(part)]
+    sources = config.sources().values() if stage == "data" else of_seed
     paths = {str(source.path) for source in sources if source.kind == "file"}
     paths |= {name for name in config.data.benchmarks if location(name).is_file()}
     return {path: content_digest(path) for path in sorted(paths)}
@@ -179,14 +185,14 @@ def content_digest(path: str) -> str:
     return digest_of(found if found[0].is_file() else found[0].iterdir())
 
 
-def check_sources(config: Config, manifest: Row) -> None:
-    """Raises ``PsrError`` where a file is another one than the complete data stage read."""
+def check_sources(config: Config, stage: str, manifest: Row) -> None:
+    """Raises ``PsrError`` where a file is another one than the complete stage read."""
     before = manifest.get("sources", {})
-    for path, digest in source_digests(config).items():
+    for path, digest in source_digests(config, stage).items():
         if before.get(path, digest) != digest:
             raise PsrError(
                 f"{path} has changed since this run read it: put it back, give the run another name, or "
-                "--force data to redo the run with it"
+                f"--force {stage} to redo the run with it"
             )
 
 
@@ -218,6 +224,16 @@ def text_of(row: Row) -> str:
     return str(row["plan"] or row["problem"])
 
 
+def distinct(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows without those whose problem was there before."""
+    seen: set[int] = set()
+    for row in rows:
+        text = hash(text_of(row))
+        if text not in seen:
+            seen.add(text)
+            yield row
+
+
 def fresh_problems(
     config: Config, failures: Failures, known: Benchmarks, used: set[str]
 ) -> dict[str, list[Row]]:
@@ -232,11 +248,10 @@ def fresh_problems(
         key = whole.model_dump_json()
         if key not in pools:
             rows = problem_rows(whole, "train", "search", config.seed, failures)
-            fit = without_held_out(rows, known, "train", failures)
+            fit = distinct(without_held_out(rows, known, "train", failures))
             pools[key] = drawn(fit, total + len(used), config.seed)
             random.Random(f"problems/{config.seed}").shuffle(pools[key])
-        left = {text_of(row): row for row in pools[key] if text_of(row) not in used}
-        fresh = list(left.values())[: source.num]
+        fresh = [row for row in pools[key] if text_of(row) not in used][: source.num]
         if not fresh:
             raise PsrError(
                 f"data.train: no problems left for {name}: {source.path or source.kind} is used up "

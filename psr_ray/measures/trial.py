@@ -45,6 +45,10 @@ def step_finding(rows: Sequence[Row], config: Config) -> Finding:
     num = len(texts) + sum(step["num_truncated"] for step in steps)
     cut = Counter(row["end"] for row in rows)
     num += config.search.num_candidates * (cut["step_too_long"] + cut["no_step"])
+    if not num:
+        return Finding("steps: none could be sampled and judged", "see ends")
+    if config.method.unit == "solution":
+        return Finding(f"solutions: {share(len(texts), num)} samples are complete")
     if whole >= 0.7 * num:
         return Finding(f"steps: {share(whole, num)} samples are one complete step")
     return Finding(
@@ -61,7 +65,8 @@ def end_finding(rows: Sequence[Row], config: Config) -> Finding:
     remedies = {
         "max_steps": f"raise search.max_steps (now {config.search.max_steps})",
         "max_rollbacks": "the judge ties too often: see order, or raise search.num_candidates",
-        "max_length": f"raise model.max_length (now {config.model.max_length})",
+        "max_length": f"raise model.max_length (now {config.model.max_length}), or lower "
+        f"judge.max_tokens (now {config.judge.max_tokens})",
         "step_too_long": "see steps",
         "no_step": "the model ends at once: see prompts.templates and prompts.chat_template",
     }

@@ -45,9 +45,10 @@ def tree_pairs(tree: Row, min_gap: float) -> Iterator[ValuedPair]:
             yield ValuedPair(problem, so_far, best["text"], worst["text"], gap)
 
 
-def prm800k_pairs(record: Row, path: Path, line: int) -> list[ValuedPair]:
+def prm800k_pairs(record: Row, path: Path, line: int, prefix: str = "") -> list[ValuedPair]:
     """Pairs of a record of PRM800K: at each step a completion rated 1 against one rated -1, after the
-    steps that its labeler chose. ``ValueError`` with the reason where it is no such record."""
+    steps that its labeler chose; ``prefix`` stands before their ids. ``ValueError`` with the reason
+    where it is no such record."""
     try:
         question, steps = record["question"], record["label"]["steps"]
         text = clean(question["problem"]).strip()
@@ -58,7 +59,9 @@ def prm800k_pairs(record: Row, path: Path, line: int) -> list[ValuedPair]:
                 c["rating"]: f"Step {number}: {clean(c['text'])}" for c in step["completions"]
             }
             if 1 in by_rating and -1 in by_rating:
-                problem = Problem(id=f"{path.stem}/{line}/step-{number}", text=text, answer=answer)
+                problem = Problem(
+                    id=f"{prefix}{path.stem}/{line}/step-{number}", text=text, answer=answer
+                )
                 pairs.append(ValuedPair(problem, list(so_far), by_rating[1], by_rating[-1], 1.0))
             place = step.get("chosen_completion")
             taken = step["completions"][place] if place is not None else step["human_completion"]
@@ -104,6 +107,7 @@ def split_by_problem(
     sizes = Counter(pair.problem.text for pair in pairs)
     texts = sorted(sizes)
     random.Random(f"eft/{seed}").shuffle(texts)
+    pairs = random.Random(f"pairs/{seed}").sample(pairs, len(pairs))
     chosen, size = set[str](), 0
     for text in texts:
         if size + sizes[text] <= num_test:

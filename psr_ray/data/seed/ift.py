@@ -7,6 +7,7 @@ rejected.jsonl    the others, each with its reason and what it came from
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from psr_ray.data.seed.division import (
     divided_by_rule,
     division_prompt,
 )
-from psr_ray.data.seed.sources import drawn_problems, names_of, reasons_of
+from psr_ray.data.seed.sources import names_of, problems_of_all, reasons_of
 from psr_ray.errors import PsrError
 from psr_ray.problems import Problem
 from psr_ray.storage.files import Json, Row, write_text
@@ -46,15 +47,12 @@ def make_ift(
     """
     failures, rejected = Failures(), list[Row]()
     found: dict[str, tuple[Row, Problem]] = {}
-    for source in sources:
-        for place, problem in drawn_problems(source, seed, failures):
-            benchmark = known.found_in(problem.text)
-            if benchmark is not None:
-                rejected.append(place | {"reason": f"in a benchmark: {benchmark}"})
-            elif problem.id in found:
-                rejected.append(place | {"reason": "its id occurs a second time"})
-            else:
-                found[problem.id] = place, problem
+    for place, problem in problems_of_all(sources, seed, failures):
+        benchmark = known.found_in(problem.text)
+        if benchmark is not None:
+            rejected.append(place | {"reason": f"in a benchmark: {benchmark}"})
+        else:
+            found[problem.id] = place, problem
     divide = _by_rule if writer is None else _by_writer
     kept = list[Row]()
     for name, result in divide([p for _, p in found.values()], max_steps, writer):
@@ -71,6 +69,9 @@ def make_ift(
             f"{names_of(sources)}: not one solution could be kept ({dict(reasons)}); give problems with "
             "a `solution` and an `answer`, or have a model divide them"
         )
+    random.Random(f"ift/{seed}").shuffle(
+        kept
+    )  # whoever takes the first rows takes some of each source
     write_rows(folder / "ift.parquet", kept, TASK_SCHEMA)
     return {"kept": len(kept), "rejected": dict(reasons), "revisions": failures.revisions}
 

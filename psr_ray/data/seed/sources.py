@@ -15,14 +15,22 @@ from psr_ray.problems import Problem
 from psr_ray.storage.files import Row
 
 
-def drawn_problems(
-    source: SourceConfig, seed: int, failures: Failures
+def problems_of_all(
+    sources: Sequence[SourceConfig], seed: int, failures: Failures
 ) -> Iterator[tuple[Row, Problem]]:
-    """The place (file, line, id) and the problem of each of ``source.num`` records, drawn by chance."""
-    rows = placed_rows(source, seed, lambda *w: problem_row("solve", problem_from(*w)), failures)
-    placed = (row | {"file": str(path), "line": line} for path, line, row in rows)
-    for row in drawn(placed, source.num, source.seed_in(seed)):
-        yield {name: row[name] for name in ("file", "line", "id")}, problem_of(row)
+    """The place (file, line, id) and the problem of each of ``num`` records of each source, drawn by
+    chance. Where another source has an id already, the source's number goes before it."""
+    seen: set[str] = set()
+    for number, source in enumerate(sources, start=1):
+        rows = placed_rows(
+            source, seed, lambda *w: problem_row("solve", problem_from(*w)), failures
+        )
+        placed = (row | {"file": str(path), "line": line} for path, line, row in rows)
+        for row in drawn(placed, source.num, source.seed_in(seed)):
+            if row["id"] in seen:
+                row["id"] = f"{number}/{row['id']}"
+            seen.add(row["id"])
+            yield {name: row[name] for name in ("file", "line", "id")}, problem_of(row)
 
 
 def names_of(sources: Sequence[SourceConfig]) -> str:
