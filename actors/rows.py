@@ -56,22 +56,19 @@ def do_rows(
     model = model or config.model.base
     check_plugins(config)
     check_model(model, config)
-    source = config.data.heldout
-    if problems is not None:
-        source = SourceConfig(kind="file", path=problems)
-    source = source.model_copy(update={"num": num})
     failures = Failures()
-    rows = [
-        problem_row(tasks[0], Problem(id=f"problem-{number}", text=text))
-        for number, text in enumerate(texts, start=1)
-    ]
-    if not rows and problems is None:  # as the data stage draws them
-        rows = held_out_rows(config.data.heldout, config.seed, failures)[:num]
-    elif not rows:
+    if texts:
+        named = enumerate(texts, start=1)
+        rows = [problem_row(tasks[0], Problem(f"problem-{number}", text)) for number, text in named]
+    elif problems is not None:
+        source = SourceConfig(kind="file", path=problems, num=num)
         rows = list(problem_rows(source, "heldout", tasks[0], config.seed, failures))
+    else:  # as the data stage draws them
+        rows = held_out_rows(config.data.heldout, config.seed, failures)[:num]
     if "solve" in tasks and all(row["answer"] is None for row in rows):
         raise PsrError(
-            f"{source.path}: no problem has an answer to grade by; give a file with `answer`"
+            f"{problems or config.data.heldout.path}: no problem has an answer to grade by; give a file "
+            "with `answer`"
         )
     settings = settings_of(config, *GENERATION_SETTINGS, "search", "method", "evaluation")
     settings |= {"model": fingerprint(model), "problems": rows}
@@ -128,7 +125,7 @@ def engine_stage(
     rows: Sequence[Row],
     task: str,
     model: str,
-    worker: type[EngineWorker] | None = None,
+    worker: type[EngineWorker] = EngineWorker,
     progress: ProgressWriter | None = None,
     watch: Callable[[str], None] | None = None,
 ) -> Path:
@@ -161,8 +158,7 @@ def engine_stage(
             check_nodes(inputs[0])
             do = ray.remote(num_cpus=0)(run_rows)
             shown = progress or ProgressWriter(folder, task, "rows")
-            taken = worker or EngineWorker
-            pending = do.remote(inputs, folder, model, config, shown, worker=taken)
+            pending = do.remote(inputs, folder, model, config, shown, worker=worker)
             while watch is not None and not ray.wait([pending], timeout=0.5)[0]:
                 watch(shown.stage)
             result_of(pending)

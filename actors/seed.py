@@ -16,9 +16,9 @@ from pathlib import Path
 
 from actors.endpoint import EndpointWorker, without_engine
 from actors.rows import engine_stage
+from actors.searcher import EngineWorker
 from psr_ray.config import Config, SourceConfig
 from psr_ray.config.seed import EFTDataConfig
-from psr_ray.data.benchmarks import benchmark_file, phrases_of
 from psr_ray.data.decontamination import Benchmarks
 from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
@@ -33,7 +33,7 @@ from psr_ray.data.seed.eft import (
 from psr_ray.data.seed.ift import make_ift
 from psr_ray.data.seed.sources import names_of, problems_of_all, reasons_of
 from psr_ray.data.sources import records_of, renamed
-from psr_ray.data.stage import source_digests
+from psr_ray.data.stage import held_out_phrases, source_digests
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
 from psr_ray.method.judge import pair_texts
@@ -47,12 +47,6 @@ from psr_ray.storage.shards import read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
 
-def held_out(config: Config) -> Benchmarks:
-    """The phrases of the run's benchmarks, where problems they hold are to be left out."""
-    names = config.data.benchmarks if config.data.decontaminate else ()
-    return phrases_of([benchmark_file(name) for name in names])
-
-
 def ift_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
     """A run's IFT rows, in their stage's folder; returns counts."""
     asked = config.seed_data.ift
@@ -62,7 +56,7 @@ def ift_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
         where = folder / "divisions"
         writer = partial(written, config, where, model=config.model.base, progress=progress)
     digests = {"sources": source_digests(config, "seed-ift")}
-    known = held_out(config)
+    known = held_out_phrases(config, {})
     return digests | make_ift(asked.sources, folder, known, asked.max_steps, writer, config.seed)
 
 
@@ -71,7 +65,7 @@ def eft_stage(config: Config, folder: Path, progress: ProgressWriter) -> Json:
     asked = config.seed_data.eft
     assert asked is not None
     digests = {"sources": source_digests(config, "seed-eft")}
-    facts = digests | make_eft(config, asked, folder, held_out(config), progress)
+    facts = digests | make_eft(config, asked, folder, held_out_phrases(config, {}), progress)
     judge = config.data.judge
     if judge is not None and judge.kind == "seed" and not facts["test"]:
         raise PsrError(
@@ -95,12 +89,12 @@ def written(
         "texts": sorted(prompts.items()),
     }
     stage = Stage("write", folder, content_key("write", settings, []))
-    worker = None
+    worker: type[EngineWorker] = EngineWorker
     if config.seed_data.endpoint is not None:
         config, worker, model = without_engine(config), EndpointWorker, ""
     else:
         check_model(model, config)
-    done = engine_stage(config, stage, rows, "write", model, worker, progress)
+    done = engine_stage(config, stage, rows, "write", model, worker, progress=progress)
     return {row["id"]: row for row in read_rows(shards(done))}
 
 
@@ -135,7 +129,7 @@ def step_trees(
     settings = settings_of(config, *TREE_SETTINGS)
     settings |= {"model": fingerprint(model), "problems": list(rows.values())}
     stage = Stage("trees", folder, content_key("trees", settings, []))
-    done = engine_stage(config, stage, list(rows.values()), "tree", model, None, progress)
+    done = engine_stage(config, stage, list(rows.values()), "tree", model, progress=progress)
     return sorted(read_rows(shards(done)), key=lambda row: row["id"])
 
 

@@ -72,3 +72,13 @@ def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilde
         return [completion(text) for text in sample(prompt, request.num_samples)]
 
     return converse(task, answer)
+
+
+def prefers(*order):
+    """A judge that prefers what stands earlier in ``order``; A where both or neither stand in it."""
+
+    def judge(a, b):
+        rank = {text: i for i, text in enumerate(order)}
+        return f"so [[{'B' if rank.get(b, 99) < rank.get(a, 99) else 'A'}]]"
+
+    return judge

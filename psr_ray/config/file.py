@@ -25,6 +25,9 @@ def with_absolute_paths(config: Config) -> Config:
             return source
         return source.model_copy(update={"path": str(Path(source.path).absolute())})
 
+    def model_folder(name: str) -> str:
+        return str(Path(name).absolute()) if Path(name).is_dir() else name
+
     data = config.data
     sources: dict[str, object] = {
         name: absolute(source) for name, source in data.sources().items() if "[" not in name
@@ -34,22 +37,20 @@ def with_absolute_paths(config: Config) -> Config:
         str(Path(name).absolute()) if Path(name).is_file() else name for name in data.benchmarks
     )
     updates: dict[str, object] = {"data": data.model_copy(update=sources)}
-    seed = config.seed_data
-    for name, fields in {"ift": ("sources",), "eft": ("problems", "prm800k")}.items():
-        made = getattr(seed, name)
-        if made is not None:
-            found: dict[str, object] = {
-                field: tuple(map(absolute, getattr(made, field))) for field in fields
-            }
-            for field in ("model", "judge"):
-                folder = getattr(made, field, None)
-                if folder is not None and Path(folder).is_dir():
-                    found[field] = str(Path(folder).absolute())
-            seed = seed.model_copy(update={name: made.model_copy(update=found)})
-    updates["seed_data"] = seed
-    base = Path(config.model.base)
-    if base.is_dir():
-        updates["model"] = config.model.model_copy(update={"base": str(base.absolute())})
+    seed: dict[str, object] = {}
+    if (ift := config.seed_data.ift) is not None:
+        seed["ift"] = ift.model_copy(update={"sources": tuple(map(absolute, ift.sources))})
+    if (eft := config.seed_data.eft) is not None:
+        found = {
+            "problems": tuple(map(absolute, eft.problems)),
+            "prm800k": tuple(map(absolute, eft.prm800k)),
+            "model": eft.model and model_folder(eft.model),
+            "judge": eft.judge and model_folder(eft.judge),
+        }
+        seed["eft"] = eft.model_copy(update=found)
+    updates["seed_data"] = config.seed_data.model_copy(update=seed)
+    base = model_folder(config.model.base)
+    updates["model"] = config.model.model_copy(update={"base": base})
     for name in ("runs_dir", "shared_dir"):
         folder = getattr(config, name)
         if folder is not None and not is_url(folder):

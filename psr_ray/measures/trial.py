@@ -94,16 +94,13 @@ def verdict_findings(rows: Sequence[Row], config: Config) -> list[Finding]:
     if not figures["num_verdicts"]:
         return []
     unparsable, flips = figures["unparsable_share"], figures["order_flip_share"]
-    found = Finding(f"verdicts: {1 - unparsable:.0%} of {figures['num_verdicts']} can be read")
-    if unparsable > 0.2:
+    said = f"verdicts: {1 - unparsable:.0%} of {figures['num_verdicts']} can be read"
+    remedy = f"raise judge.max_tokens (now {config.judge.max_tokens}), or set judge.mode verdict"
+    found = [Finding(said, remedy if unparsable > 0.2 else "")]
+    if flips is not None:
+        said = f"order: {flips:.0%} of the pairs get the other verdict when their order is changed"
         remedy = (
-            f"raise judge.max_tokens (now {config.judge.max_tokens}), or set judge.mode verdict"
+            "more than one half: this judge looks at the place; take a larger model, or fine-tune"
         )
-        found = Finding(found.what, remedy)
-    if flips is None:
-        return [found]
-    said = f"order: {flips:.0%} of the pairs get the other verdict when their order is changed"
-    remedy = (
-        "more than one half: this judge looks at the place; take a larger model, or fine-tune it"
-    )
-    return [found, Finding(said, remedy if flips > 0.5 else "")]
+        found.append(Finding(said, remedy if flips > 0.5 else ""))
+    return found

@@ -76,8 +76,8 @@ def data_settings(
     data: Json = {
         "train": [source | {"num": each} for each in rounds],
         "heldout": source | split | {"num": held},
+        "judge": None,
     }
-    data["judge"] = None
     if recipe == "paper":
         rows = {"ift": 28889, "eft": 4179, "judge": 500}
         data |= {name: {"kind": "seed", "num": num} for name, num in rows.items()}
