@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mar
 GSM8K = ROOT / "tests" / "data" / "gsm8k_train_1000.jsonl"
 BENCHMARK = ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl"
 ENGINE = (
-    "sft={lr: 1e-6, num_epochs: 1}", "model.max_length=700",
+    "sft={lr: 1e-6, num_epochs: 1, use_gpu: false}", "model.max_length=700",
     "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
     "engine.kv_cache_gib=0.3", "engine.enforce_eager=true", 'prompts.step_stop="\\n"',
     "search.num_candidates=2", "search.max_steps=2", "search.max_step_tokens=100",
@@ -91,9 +91,9 @@ def test_from_files_to_m2_with_a_real_tokenizer_and_template(chat_model, teacher
     )  # fmt: skip
     trainings = [f"{name}.{value}" for name in ("sft", "dpo") for value in TRAINING]
     settings = (
-        f"model.base={chat_model}", f"runs_dir={tmp_path}", "name=way", "num_iterations=1",
+        *ENGINE, f"model.base={chat_model}", f"runs_dir={tmp_path}", "name=way", "num_iterations=1",
         "sft.num_epochs=1", "sft.lr=1e-5", "evaluation.num_search_problems=1",
-        "evaluation.num_samples=2", "evaluation.num_probes=0", *data, *trainings, *ENGINE,
+        "evaluation.num_samples=2", "evaluation.num_probes=0", *data, *trainings,
     )  # fmt: skip
     command("-m", "psr_ray.cli", "train", "--config", config, *some(settings))
     # M0 and M1 are left out for time: the figures are of M2 alone
