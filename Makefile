@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 .PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint docs check-skypilot install lock clean
 
 demo: install  ## the complete method on the embedded model, two cores
-	$(BIN)/psr-ray run --config configs/demo.yaml
+	$(BIN)/psr-ray demo
 
 test: install  ## all tests but the long ones of make faults; those with faults at the end
 	$(BIN)/python -m pytest $(TWO) -m "not (faults or soak)"

@@ -21,6 +21,7 @@ import typer
 from actors.ledger import EngineLedger
 from benchmarks.common import facts, spread, store
 from benchmarks.heads import Head
+from psr_ray.storage.locations import EMBEDDED_MODELS
 
 CONFIG = "configs/smoke.yaml"
 
@@ -31,7 +32,7 @@ def submit(head: Head, name: str, runs: Path, *options: str) -> None:
         "--set",
         f"runs_dir={runs}",
         "--set",
-        f"model.base={Path('models/tiny-m0').resolve()}",
+        f"model.base={EMBEDDED_MODELS['tiny-m0']}",
     )
     done = head.job(
         "submit", "--no-wait", f"--submission-id={name}", "--working-dir", ".",

@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from benchmarks.common import alternate, facts, matmul_rate, ratios, spread, store
 from psr_ray.config import DPOConfig
+from psr_ray.storage.locations import EMBEDDED_MODELS
 from psr_ray.training.attention import register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search, preference_example
 from psr_ray.training.logprobs import PackScorer
@@ -175,7 +176,7 @@ class Theirs:
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained("models/tiny-m0"),
+            processing_class=AutoTokenizer.from_pretrained(EMBEDDED_MODELS["tiny-m0"]),
             callbacks=[self.watch],
         )
 

@@ -24,13 +24,13 @@ from psr_ray.config import SourceConfig
 from psr_ray.config.seed import EFTDataConfig
 from psr_ray.data.benchmarks import benchmark_file, phrases_of
 from psr_ray.data.seed.ift import make_ift
-from psr_ray.data.sources import EVERYTHING, is_hub_id
+from psr_ray.data.sources import EVERYTHING, on_hub
 from psr_ray.data.stage import content_digest
 from psr_ray.errors import PsrError
 from psr_ray.runs import fingerprint
 from psr_ray.stages import GENERATION_SETTINGS, JUDGED, TREE_SETTINGS, settings_of, writer_name
 from psr_ray.storage.files import Json
-from psr_ray.storage.locations import location
+from psr_ray.storage.locations import location, model_folder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -71,7 +71,7 @@ def kept_out(benchmark: list[str] | None, no_decontamination: bool) -> list[Path
 def sources_of(names: list[str] | None) -> tuple[SourceConfig, ...]:
     """All records of files or Hub datasets."""
     return tuple(
-        SourceConfig(kind="hub" if is_hub_id(name) else "file", path=name, num=EVERYTHING)
+        SourceConfig(kind="hub" if on_hub(name) else "file", path=name, num=EVERYTHING)
         for name in names or ()
     )
 
@@ -116,7 +116,7 @@ def ift(
                 "--divide-by model: give --config, a run's YAML file with engine and model"
             )
         asked = read(config, overrides)
-        model = model or asked.model.base
+        model = model_folder(model or asked.model.base)
         settings |= settings_of(asked, *GENERATION_SETTINGS, "seed_data.max_tokens")
         settings["writer"] = writer_name(asked, model)
         writer = partial(written, asked, folder / "divisions", model=model)
@@ -153,13 +153,16 @@ def eft(
         raise PsrError("--problems or --prm800k: give at least one file")
     settings, folder = read(config, overrides), location(out).absolute()
     found = (sources_of(problems), sources_of(prm800k))
+    who = {"model": model, "judge": judge}
     asked = EFTDataConfig(
-        problems=found[0], prm800k=found[1], model=model or None, judge=judge or None
+        problems=found[0],
+        prm800k=found[1],
+        **{role: model_folder(name) for role, name in who.items() if name},
     )
-    model = model or settings.model.base
+    model = asked.model or settings.model.base
     benchmarks = kept_out(benchmark, no_decontamination)
     key = settings_of(settings, *TREE_SETTINGS, *JUDGED) | files_in(sum(found, ()), benchmarks)
-    key |= {"searcher": fingerprint(model), "writer": writer_name(settings, judge or model)}
+    key |= {"searcher": fingerprint(model), "writer": writer_name(settings, asked.judge or model)}
     known = phrases_of(benchmarks)
     facts = in_own_folder("eft", folder, key, lambda: make_eft(settings, asked, folder, known))
     console.print(

@@ -1,4 +1,4 @@
-"""Make the embedded base model M0 (models/tiny-m0): a Llama of 0.9M parameters and its tokenizer.
+"""Make the embedded base model M0, tiny-m0: a Llama of 0.9M parameters and its tokenizer.
 
     python jobs/pretrain_tiny.py --out A --num-updates 10500
     python jobs/pretrain_tiny.py --out B --start-from A --num-updates 2800 --lr 1e-3 --seed 1
@@ -6,9 +6,9 @@
 
 Data: the endless corpus of jobs/tiny_corpus.py (arithmetic in words and figures; seeded), 32
 documents an update. The settings, documents, tokens, minutes and versions of the three runs stand
-beside the weights (C is models/tiny-m0; its pretraining.json). Between the runs the corpus gained kinds
-of documents, so that today's corpus gives a like model, not the same. Plain PyTorch, one process: M0
-is a stand-in for a published base model; from M1 on everything runs under Ray and DeepSpeed.
+beside the weights (C is psr_ray/embedded/tiny-m0; its pretraining.json). Between the runs the corpus
+gained kinds of documents, so that today's corpus gives a like model, not the same. Plain PyTorch, one
+process: M0 is a stand-in for a published base model; from M1 on everything runs under Ray and DeepSpeed.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from psr_ray.method.judge import judge_class
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.plugins import is_plugin
 from psr_ray.storage.files import Json, read_json
-from psr_ray.storage.locations import is_remote, location
+from psr_ray.storage.locations import is_hub_id, is_remote, location
 from psr_ray.telemetry.trackers import check_trackers
 
 TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
@@ -38,13 +38,7 @@ def check_model(model: str, config: Config) -> str:
     Raises ``PsrError`` with the folder and what is missing in it.
     """
     folder = location(model)
-    looks_local = (
-        is_remote(folder)
-        or folder.exists()
-        or model.startswith((".", "/", "~"))
-        or model.count("/") != 1
-    )
-    if not looks_local and not model.startswith("models/"):
+    if is_hub_id(model):
         return f"{model}: taken as a Hub id"
     if not folder.is_dir():
         raise PsrError(

@@ -12,6 +12,7 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # ports on loopback (psr_
 os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
 
 import ray
+from conftest import TINY
 from ray.cluster_utils import Cluster
 from trainings import difference, train, write_preferences
 from transformers import AutoModelForCausalLM
@@ -33,7 +34,7 @@ def trained(name, *settings):
     return train(rows, folder / name, "dpo", *(f"dpo.{s}" for s in (*common, *settings)))
 
 
-start = AutoModelForCausalLM.from_pretrained("models/tiny-m0")
+start = AutoModelForCausalLM.from_pretrained(str(TINY))
 one, steps = trained("one", "num_workers=1", "tokens_per_pass=8192", "zero_stage=0")
 out = {"moved": difference(start, one), "steps": steps, "stages": {}}
 for stage in stages:

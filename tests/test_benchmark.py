@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from scripted import character_prompts, drive
 
 from psr_ray.config.file import load_config
@@ -71,7 +71,7 @@ def test_a_reader_looks_twice_at_answers_that_look_equal(gold, predicted, alike)
 def test_figures_prompts_and_doubtful_gradings_are_stored(tmp_path):
     rows = [row("1", "(1,2)", "[1,2]", False), row("2", "7", "7", True), row("3", "7", "8", False)]
     config = load_config(ROOT / "configs" / "smoke.yaml")
-    figures = write_benchmark(tmp_path, rows, config, "models/tiny-m0", "amc23")
+    figures = write_benchmark(tmp_path, rows, config, str(TINY), "amc23")
     stored = json.loads((tmp_path / "figures.json").read_text())
     assert stored["benchmark"] == "amc23"
     assert stored["accuracy"] == pytest.approx(1 / 3)

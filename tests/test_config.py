@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from psr_ray.compare.config import load_comparison, planned_runs
 from psr_ray.config.file import load_config
@@ -78,5 +78,7 @@ def test_a_missing_or_broken_config_file_is_named(tmp_path):
 def test_relative_paths_become_absolute(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config("configs/demo.yaml")
-    assert config.model.base == str(ROOT / "models" / "tiny-m0")
+    assert config.model.base == str(TINY)  # by its name, tiny-m0
+    moved = load_config("configs/demo.yaml", (f"model.base={TINY.relative_to(ROOT)}",))
+    assert moved.model.base == str(TINY)
     assert config.runs_dir == str(ROOT / "runs")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SECRET
+from conftest import ROOT, SECRET, TINY
 
 from psr_ray.storage.shards import read_rows, shards
 
@@ -166,7 +166,7 @@ def test_a_problem_longer_than_the_context_is_a_failed_row_with_its_reason(run_d
 
 def test_a_missing_tokenizer_is_one_line(tmp_path):
     broken = tmp_path / "model"
-    shutil.copytree(ROOT / "models" / "tiny-m0", broken)
+    shutil.copytree(TINY, broken)
     (broken / "model.safetensors").unlink()
     done = psr("run", "--config", "configs/smoke.yaml", "--set", f"model.base={broken}")
     assert done.returncode == 2

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.slow
@@ -132,12 +132,12 @@ print("RESULT" + json.dumps(out))
 @pytest.fixture
 def other_model(tmp_path):
     """M0 with other weights."""
-    model = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    model = AutoModelForCausalLM.from_pretrained(TINY)
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "other")
-    AutoTokenizer.from_pretrained(ROOT / "models" / "tiny-m0").save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path / "other")
     return tmp_path / "other"
 
 

@@ -6,7 +6,7 @@ The templates are written for these tests, in the form of the originals; weights
 import shutil
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from psr_ray.config import JudgeConfig, PromptConfig
 from psr_ray.config.file import load_config
@@ -54,7 +54,7 @@ FAMILIES = {
 
 
 def builder(template, **settings):
-    tokenizer = load_tokenizer(str(ROOT / "models" / "tiny-m0"))
+    tokenizer = load_tokenizer(str(TINY))
     tokenizer.chat_template = template
     tokenizer.bos_token = tokenizer.eos_token  # as the templates write one
     return PromptBuilder(tokenizer, PromptConfig(templates="paper", **settings))
@@ -100,7 +100,7 @@ def test_only_a_model_that_can_think_does_and_only_in_judgements():
 
 def test_a_context_below_the_longest_sequence_is_named(tmp_path):
     base = tmp_path / "model"
-    shutil.copytree(ROOT / "models" / "tiny-m0", base)
+    shutil.copytree(TINY, base)
     config = load_config(ROOT / "configs" / "smoke.yaml", (f"model.base={base}",))
     text = (base / "config.json").read_text()
     context = next(line for line in text.splitlines() if "max_position_embeddings" in line)

@@ -15,7 +15,7 @@ import time
 import psutil
 import pytest
 import ray
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from actors.pipeline import result_of
 from actors.searcher import EngineWorker
@@ -31,7 +31,7 @@ from psr_ray.telemetry.progress import ProgressWriter
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
-MODEL = str(ROOT / "models" / "tiny-m0")
+MODEL = str(TINY)
 
 
 def stage(folder, num, task="search", *settings):

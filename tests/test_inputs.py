@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from transformers import AddedToken
 
 from psr_ray.config import Config, JudgeConfig, ModelConfig, PromptConfig
@@ -31,7 +31,7 @@ STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system rol
 
 
 def prompts_of(template, arguments=None, **system):
-    tokenizer = load_tokenizer(str(ROOT / "models" / "tiny-m0"))
+    tokenizer = load_tokenizer(str(TINY))
     tokenizer.chat_template = template
     settings = PromptConfig(
         templates="compact", chat_template=True, system=system, chat_template_kwargs=arguments or {}
@@ -146,7 +146,7 @@ def test_thinking_of_a_judge_that_is_fine_tuned_is_refused():
 
 def test_a_model_whose_tokenizer_cannot_end_a_solution_is_named(tmp_path):
     base = tmp_path / "model"
-    shutil.copytree(ROOT / "models" / "tiny-m0", base)
+    shutil.copytree(TINY, base)
     settings = base / "tokenizer_config.json"
     values = json.loads(settings.read_text())
     del values["eos_token"]

@@ -8,7 +8,7 @@ import urllib.request
 
 import psutil
 import pytest
-from conftest import ROOT, SECRET
+from conftest import ROOT, SECRET, TINY
 from stores import BUCKET, Store
 from test_end_to_end import psr
 
@@ -33,7 +33,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
     with contextlib.ExitStack() as stack:
         stack.callback(store.end)
         stack.enter_context(store.used())
-        upload(ROOT / "models" / "tiny-m0", location(f"s3://{BUCKET}/tiny-m0"))
+        upload(TINY, location(f"s3://{BUCKET}/tiny-m0"))
         variables = store.environment | {"PSR_RAY_CACHE": str(tmp_path / "cache")}
         variables |= {"HF_TOKEN": SECRET, "WANDB_API_KEY": SECRET}
         variables |= {"RAY_metrics_report_interval_ms": "1000"}

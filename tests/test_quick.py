@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from finished import finished_run
 
 from psr_ray.config.file import load_config
@@ -14,7 +14,7 @@ from psr_ray.measures.trial import trial_findings
 from psr_ray.storage.shards import read_rows, shards
 
 PSR = Path(sys.executable).with_name("psr-ray")
-MODEL = ROOT / "models" / "tiny-m0"
+MODEL = TINY
 SMOKE = load_config(ROOT / "configs" / "smoke.yaml")
 COMPACT = (
     "--set", "prompts.templates=compact", "--set", 'prompts.step_stop="\\n"',

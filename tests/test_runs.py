@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
@@ -56,18 +56,18 @@ def test_a_setting_redoes_its_stage_and_what_follows_and_speed_settings_redo_not
 
 def test_the_same_model_under_another_path_is_the_same_and_another_model_is_not(tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "models" / "tiny-m0", copy)
-    assert fingerprint(str(copy)) == fingerprint(str(ROOT / "models" / "tiny-m0"))
+    shutil.copytree(TINY, copy)
+    assert fingerprint(str(copy)) == fingerprint(str(TINY))
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[100_000] ^= 1
     weights.write_bytes(content)
-    assert fingerprint(str(copy)) != fingerprint(str(ROOT / "models" / "tiny-m0"))
+    assert fingerprint(str(copy)) != fingerprint(str(TINY))
 
 
 def test_another_tokenizer_or_chat_template_is_another_model(tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT / "models" / "tiny-m0", copy)
+    shutil.copytree(TINY, copy)
     before = fingerprint(str(copy))
     (copy / "chat_template.jinja").write_text("{{ messages }}")
     assert fingerprint(str(copy)) != before

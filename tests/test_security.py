@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from hostile import Payload
 
 from psr_ray.config import JudgeConfig
@@ -23,7 +23,7 @@ CONFIG = load_config(ROOT / "configs" / "smoke.yaml")
 @pytest.fixture
 def model(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(ROOT / "models" / "tiny-m0", folder)
+    shutil.copytree(TINY, folder)
     return folder
 
 

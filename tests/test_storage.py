@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import TINY
 from stores import BUCKET, Store
 
 from psr_ray.config.file import load_config
@@ -21,8 +22,6 @@ from psr_ray.storage import lease
 from psr_ray.storage.files import read_json, read_table, write_table, write_text
 from psr_ray.storage.folders import HOLDER, FolderLock, contents, write_problem
 from psr_ray.storage.locations import is_remote, local_copy, location, remove, upload
-
-MODEL = Path("models/tiny-m0")
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +138,16 @@ def test_holder_that_lost_its_claim_is_ended(folder, monkeypatch):
 
 def test_model_is_copied_once_and_again_when_it_changed(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PSR_RAY_CACHE", str(tmp_path))
-    upload(MODEL, folder / "model")
+    upload(TINY, folder / "model")
     copy = Path(local_copy(folder / "model"))
-    assert (copy / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
+    assert (copy / "model.safetensors").read_bytes() == (TINY / "model.safetensors").read_bytes()
     assert local_copy(folder / "model") == str(copy)
     small = Path(local_copy(str(folder / "model"), weights=False))
     assert not (small / "model.safetensors").exists()
-    write_text(folder / "model" / "config.json", (MODEL / "config.json").read_text() + " ")
+    write_text(folder / "model" / "config.json", (TINY / "config.json").read_text() + " ")
     assert local_copy(folder / "model") != str(copy)
     os.utime(copy, (0, 0))
-    write_text(folder / "model" / "config.json", (MODEL / "config.json").read_text() + "  ")
+    write_text(folder / "model" / "config.json", (TINY / "config.json").read_text() + "  ")
     local_copy(folder / "model")
     assert not copy.exists()  # unused for hours
     assert local_copy("org/name") == "org/name"
@@ -159,7 +158,7 @@ def test_model_is_copied_once_and_again_when_it_changed(folder, tmp_path, monkey
 def test_model_in_a_store_is_checked(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PSR_RAY_CACHE", str(tmp_path))
     config = load_config("configs/smoke.yaml")
-    upload(MODEL, folder / "model")
+    upload(TINY, folder / "model")
     assert "config, tokenizer, weights" in check_model(str(folder / "model"), config)
     (folder / "model" / "model.safetensors").unlink()
     with pytest.raises(PsrError, match="no safetensors weights"):

@@ -3,7 +3,7 @@ import random
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ from psr_ray.training.losses import PairLogps, step_dpo_loss
 from psr_ray.training.microbatches import sft_trees
 from psr_ray.training.trainer import check_first_dpo_loss, learning_rate
 
-TOKENIZER = load_tokenizer("models/tiny-m0")
+TOKENIZER = load_tokenizer(str(TINY))
 PROMPTS = PromptBuilder(
     TOKENIZER, PromptConfig(templates="compact", chat_template=False, step_stop="\n")
 )

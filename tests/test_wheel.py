@@ -1,5 +1,6 @@
 """The built wheel in an environment of its own, with dependencies that are there."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,17 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_built_and_installed_searches_from_another_folder(tmp_path):
+# The demo, made small.
+SMALL = (
+    "num_iterations=1", "data.ift.num=64", "data.eft.num=128", "data.eft_solutions=null",
+    "data.train=[{num: 12}]", "data.judge.num=12", "data.heldout.num=24", "data.hard=null",
+    "judge.mode=verdict", "engine.num_engines=[1, 1]", "sft.num_workers=1", "dpo.num_workers=1",
+    "dpo.batch_size=8", "dpo.solutions_per_batch=8", "dpo.num_epochs=1",
+    "evaluation={max_tokens: 128, num_search_problems: 6, num_samples: 2, num_probes: 0}",
+)  # fmt: skip
+
+
+def test_the_wheel_searches_and_runs_the_demo_from_another_folder(tmp_path):
     source, venv, here = tmp_path / "source", tmp_path / "venv", tmp_path / "here"
     source.mkdir()
     here.mkdir()
@@ -47,12 +58,17 @@ def test_what_is_built_and_installed_searches_from_another_folder(tmp_path):
     )
     assert all(path.startswith(packages) for path in found.split())
 
-    model = ROOT / "models" / "tiny-m0"
+    psr = venv / "bin" / "psr-ray"
     said = do(
-        venv / "bin" / "psr-ray", "search", "--model", model, "Ann has 3 apples and buys 4?",
+        psr, "search", "--model", "tiny-m0", "Ann has 3 apples and buys 4?",
         "--set", "prompts.templates=compact", "--set", "engine.kv_cache_gib=0.1",
         "--set", "search.max_steps=2", cwd=here,
     )  # fmt: skip
     assert "problem-1: Ann has 3 apples" in said
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    do(psr, "demo", *settings, cwd=here)
+    summary = json.loads((here / "runs" / "demo" / "summary.json").read_text())
+    assert [entry["name"] for entry in summary["models"]] == ["M0", "M1", "M2"]
+    assert (here / "runs" / "demo" / "report.html").is_file()
     done = do(python, ROOT / "jobs" / "build_seed.py", "--help", cwd=here)
     assert "ift" in done

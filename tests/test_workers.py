@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import TINY
 from trainings import difference, train
 from transformers import AutoModelForCausalLM
 
@@ -39,7 +39,7 @@ def unsplit(ray_up, preferences, tmp_path_factory):
 @pytest.mark.parametrize("split", SPLITS)
 def test_any_split_of_a_dpo_batch_gives_the_same_weights(unsplit, preferences, tmp_path, split):
     reference, steps = unsplit
-    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    start = AutoModelForCausalLM.from_pretrained(TINY)
     assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert [step["num_passes"] for step in steps] == [2, 2, 2]
     moved = difference(start, reference)
@@ -59,7 +59,7 @@ def test_two_workers_fine_tune_as_one_does(ray_up, preferences, tmp_path):
     )
     two, other = train(preferences, tmp_path / "two", "sft", "sft.tokens_per_pass=512")
     assert [s["sft_loss"] for s in other] == pytest.approx([s["sft_loss"] for s in steps], rel=1e-3)
-    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    start = AutoModelForCausalLM.from_pretrained(TINY)
     assert difference(one, two) < 0.02 * difference(start, one)
 
 
@@ -79,7 +79,7 @@ def test_a_lora_update_is_merged_into_a_plain_folder(ray_up, preferences, tmp_pa
     settings = (lora, f"dpo.zero_stage={zero}", "dpo.lr=0.01", "dpo.checkpoint_steps=2")
     model, steps = train(preferences, tmp_path / "lora", "dpo", *settings)
     assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)
-    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    start = AutoModelForCausalLM.from_pretrained(TINY)
     assert model.state_dict().keys() == start.state_dict().keys()
     assert difference(start, model) > 1e-4
     assert torch.equal(start.model.embed_tokens.weight, model.model.embed_tokens.weight)
@@ -99,7 +99,7 @@ def test_states_in_the_nodes_memory_give_the_same_weights(ray_up, preferences, t
     (build_folder() / "lock").touch()
     offload = ("dpo.offload_optimizer=true", "dpo.offload_parameters=true")
     settings = ("dpo.zero_stage=3", "dpo.schedule=constant")
-    start = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny-m0")
+    start = AutoModelForCausalLM.from_pretrained(TINY)
     reference, steps = train(preferences, tmp_path / "reference", "dpo", *settings)
     model, other = train(preferences, tmp_path / "offload", "dpo", *settings, *offload)
     assert other[0]["dpo_loss"] == pytest.approx(math.log(2), abs=1e-4)

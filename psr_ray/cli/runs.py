@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,9 @@ from psr_ray.cli.app import (
 from psr_ray.config import Config
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import location
+
+# The config that comes with the package.
+DEMO = Path(__file__).parent.parent / "embedded" / "demo.yaml"
 
 
 def run_stages(
@@ -62,6 +66,13 @@ def run(
 ) -> None:
     """A complete run: M0, fine-tuning, all iterations, evaluation, report. Resumes by itself."""
     run_stages(read(config, overrides), force, update)
+
+
+@app.command()
+@user_errors
+def demo(overrides: Overrides = None) -> None:
+    """A complete run of the embedded model and problems, in runs/demo: two CPU cores, ten minutes."""
+    run_stages(read(str(DEMO), overrides), None, False)
 
 
 @app.command()

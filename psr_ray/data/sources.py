@@ -27,6 +27,7 @@ from psr_ray.method.judge import parse_points
 from psr_ray.plugins import find
 from psr_ray.problems import JudgedPair, JudgedSolution, Problem
 from psr_ray.storage.files import Row
+from psr_ray.storage.locations import is_hub_id
 
 
 def problems_of(path: Path, failures: Failures) -> Iterator[tuple[int, Problem]]:
@@ -240,14 +241,14 @@ def solution_judgement_rows(source: SourceConfig, seed: int, failures: Failures)
     return list(islice(rows, source.num))
 
 
-def is_hub_id(problems: str) -> bool:
+def on_hub(problems: str) -> bool:
     """Whether ``--problems`` names a dataset of the Hub. Raises ``PsrError`` where it names nothing."""
     try:
         files_of(problems)
         return False
     except PsrError as error:
         is_path = bool(FILE_NAME.search(problems)) or Path(problems).is_dir()
-        is_id = problems.count("/") == 1 and not is_path and PATTERN.isdisjoint(problems)
+        is_id = is_hub_id(problems) and not is_path and PATTERN.isdisjoint(problems)
         if problems in TRAINING_SETS or is_id:
             return True
         if "/" in problems or is_path:
@@ -261,7 +262,7 @@ def num_in(problems: str, most: int) -> int:
     """How many problems the files hold, counted up to ``most``; of the Hub, ``most`` where not known.
 
     Raises ``PsrError`` where there are fewer than two: one is to search, one to measure with."""
-    if is_hub_id(problems):
+    if on_hub(problems):
         return min(TRAINING_SETS[problems].num, most) if problems in TRAINING_SETS else most
     source = SourceConfig(kind="file", path=problems, num=most)
     num = sum(1 for _ in problem_rows(source, "train", "search", 0, Failures()))

@@ -13,6 +13,7 @@ from psr_ray.report.display import alarm_lines, share
 from psr_ray.report.html import headline
 from psr_ray.report.paper import markdown, markdown_templates, views
 from psr_ray.storage.files import Json, write_text
+from psr_ray.storage.locations import is_hub_id
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "cards"
 PAPER = "2503.03746"
@@ -40,10 +41,7 @@ def public_settings(config: Config) -> Json:
 def base_model(config: Config) -> tuple[str, str | None]:
     """Name of M0, and its id on the Hub where the config has one."""
     base = config.model.base
-    is_id = (
-        base.count("/") == 1 and not base.startswith(("/", ".", "~")) and not Path(base).is_dir()
-    )
-    return base.rstrip("/").rsplit("/", 1)[-1], base if is_id else None
+    return base.rstrip("/").rsplit("/", 1)[-1], base if is_hub_id(base) else None
 
 
 def write_model_card(

@@ -44,6 +44,9 @@ def engine_arguments(
         "disable_log_stats": True,
         "generation_config": "vllm",
         "load_format": "safetensors",  # never a pickle
+        # logits in 32 bits, as in training: verdicts compare two of them, and rounded to bfloat16 most
+        # probabilities of a 0.5B judge fell on eight values (results/real)
+        "hf_overrides": {"head_dtype": "float32"},
     }
     if settings.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)

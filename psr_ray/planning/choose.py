@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from psr_ray.config import Config, PromptConfig
-from psr_ray.data.sources import is_hub_id, num_in
+from psr_ray.data.sources import num_in, on_hub
 from psr_ray.errors import PsrError
 from psr_ray.planning.machine import Machine, this_machine
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
 from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
 from psr_ray.storage.files import Json, read_json
+from psr_ray.storage.locations import model_folder
 
 Recipe = Literal["paper", "instruct", "lora", "cpu"]
 # Longest sequence asked for, where the model's context allows it.
@@ -50,6 +51,7 @@ def model_facts(base: str) -> ModelFacts:
     Raises ``PsrError`` where it holds no config.
     """
 
+    base = model_folder(base)
     config = model_config(base)
     if config is None:
         raise PsrError(f"--model {base}: no config.json; give a Hugging Face folder or a Hub id")
@@ -71,7 +73,7 @@ def data_settings(
         held = max(there // 3, 1)
         each = max((there - held) // len(rounds), 1)
         rounds = (each,) * min(len(rounds), there - held)
-    source = {"kind": "hub" if is_hub_id(problems) else "file", "path": problems}
+    source = {"kind": "hub" if on_hub(problems) else "file", "path": problems}
     split = {"split": "test"} if problems in WITH_TEST else {}
     data: Json = {
         "train": [source | {"num": each} for each in rounds],

@@ -9,7 +9,7 @@ from psr_ray.config import ModelConfig
 from psr_ray.data.hub import small_file
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json, read_json
-from psr_ray.storage.locations import location
+from psr_ray.storage.locations import is_hub_id, location
 
 # Models that the shipped configs name by Hub id, from their published config.json: planning needs no
 # network. (hidden size, layers, attention heads, KV heads, intermediate size, vocabulary, tied)
@@ -83,7 +83,7 @@ def model_shape(model: ModelConfig) -> ModelShape | None:
     known = KNOWN.get(model.base)
     if known is not None:
         values: Json | None = dict(zip(NAMES, known, strict=True))
-    elif model.base.count("/") == 1 or location(model.base).is_dir():
+    elif is_hub_id(model.base) or location(model.base).is_dir():
         try:
             values = model_config(model.base)
         except PsrError:  # out of reach: planned without its memory, which is reported

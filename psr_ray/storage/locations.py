@@ -25,11 +25,27 @@ from psr_ray.errors import PsrError, last_line
 # Copies unused for this long are removed when another is made.
 KEEP_COPIES_S = 6 * 3600.0
 CACHE = "PSR_RAY_CACHE"
+# Models that come with the package, by the name they have in configs and commands.
+EMBEDDED_MODELS = {"tiny-m0": Path(__file__).parent.parent / "embedded" / "tiny-m0"}
 
 
 def is_url(text: str) -> bool:
     """Whether a setting names a place in a store (or anything else that is no path)."""
     return "://" in text
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id, ``owner/name``, and nothing here is called so."""
+    looks_local = name.startswith((".", "/", "~")) or is_url(name) or Path(name).exists()
+    return name.count("/") == 1 and not looks_local
+
+
+def model_folder(name: str) -> str:
+    """A model's folder here, or one that comes with the package, as an absolute path; a URL or a Hub id
+    as it stands."""
+    if Path(name).is_dir():
+        return str(Path(name).absolute())
+    return str(EMBEDDED_MODELS.get(name, name))
 
 
 def location(text: str | Path) -> Path:
