@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "psr_ray" / "embedded" / "tiny-m0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 SECRET = "hf_planted_by_the_tests_0123456789"

@@ -1,18 +1,24 @@
 """Seed data as stages of a run: made from named sources, resumed, planned, shown."""
 
+import contextlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from typing import ClassVar
 
+import psutil
 import pytest
 from conftest import ROOT, SECRET
 from json_server import serving
 from rich.console import Console
 from teacher import GSM8K, Teacher, prm800k
 
+from benchmarks.heads import children
 from psr_ray.config.file import load_config
 from psr_ray.data.stage import check_sources
 from psr_ray.doctor import check_data
@@ -24,7 +30,7 @@ from psr_ray.report.summary import write_summary
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
 from psr_ray.storage.folders import contents
-from psr_ray.storage.shards import read_rows
+from psr_ray.storage.shards import num_rows, read_rows, shards
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
 IFT = f"seed_data.ift={{sources: [{{kind: file, path: {GSM8K}, num: 40}}]}}"
@@ -107,32 +113,43 @@ run_pipeline(load_config(config, overrides), NoDisplay(), wanted=lambda p: p.sta
 """
 
 
-def do(stages, overrides):
-    """Some stages of a run, in a process whose Ray has the teacher's key."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, stages, str(SMOKE), *overrides], capture_output=True, text=True,
-        check=False, timeout=300, cwd=ROOT, env=os.environ | {"TEACHER_KEY": SECRET},
+def start(stages, overrides):
+    """Start some stages of a run, in a process whose Ray has the teacher's key."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, stages, str(SMOKE), *overrides], text=True, cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"TEACHER_KEY": SECRET},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def do(stages, overrides):
+    """Some stages of a run, to their end."""
+    with start(stages, overrides) as process:
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def seed_settings(folder, teacher, num):
+    """A run in ``folder`` whose seed data a teacher judges, and which has ``num`` problems to search."""
+    problems, labelled = folder / "problems.jsonl", folder / "phase2.jsonl"
+    shutil.copy(GSM8K, problems)
+    prm800k(labelled, 10, 30)
+    return problems, (
+        f"runs_dir={folder}",
+        "model.max_length=700", "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
+        f"seed_data.ift={{sources: [{{kind: file, path: {problems}, num: 40}}]}}",
+        f"seed_data.eft={{prm800k: [{{kind: file, path: {labelled}}}], "
+        f"problems: [{{kind: file, path: {problems}, num: {num}}}]}}",
+        "seed_data.num_rollouts=2", "search.max_steps=2",
+        f"seed_data.endpoint={{url: '{teacher}/v1', model: t, key_variable: TEACHER_KEY}}",
+        "data.ift={kind: seed, num: 30}", "data.eft={kind: seed, num: 50}",
+        "data.judge={kind: seed}",
+    )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_run_makes_its_seed_data_and_resumes(tmp_path):
-    problems, labelled = tmp_path / "problems.jsonl", tmp_path / "phase2.jsonl"
-    shutil.copy(GSM8K, problems)
-    prm800k(labelled, 10, 30)
     with serving(Teacher) as teacher:
-        overrides = (
-            f"runs_dir={tmp_path}",
-            "model.max_length=700", "sft.tokens_per_pass=700", "dpo.tokens_per_pass=700",
-            f"seed_data.ift={{sources: [{{kind: file, path: {problems}, num: 40}}]}}",
-            f"seed_data.eft={{prm800k: [{{kind: file, path: {labelled}}}], "
-            f"problems: [{{kind: file, path: {problems}, num: 2}}]}}",
-            "seed_data.num_rollouts=2", "search.max_steps=2",
-            f"seed_data.endpoint={{url: '{teacher}/v1', model: t, key_variable: TEACHER_KEY}}",
-            "data.ift={kind: seed, num: 30}", "data.eft={kind: seed, num: 50}",
-            "data.judge={kind: seed}",
-        )  # fmt: skip
+        problems, overrides = seed_settings(tmp_path, teacher, 2)
         do("seed-ift", overrides)
         before = (tmp_path / "smoke" / "seed-ift" / "ift.parquet").stat().st_mtime_ns
         do("seed-ift seed-eft data", overrides)
@@ -172,3 +189,56 @@ def test_a_run_makes_its_seed_data_and_resumes(tmp_path):
     eft.open()
     assert sorted(contents(eft.folder)) == ["_KEY", "judgements", "trees"]
     assert (eft.folder / "trees" / "_MANIFEST.json").is_file()
+
+
+class SlowTeacher(Teacher):
+    """Answers one request at a time."""
+
+    turn = threading.Lock()
+    asked_for: ClassVar[list[str]] = []
+
+    def do_POST(self):
+        with self.turn:
+            time.sleep(0.1)
+            with contextlib.suppress(BrokenPipeError):  # whoever asked was killed
+                super().do_POST()
+
+    def asked(self):
+        body = super().asked()
+        self.asked_for.append(body["messages"][0]["content"])
+        return body
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_trees_and_judgements_resume_where_they_were_killed(tmp_path):
+    """Killed in the middle of the trees, then of the judgements: what is stored is not done again."""
+    eft, asked, kept = tmp_path / "smoke" / "seed-eft", SlowTeacher.asked_for, {}
+    with serving(SlowTeacher) as teacher:
+        _, overrides = seed_settings(tmp_path, teacher, 12)
+        overrides += ("engine.rows_per_shard=1", "engine.max_rows_in_flight=4")
+        for kind in ("trees", "judgements"):
+            with start("seed-eft", overrides) as process:
+                while not list((eft / kind).glob("*/part-*.parquet")):
+                    assert process.poll() is None, process.stderr.read()[-3000:]
+                    time.sleep(0.02)
+                family = children(process.pid, "")
+                process.kill()
+                psutil.wait_procs(family, timeout=30)
+            assert not (eft / kind / "_MANIFEST.json").exists()
+            kept |= {path: path.stat().st_mtime_ns for path in eft.glob("*/*/part-*.parquet")}
+        stored = num_rows((eft / "judgements").glob("*/part-*.parquet"))
+        before = len(asked)
+        do("seed-eft", overrides)
+    assert {path.parent.name for path in kept} == {"tree", "write"}
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    rows = {
+        kind: [row["id"] for row in read_rows(shards(eft / kind / task))]
+        for kind, task in (("trees", "tree"), ("judgements", "write"))
+    }
+    assert all(len(ids) == len(set(ids)) for ids in rows.values())
+    assert len(rows["trees"]) == 12
+    facts = json.loads((eft / "_MANIFEST.json").read_text())
+    assert len(rows["judgements"]) == 2 * facts["pairs"]
+    assert 0 < stored < len(rows["judgements"])
+    assert len(asked) - before == len(rows["judgements"]) - stored
