@@ -4,7 +4,7 @@ import psr_ray
 
 search = psr_ray.search("Qwen/Qwen2.5-1.5B-Instruct", ["A train …?"])[0]
 figures = psr_ray.evaluate("Qwen/Qwen2.5-1.5B-Instruct", "gsm8k", num=100)
-run = psr_ray.run("configs/demo.yaml", "seed=1")
+run = psr_ray.run(psr_ray.DEMO, "seed=1")
 run = psr_ray.load_run("runs/demo")
 run.summary["models"][-1]["accuracy"], run.models["M2"], run.preferences(1).to_pandas()
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from psr_ray.config import Config
 from psr_ray.config.file import config_of, load_config
 from psr_ray.data.rows import output_folder
+from psr_ray.embedded import DEMO
 from psr_ray.errors import PsrError
 from psr_ray.method.preferences import PAIRS
 from psr_ray.report.summary import summarize
@@ -27,6 +28,8 @@ from psr_ray.stages import made_models, model_path, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import shards
+
+__all__ = ["DEMO", "Run", "evaluate", "load_run", "run", "search"]
 
 if TYPE_CHECKING:
     from datasets import Dataset

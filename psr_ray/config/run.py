@@ -76,8 +76,8 @@ class JudgeConfig(Frozen):
 
     @property
     def most_tokens(self) -> int:
-        """Most tokens of a judgement of two steps, its thinking included."""
-        return self.max_tokens + self.max_thinking_tokens
+        """Most tokens of a judgement of two steps, its thinking included; `verdict` takes one."""
+        return 1 if self.mode == "verdict" else self.max_tokens + self.max_thinking_tokens
 
     @property
     def most_points_tokens(self) -> int:
@@ -192,7 +192,7 @@ class Config(Frozen):
                 )
         if self.search.max_step_tokens >= self.model.max_length:
             raise ValueError("`search.max_step_tokens` must be below `model.max_length`")
-        lengths = {"max_tokens": self.judge.most_tokens} if self.judge.mode != "verdict" else {}
+        lengths = {"max_tokens": self.judge.most_tokens}
         if self.method.ranking == "points":
             lengths["max_points_tokens"] = self.judge.most_points_tokens
         for name, length in lengths.items():

@@ -145,10 +145,6 @@ class VerdictJudge(Judge):
         return self._after_opening(f"{pair.verdict}]]")
 
     @property
-    def max_tokens(self) -> int:
-        return 1
-
-    @property
     def choice_ids(self) -> tuple[int, ...]:
         """The tokens of the letters A and B as they follow ``[[``."""
         return tuple(i for letter in "AB" for i in self._after_opening(letter)[:1])

@@ -146,7 +146,7 @@ def model_settings(name: str, facts: ModelFacts, machine: Machine) -> Json:
         "num_iterations": 1,
         "model": {
             "base": facts.base,
-            "dtype": "float32" if on_cpu else "bfloat16",
+            "dtype": "float32" if on_cpu and not machine.fast_bfloat16 else "bfloat16",
             "max_length": length,
         },
         "data": {},

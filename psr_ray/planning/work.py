@@ -33,10 +33,8 @@ class Work:
 
 def judgement_tokens(config: Config, lengths: Lengths) -> tuple[float, int]:
     """Tokens of one judgement of two steps: expected and at most."""
-    if config.judge.mode == "verdict":
-        return 1, 1
-    each = min(lengths.judgement, config.judge.max_tokens) + config.judge.max_thinking_tokens
-    return each, config.judge.most_tokens
+    most = config.judge.most_tokens
+    return min(lengths.judgement + config.judge.max_thinking_tokens, most), most
 
 
 def search_work(config: Config, source: SourceConfig, rows: int, lengths: Lengths) -> Work:
