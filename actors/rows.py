@@ -29,7 +29,7 @@ from psr_ray.runs import Stage, content_key, fingerprint
 from psr_ray.stages import GENERATION_SETTINGS, settings_of
 from psr_ray.storage.files import Json, Row
 from psr_ray.storage.folders import FolderLock, disk_checked
-from psr_ray.storage.locations import location, model_folder
+from psr_ray.storage.locations import location
 from psr_ray.storage.shards import read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
@@ -53,7 +53,7 @@ def do_rows(
     """
 
     config = config.in_iteration(1)
-    model = model_folder(model or config.model.base)
+    model = model or config.model.base
     check_plugins(config)
     check_model(model, config)
     failures = Failures()

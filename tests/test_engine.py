@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json
+import math
 import shutil
 import sys
 from psr_ray.method.judge import judge_of
@@ -21,11 +22,13 @@ from psr_ray.config.file import load_config
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.method.generation import GenerationRequest
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.storage.locations import local_copy
 
 config = load_config("configs/smoke.yaml", ("engine.max_rows_in_flight=5",))
-tokenizer = load_tokenizer(config.model.base)
+model = local_copy(config.model.base)
+tokenizer = load_tokenizer(model)
 prompts = PromptBuilder(tokenizer, config.prompts)
-engine = VllmEngine(config.model.base, config.model, config.engine, 0, sys.argv[1])
+engine = VllmEngine(model, config.model, config.engine, 0, sys.argv[1])
 
 
 def ask(text, **settings):
@@ -87,7 +90,7 @@ out["still_alive"] = prompts.decode(after[0].token_ids) == out["greedy"]
 def seeded(most):
     values = (f"engine.max_rows_in_flight={most}", "engine.seeded_sampling=true")
     settings = load_config("configs/smoke.yaml", values)
-    engine = VllmEngine(settings.model.base, settings.model, settings.engine, 0)
+    engine = VllmEngine(model, settings.model, settings.engine, 0)
 
     def twice(k):
         first = yield from ask(f"{k} " * (30 + 4 * k) + ":", num_samples=6, temperature=1.0)
@@ -104,7 +107,7 @@ def seeded(most):
 def with_another_end(text):
     # M0 whose generation_config has a second token that ends
     folder = sys.argv[1] + "-ends"
-    shutil.copytree(config.model.base, folder)
+    shutil.copytree(model, folder)
     ends = [tokenizer.eos_token_id, *tokenizer.encode(text)]
     with open(folder + "/generation_config.json", "w") as file:
         json.dump({"eos_token_id": ends}, file)
@@ -112,6 +115,15 @@ def with_another_end(text):
     [[found], [step]] = engine.run([ask("37+45:"), ask("37+45:", stop="\\n")])
     engine.close()
     return [prompts.decode(found.token_ids), found.finish, step.finish]
+
+
+def log_odds(dtype):
+    # of the two verdicts, after 30 prompts
+    settings = config.model.model_copy(update={"dtype": dtype})
+    engine = VllmEngine(model, settings, config.engine, 0)
+    found = engine.run([ask(f"{k}+{3 * k}: Judge: [[", choice_ids=choices) for k in range(30)])
+    engine.close()
+    return [math.log(a / b) for a, b in (one.choice_probabilities for [one] in found)]
 
 
 def crash(output):
@@ -124,6 +136,7 @@ out["death"] = [str(engine.submit(ask("1+1=")).exception(60)) for _ in range(2)]
 out["alive_after"] = engine.is_alive
 # 30 searches, two rounds of six samples each, all at once or four at a time
 out["seeded"] = seeded(512) == seeded(4)
+out["log_odds"] = [log_odds("bfloat16"), log_odds("float32")]
 out["another_end"] = with_another_end(",")
 print("RESULT" + json.dumps(out))
 """
@@ -161,6 +174,13 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["in_time"]
     assert out["still_alive"]
     assert out["seeded"]  # at full load, too
+    # in bfloat16 only what is before the head is rounded: no two prompts have the same odds
+    rounded, exact = out["log_odds"]
+    assert len(set(rounded)) == 30
+    assert rounded == pytest.approx(exact, abs=0.2)
+    assert rounded != exact
+    on_grid = [abs(64 * x - round(64 * x)) < 1e-3 for x in rounded]
+    assert sum(on_grid) < 5, rounded
     # such a token ends a solution, as EOS does, and is no stop text
     assert out["another_end"] == [" 7+5=12,", "eos", "eos"]
     assert [out["alive_before"], out["alive_after"]] == [True, False]

@@ -22,6 +22,7 @@ from psr_ray.export.hub import repositories
 from psr_ray.method.prompts import load_tokenizer
 from psr_ray.report.summary import summarize
 from psr_ray.stages import planned_stages
+from psr_ray.storage.locations import local_copy
 from psr_ray.storage.shards import read_rows, shards
 
 PSR = Path(sys.executable).with_name("psr-ray")
@@ -117,7 +118,7 @@ def test_the_cards_are_the_hubs_and_name_no_path_of_this_machine(run, exported):
 
 def test_an_exported_model_is_complete_and_has_its_bases_license(run, tmp_path):
     base = tmp_path / "base"
-    shutil.copytree(run.config.model.base, base)
+    shutil.copytree(local_copy(run.config.model.base), base)
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# M0\n")
     other = finished_run(tmp_path / "runs", f"model.base={base}", "data.benchmarks=[]")
     folder = tmp_path / "export"
@@ -202,7 +203,7 @@ def test_a_dry_run_shows_what_a_push_then_sends(run, tmp_path):
     pairs = {file for file in server.files["lab/demo-preferences"] if file.startswith("data/")}
     assert pairs == {"data/iteration-1.parquet", "data/iteration-2.parquet"}
     model = server.files["lab/demo"]
-    base = Path(run.config.model.base)
+    base = Path(local_copy(run.config.model.base))
     assert model["model.safetensors"] == (base / "model.safetensors").read_bytes()
     assert b"step preferences" in server.files["lab/demo-preferences"]["README.md"]
 

@@ -16,7 +16,7 @@ from benchmarks.heads import Head
 from psr_ray.cli.init import config_text
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
-from psr_ray.data.sources import is_hub_id
+from psr_ray.data.sources import on_hub
 from psr_ray.errors import PsrError
 from psr_ray.planning.choose import chosen_settings, model_facts
 from psr_ray.planning.machine import Machine, machine_of
@@ -93,13 +93,13 @@ def test_what_does_not_go_together_is_named(tmp_path):
     with pytest.raises(
         PsrError, match="neither a file nor a Hub id nor one of gsm8k, math, numinamath"
     ):
-        is_hub_id("gsm9k")
+        on_hub("gsm9k")
     for name in ("data/typo.jsonl", "me/*", "/no/such", "data/typo.csv.gz", "data/p.txt"):
         with pytest.raises(PsrError, match=f"{re.escape(name)}: no such file; correct it"):
-            is_hub_id(name)
-    assert is_hub_id("me/set")
-    assert is_hub_id("AI-MO/NuminaMath-1.5")
-    assert is_hub_id("gsm8k")
+            on_hub(name)
+    assert on_hub("me/set")
+    assert on_hub("AI-MO/NuminaMath-1.5")
+    assert on_hub("gsm8k")
     (tmp_path / "none").mkdir()
     with pytest.raises(
         PsrError, match=r"none: no config\.json; give a Hugging Face folder or a Hub id"

@@ -23,6 +23,7 @@ def test_the_stored_notebook_was_run_and_names_no_folder_of_this_machine():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_notebook_runs(tmp_path):
     notebook = executed(tmp_path)
     assert (tmp_path / "runs" / "notebook" / "report.html").is_file()

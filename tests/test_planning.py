@@ -17,6 +17,7 @@ from psr_ray.planning.memory import check_fits, engine_memory, training_memory
 from psr_ray.planning.model import model_shape
 from psr_ray.planning.show import print_plan
 from psr_ray.planning.work import search_work
+from psr_ray.storage.locations import local_copy
 
 SEVEN = "configs/qwen2.5-math-7b.yaml"
 
@@ -40,7 +41,9 @@ def test_known_models_have_their_published_sizes(base, published):
 
 def test_embedded_model_is_counted_as_torch_counts_it():
     config = load_config("configs/demo.yaml")
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config.model.base))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(local_copy(config.model.base))
+    )
     assert shape_of(config).parameters == pytest.approx(model.num_parameters(), rel=0.002)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 # The demo, made small.
@@ -38,7 +38,7 @@ def test_the_wheel_searches_and_runs_the_demo_from_another_folder(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
             **settings,
         )
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]

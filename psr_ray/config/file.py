@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
-from psr_ray.storage.locations import is_url, location, model_folder
+from psr_ray.storage.locations import is_url, location
 
 # Exceptions of reading YAML: bad dates are ValueErrors, deep nesting a RecursionError.
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -24,6 +24,9 @@ def with_absolute_paths(config: Config) -> Config:
         if source.path is None or source.kind != "file" or is_url(source.path):
             return source
         return source.model_copy(update={"path": str(Path(source.path).absolute())})
+
+    def model_folder(name: str) -> str:
+        return str(Path(name).absolute()) if Path(name).is_dir() else name
 
     data = config.data
     sources: dict[str, object] = {

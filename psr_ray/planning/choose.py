@@ -13,7 +13,6 @@ from psr_ray.planning.machine import Machine, this_machine
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
 from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
 from psr_ray.storage.files import Json, read_json
-from psr_ray.storage.locations import model_folder
 
 Recipe = Literal["paper", "instruct", "lora", "cpu"]
 # Longest sequence asked for, where the model's context allows it.
@@ -51,7 +50,6 @@ def model_facts(base: str) -> ModelFacts:
     Raises ``PsrError`` where it holds no config.
     """
 
-    base = model_folder(base)
     config = model_config(base)
     if config is None:
         raise PsrError(f"--model {base}: no config.json; give a Hugging Face folder or a Hub id")
@@ -146,7 +144,7 @@ def model_settings(name: str, facts: ModelFacts, machine: Machine) -> Json:
         "num_iterations": 1,
         "model": {
             "base": facts.base,
-            "dtype": "float32" if on_cpu and not machine.fast_bfloat16 else "bfloat16",
+            "dtype": "float32" if on_cpu else "bfloat16",
             "max_length": length,
         },
         "data": {},

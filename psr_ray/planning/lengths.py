@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from psr_ray.config import Config
@@ -14,7 +13,7 @@ from psr_ray.method.judge import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
-from psr_ray.storage.locations import is_url, location
+from psr_ray.storage.locations import is_url, location, model_location
 
 # Rows of a file that are measured.
 SAMPLE = 200
@@ -70,7 +69,7 @@ def rows_lengths(config: Config) -> Lengths:
     """Lengths in the first rows of the IFT and EFT sources; the paper's where they cannot be read."""
     data, model = config.data, config.model
     files = [source.path or "" for source in (data.ift, data.eft) if source.kind == "file"]
-    here = is_url(model.base) or Path(model.base).is_dir()
+    here = is_url(model.base) or model_location(model.base).is_dir()
     if config.sft is None or not here or not all(location(path).is_file() for path in files):
         return PAPER
     try:

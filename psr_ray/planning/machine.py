@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from psr_ray.config import TelemetryConfig
 from psr_ray.errors import PsrError
@@ -25,8 +24,6 @@ class Machine:
     gpu_gib: float
     cores: int
     memory_gib: float
-    fast_bfloat16: bool = False
-    """Whether the CPU computes in bfloat16 (AVX-512 BF16, AMX); it is slower than float32 without."""
 
 
 def this_machine() -> Machine:
@@ -36,16 +33,7 @@ def this_machine() -> Machine:
     num = torch.cuda.device_count()
     gpu = min((torch.cuda.get_device_properties(i).total_memory for i in range(num)), default=0)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(num, gpu / GIB, os.cpu_count() or 1, memory / GIB, has_fast_bfloat16())
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether Linux says that this CPU computes in bfloat16; False where it says nothing."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return Machine(num, gpu / GIB, os.cpu_count() or 1, memory / GIB)
 
 
 def machine_of(nodes: Sequence[Mapping[str, float]]) -> Machine:

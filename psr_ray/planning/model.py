@@ -9,7 +9,7 @@ from psr_ray.config import ModelConfig
 from psr_ray.data.hub import small_file
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json, read_json
-from psr_ray.storage.locations import is_hub_id, location
+from psr_ray.storage.locations import is_hub_id, model_location
 
 # Models that the shipped configs name by Hub id, from their published config.json: planning needs no
 # network. (hidden size, layers, attention heads, KV heads, intermediate size, vocabulary, tied)
@@ -62,9 +62,9 @@ def model_file(base: str, name: str) -> Path | None:
 
     Raises ``PsrError`` where a Hub id cannot be reached.
     """
-    if not location(base).is_dir():
+    if not model_location(base).is_dir():
         return small_file(base, name)
-    path = location(base) / name
+    path = model_location(base) / name
     return path if path.is_file() else None
 
 
@@ -83,7 +83,7 @@ def model_shape(model: ModelConfig) -> ModelShape | None:
     known = KNOWN.get(model.base)
     if known is not None:
         values: Json | None = dict(zip(NAMES, known, strict=True))
-    elif is_hub_id(model.base) or location(model.base).is_dir():
+    elif is_hub_id(model.base) or model_location(model.base).is_dir():
         try:
             values = model_config(model.base)
         except PsrError:  # out of reach: planned without its memory, which is reported

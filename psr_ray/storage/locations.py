@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -25,6 +26,7 @@ from psr_ray.errors import PsrError, last_line
 # Copies unused for this long are removed when another is made.
 KEEP_COPIES_S = 6 * 3600.0
 CACHE = "PSR_RAY_CACHE"
+HUB_ID = re.compile(r"(\w[\w.-]*)/[\w.-]+")
 # Models that come with the package, by the name they have in configs and commands.
 EMBEDDED_MODELS = {"tiny-m0": Path(__file__).parent.parent / "embedded" / "tiny-m0"}
 
@@ -35,17 +37,17 @@ def is_url(text: str) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id, ``owner/name``, and nothing here is called so."""
-    looks_local = name.startswith((".", "/", "~")) or is_url(name) or Path(name).exists()
-    return name.count("/") == 1 and not looks_local
+    """Whether a name has the form of a Hub id, ``owner/name``, and neither it nor its owner is called so
+    here."""
+    match = HUB_ID.fullmatch(name)
+    return match is not None and match[1] != "models" and not Path(match[1]).exists()
 
 
-def model_folder(name: str) -> str:
-    """A model's folder here, or one that comes with the package, as an absolute path; a URL or a Hub id
-    as it stands."""
-    if Path(name).is_dir():
-        return str(Path(name).absolute())
-    return str(EMBEDDED_MODELS.get(name, name))
+def model_location(name: str | Path) -> Path:
+    """The folder of a model by its path or URL, or of one that comes with the package by its name; for a
+    Hub id a path where nothing is."""
+    embedded = EMBEDDED_MODELS.get(str(name))
+    return location(name) if embedded is None or Path(name).is_dir() else embedded
 
 
 def location(text: str | Path) -> Path:
@@ -117,9 +119,9 @@ def local_copy(folder: str | Path, *, weights: bool = True) -> str:
     the large files (a model's safetensors). Copies go when they were not asked for in six hours and
     another is made.
     """
-    place = location(folder)
+    place = model_location(folder)
     if not is_remote(place):
-        return str(folder)
+        return str(place)
     files, name = store_of(place)
     listing = {
         path: entry
