@@ -1,4 +1,4 @@
-"""docs/performance.md and docs/reliability.md from the stored results.
+"""docs/performance.md, docs/reliability.md and docs/real-model.md from the stored results.
 
 python -m benchmarks.page            (writes them)
 python -m benchmarks.page --check    (fails where one differs)
@@ -15,9 +15,14 @@ import jinja2
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
+MEASURED, REAL = HERE / "results", HERE.parent / "results" / "real"
 RESULTS = {
-    "performance": ("train", "gpu_train", "search", "gpu_search", "scale", "submission"),
-    "reliability": ("faults", "soak", "fuzz"),
+    "performance": (
+        MEASURED,
+        ("train", "gpu_train", "search", "gpu_search", "scale", "submission"),
+    ),
+    "reliability": (MEASURED, ("faults", "soak", "fuzz")),
+    "real-model": (REAL, ("qwen2.5-coder-0.5b-instruct",)),
 }
 
 
@@ -39,10 +44,11 @@ def versions(result: dict[str, Any]) -> str:
 
 def render(page: str) -> str:
     """A page's text."""
+    folder, names = RESULTS[page]
     stored = {
         name: json.loads(path.read_text()) if path.exists() else None
-        for name in RESULTS[page]
-        for path in [HERE / "results" / f"{name}.json"]
+        for name in names
+        for path in [folder / f"{name}.json"]
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, autoescape=False
@@ -60,7 +66,7 @@ def main() -> None:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
             sys.exit(
-                f"docs/{page}.md differs from benchmarks/results: run python -m benchmarks.page"
+                f"docs/{page}.md differs from the stored results: run python -m benchmarks.page"
             )
 
 
