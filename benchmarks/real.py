@@ -59,7 +59,7 @@ def judged(folder: Path) -> dict[str, Any]:
         "distinct": len(set(chances)),
         "least": min(chances, default=None),
         "most": max(chances, default=None),
-        "candidates": candidates,
+        "candidates": candidates + cut_off,
         "cut_off": cut_off,
     }
 

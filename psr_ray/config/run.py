@@ -23,7 +23,8 @@ class ModelConfig(Frozen):
     base: str
     """Folder (or Hub id) of M0 in Hugging Face format."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Number type of engine and training; float32 on CPU (bfloat16 has no fast path on AVX2)."""
+    """Number type of engine and training; float32 on CPU (bfloat16 has no fast path on AVX2, and the
+    output head, in 32 bits all the same, takes longest there)."""
     max_length: Positive = 4096
     """Longest sequence in tokens, prompt and completion together."""
     trust_remote_code: bool = False

@@ -32,8 +32,9 @@ def with_exact_logits(config: Any) -> Any:
     """A model's config for vLLM with logits in 32 bits, as in training.
 
     Verdicts compare two logits: rounded to bfloat16, the probabilities of a 0.5B judge took eight values
-    (results/real). It costs nothing on GPU; on CPU, in bfloat16, the head is then about nine times
-    slower. Quantised models are left alone: their heads may be quantised, too.
+    (docs/real-model.md). On GPU vLLM accumulates them in 32 bits without a copy of the weights; on CPU,
+    in bfloat16, the head is about nine times slower. Quantised models are left alone: their heads may be
+    quantised, too.
     """
     for part in (config, config.get_text_config()):
         if part.__dict__.get("head_dtype") is None and not hasattr(config, "quantization_config"):
