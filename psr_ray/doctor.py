@@ -28,7 +28,7 @@ from psr_ray.telemetry.trackers import check_trackers
 
 # Versions that were tried, as in pyproject.toml (docs/compatibility.md).
 TRIED = {
-    "ray": ">=2.58.1,<2.61",
+    "ray": ">=2.59,<2.61",
     "torch": "==2.13.0",
     "transformers": ">=5.16.1,<5.20",
     "deepspeed": ">=0.19.4,<0.20",
