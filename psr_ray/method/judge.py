@@ -75,8 +75,8 @@ class Judge(ABC):
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of a judgement; one where its verdict is probabilities."""
-        return 1 if self.choice_ids else self.settings.most_tokens
+        """Most tokens of a judgement."""
+        return self.settings.most_tokens
 
     @property
     def choice_ids(self) -> tuple[int, ...]:
@@ -143,6 +143,10 @@ class VerdictJudge(Judge):
 
     def target(self, pair: JudgedPair) -> TokenIds:
         return self._after_opening(f"{pair.verdict}]]")
+
+    @property
+    def max_tokens(self) -> int:
+        return 1
 
     @property
     def choice_ids(self) -> tuple[int, ...]:
