@@ -18,7 +18,7 @@ from actors.remote import in_task
 from actors.seed import eft_stage, ift_stage
 from actors.stream import run_rows
 from actors.trainer import run_training
-from psr_ray.config import Config, MethodConfig
+from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.measures.evaluation import model_figures, search_figures
@@ -113,7 +113,7 @@ class IterationDriver:
 
     def evaluate(self, planned: PlannedStage) -> Json:
         """Measure a model. Every model judges pairs of steps here, whatever the run's method."""
-        config = self.config.model_copy(update={"method": MethodConfig()})
+        config = self.config.as_measured()
         folder, first = planned.stage.folder, self.stages["evaluate-M1"].stage.folder
         inputs = [self._data(name) for name in evaluation_files(config, planned.model)]
         if planned.iteration > 0 and (first / PROBES).is_file():

@@ -14,7 +14,7 @@ from actors.remote import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
 from psr_ray.cluster.capacity import check_capacity, engine_demand
-from psr_ray.config import Config, MethodConfig, SourceConfig
+from psr_ray.config import Config, SourceConfig
 from psr_ray.data.benchmarks import benchmark_file
 from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, output_folder, problem_row
@@ -106,7 +106,7 @@ def measure(
     if test_time:  # every model is measured with its own pairwise judge, whatever its method
         tasks += ["search", "sample"]
         best_of = config.evaluation.model_copy(update={"best_of": True})
-        config = config.model_copy(update={"method": MethodConfig(), "evaluation": best_of})
+        config = config.as_measured().model_copy(update={"evaluation": best_of})
     path = str(benchmark_file(benchmark)) if benchmark else problems
     solutions = do_rows(config, tasks, model, path, num, out, console=console)
     solved, searched, sampled = (

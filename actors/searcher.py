@@ -21,7 +21,7 @@ from psr_ray.errors import PsrError
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
 from psr_ray.method.generation import EngineTask
-from psr_ray.method.judge import judge_class
+from psr_ray.method.judges import judge_class
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.storage.files import Row

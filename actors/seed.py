@@ -36,7 +36,7 @@ from psr_ray.data.sources import records_of, renamed
 from psr_ray.data.stage import held_out_phrases, source_digests
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import pair_texts
+from psr_ray.method.judges import pair_texts
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint

@@ -73,7 +73,7 @@ def marked_equations(rng: random.Random) -> Document:
         for name, stated in zip((first, second), shown, strict=True)
     )
     marks = " ".join(
-        f"{mark(name, stated, result)}."
+        f"{name}: {mark(stated, result)}."
         for name, stated in zip((first, second), shown, strict=True)
     )
     return Document(given, f"{work_out(operation, value)}. {marks}")

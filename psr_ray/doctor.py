@@ -19,7 +19,7 @@ from psr_ray.data.files import files_of
 from psr_ray.data.hub import hub_file
 from psr_ray.data.sources import record_function
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import judge_class
+from psr_ray.method.judges import judge_class
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.plugins import is_plugin
 from psr_ray.storage.files import Json, read_json

@@ -21,7 +21,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """Two candidate next steps, the judge's text about them, and its verdict (``A`` or ``B``)."""
+    """Two candidate next steps, the judge's text about them, and its verdict (``A`` or ``B``).
+
+    ``work`` and the critiques are the parts of that text that `judge.mode: shared` asks for one by one;
+    empty where they are not known."""
 
     problem: Problem
     steps_so_far: list[str]
@@ -29,6 +32,9 @@ class JudgedPair:
     step_b: str
     judgement: str
     verdict: str
+    work: str = ""
+    critique_a: str = ""
+    critique_b: str = ""
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,9 @@ def with_seed_files(config: Config, plan: list[PlannedStage]) -> Config:
 def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
-    measured = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
+    sizes = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
     fine_tuned = {"fine_tuned": config.sft is not None}
-    settings = settings_of(config, "data", "num_iterations", *measured) | fine_tuned
+    settings = settings_of(config, "data", "num_iterations", *sizes) | fine_tuned
     seeds = seed_stages(run)
     data = run.stage("data", settings, seeds)
     base = run.stage("base", fingerprint(config.model.base))
@@ -173,7 +173,8 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     plan.append(PlannedStage("data", 0, "M0", data))
 
     def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
-        settings = settings_of(config, *GENERATION_SETTINGS, "evaluation", "search")
+        measured = config.as_measured()
+        settings = settings_of(measured, *GENERATION_SETTINGS, "evaluation", "search")
         stage = run.stage(f"evaluate-{model}", settings, [data, made_by, *others])
         plan.append(PlannedStage("evaluate", iteration, model, stage))
         return stage
@@ -186,6 +187,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
             "model.max_length",
             "prompts",
             "judge.mode",
+            "judge.critiques",
             "judge.max_thinking_tokens",
         )
         sft_settings = settings_of(config, *rows)

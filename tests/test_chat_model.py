@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from psr_ray.config import JudgeConfig
 from psr_ray.config.file import load_config
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import read_rows, shards
 

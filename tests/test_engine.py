@@ -16,7 +16,7 @@ import json
 import math
 import shutil
 import sys
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.config import JudgeConfig
 from psr_ray.config.file import load_config
 from psr_ray.inference.engine import VllmEngine

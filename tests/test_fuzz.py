@@ -25,7 +25,8 @@ from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.sources import problem_rows
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import judge_of, parse_points, parse_verdict
+from psr_ray.method.judge import parse_points, parse_verdict
+from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.steps import split_steps, trim_to_step
 from psr_ray.runs import Stage

@@ -12,7 +12,7 @@ from psr_ray.config.file import load_config
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
 from psr_ray.method.generation import Completion
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import points_prompt
 from psr_ray.method.steps import merge

@@ -19,7 +19,7 @@ from psr_ray.data.stage import write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
 from psr_ray.method.generation import Completion
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import search_steps
 from psr_ray.problems import Problem

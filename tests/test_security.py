@@ -13,7 +13,8 @@ from psr_ray.config import JudgeConfig
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import judge_of, parse_verdict
+from psr_ray.method.judge import parse_verdict
+from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import BUILT_IN, PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import points_prompt
 

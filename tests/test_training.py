@@ -12,7 +12,7 @@ from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
 from psr_ray.embedded.seed import generate_problems, judged_pairs
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.method.preferences import CHOSEN_STEPS_SCHEMA, PREFERENCE_SCHEMA
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard

@@ -51,16 +51,40 @@ class SearchConfig(Frozen):
     accept."""
     tie_break: Literal["most_sampled", "first"] = "most_sampled"
     """Which of several best (or worst) candidates is taken (paper: not stated)."""
+    when_tied: Literal["rollback", "append"] | None = None
+    """A step whose candidates the judge cannot tell apart: drop the step before it and search on from
+    there (the paper's rule), or append the candidate that stands first, without a pair. Null: `rollback`
+    where all scores are equal by hard verdicts; `append` with soft ones (`judge.verdicts`), where going
+    back for lack of evidence could go on for ever."""
 
 
 class JudgeConfig(Frozen):
-    mode: Annotated[str, own_or("explain", "verdict")] = "explain"
-    """`explain`: reasoning, then [[A]] or [[B]], as in the paper. `verdict`: probabilities of the
-    two verdict tokens, no reasoning. `module:name`: a class of your own (docs/extending.md)."""
+    mode: Annotated[str, own_or("explain", "verdict", "shared")] = "explain"
+    """`explain`: reasoning, then [[A]] or [[B]], as in the paper. `verdict`: [[A]] or [[B]] at once, by
+    the probabilities of the two letters. `shared`: the step is worked out once, then all comparisons see
+    that text and answer as in `verdict`. `module:name`: a class of your own (docs/extending.md)."""
+    verdicts: Literal["soft", "hard"] = "soft"
+    """`soft`: the probability of A against B at the verdict's letter; after reasoning, given what was
+    written. `hard`: the letter alone, 1 or 0 (the paper's)."""
+    comparisons: Literal["needed", "all", "knockout"] = "needed"
+    """Which pairs are compared when a search makes step preferences. `all`: every pair in both orders
+    (the paper's way; evaluations always do). `needed`: until no open verdict can change best, worst or
+    whether there is a preference: the same outcome, fewer requests. `knockout`: brackets for best and
+    worst, both orders; fewer still, another outcome at times."""
+    min_lead: NonNegative = 1.0
+    """Standard errors by which the best candidate must lead the worst to make a preference, with soft
+    verdicts; the standard error is what the two orders disagree by (docs/judging.md). 1: of two candidates,
+    both orders must name the same one. 0, and hard verdicts: any lead counts (the paper's rule)."""
+    max_problem_tokens: Positive | None = None
+    """Tokens that a judge may write for one problem's search (looked at between rounds of comparisons);
+    then further steps are appended without a pair, the most sampled candidate each. Null: no limit."""
+    critiques: bool = False
+    """`shared` alone: also a short critique of each candidate, written once and shown beside it."""
     temperature: NonNegative = 0.0
     """Sampling temperature of the judge (paper: not stated; 0 makes verdicts repeatable)."""
     max_tokens: Positive = 1024
-    """Most tokens of a judgement; one that ends before its verdict counts as unparsable."""
+    """Most tokens of a judgement; one that ends before its verdict counts as unparsable. With `shared`,
+    of the step worked out, and of a critique; one that is cut off is used as it is, and counted."""
     max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens that a judgement may have before that, between its model's thinking marks (`<think>`). With
     0 the chat template is asked for no thinking. Needs `sft: null`: EFT rows teach to judge without."""
@@ -70,6 +94,12 @@ class JudgeConfig(Frozen):
     max_points_tokens: Positive = 1024
     """The same for the judgement of a complete solution (`method.ranking: points`)."""
 
+    @model_validator(mode="after")
+    def critiques_are_shared(self) -> JudgeConfig:
+        if self.critiques and self.mode != "shared":
+            raise ValueError("`critiques` goes with `mode: shared`")
+        return self
+
     @property
     def thinks(self) -> bool:
         """Whether a judge may think before it answers."""
@@ -77,8 +107,13 @@ class JudgeConfig(Frozen):
 
     @property
     def most_tokens(self) -> int:
-        """Most tokens of a judgement of two steps, its thinking included; `verdict` takes one."""
+        """Most tokens that a judge writes at a time, its thinking included; `verdict` takes one."""
         return 1 if self.mode == "verdict" else self.max_tokens + self.max_thinking_tokens
+
+    @property
+    def lead(self) -> float:
+        """Standard errors by which the best must lead the worst: none with hard verdicts."""
+        return 0.0 if self.verdicts == "hard" else self.min_lead
 
     @property
     def most_points_tokens(self) -> int:
@@ -266,6 +301,19 @@ class Config(Frozen):
     def train_source(self, iteration: int) -> SourceConfig:
         """The problems of an iteration, counted from 1."""
         return self.data.train[min(iteration, len(self.data.train)) - 1]
+
+    @property
+    def when_tied(self) -> Literal["rollback", "append"]:
+        """What follows a step that gives no preference."""
+        is_soft = self.method.ranking == "pairwise" and self.judge.verdicts == "soft"
+        return self.search.when_tied or ("append" if is_soft else "rollback")
+
+    def as_measured(self) -> Config:
+        """The config by which every model is measured: with its own pairwise judge, whatever the
+        method, and the full round robin, so that flips and ties are those of all pairs."""
+        whole = {"comparisons": "all", "max_problem_tokens": None}
+        judge = self.judge.model_copy(update=whole)
+        return self.model_copy(update={"method": MethodConfig(), "judge": judge})
 
     def in_iteration(self, iteration: int) -> Config:
         """The config as an iteration sees it: in the first one the policy is M1, so M1 judging

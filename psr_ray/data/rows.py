@@ -27,6 +27,9 @@ TASK_SCHEMA = pa.schema(
         ("step_a", pa.string()),
         ("step_b", pa.string()),
         ("judgement", pa.string()),
+        ("work", pa.string()),
+        ("critique_a", pa.string()),
+        ("critique_b", pa.string()),
         ("verdict", pa.string()),
         ("prefix_ids", pa.list_(pa.int32())),
         (
@@ -45,6 +48,10 @@ TASK_SCHEMA = pa.schema(
         ),
     ]
 )
+
+
+# Parts of a judgement, which `judge.mode: shared` asks for one by one.
+PARTS = ("work", "critique_a", "critique_b")
 
 
 def output_name(task: str, dataset: str | None = None) -> str:
@@ -92,6 +99,7 @@ def pair_row(pair: JudgedPair) -> Row:
         "step_b": pair.step_b,
         "judgement": pair.judgement,
         "verdict": pair.verdict,
+        **{name: getattr(pair, name) for name in PARTS},
     }
 
 
@@ -115,4 +123,5 @@ def pair_of(row: Row) -> JudgedPair:
         row["step_b"],
         row["judgement"],
         row["verdict"],
+        **{name: row[name] or "" for name in PARTS},
     )

@@ -18,7 +18,7 @@ from psr_ray.config import SourceConfig
 from psr_ray.data.files import PATTERN, Failures, files_of, read_records
 from psr_ray.data.formats import clean, problem_from
 from psr_ray.data.hub import TRAINING_SETS, hub_file, hub_records
-from psr_ray.data.rows import pair_row, problem_row, solution_judgement_row
+from psr_ray.data.rows import PARTS, pair_row, problem_row, solution_judgement_row
 from psr_ray.embedded.arithmetic import Split, generate_problems
 from psr_ray.embedded.seed import SHARE_ALIKE, ift_problems, judged_pairs
 from psr_ray.embedded.solutions import judged_solutions
@@ -56,6 +56,7 @@ def pair_from(record: Row, path: Path, line: int) -> JudgedPair:
         clean(record["step_b"]),
         clean(record["judgement"]),
         record["verdict"],
+        **{name: clean(record.get(name) or "") for name in PARTS},
     )
 
 

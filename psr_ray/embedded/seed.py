@@ -68,22 +68,25 @@ def work_out(operation: Operation, value: int) -> str:
     )
 
 
-def judgement(operation: Operation, value: int, step_a: str, step_b: str) -> tuple[str, str]:
-    """The judge's text and its verdict: ``B`` if B's step is right, else ``A``.
+def judged_parts(
+    operation: Operation, value: int, step_a: str, step_b: str
+) -> tuple[str, str, str, str]:
+    """The step worked out, a critique of each candidate, and the verdict: ``B`` if B's step is right,
+    else ``A``.
 
     When both steps are as good, the two orders so name the same position and cancel out: the search
     sees a tie. docs/negative-results.md tells why the verdict is this rule.
     """
     result = operation.apply(value)
     shown = {"A": shown_value(step_a), "B": shown_value(step_b)}
-    lines = [f"{mark(name, value, result)}." for name, value in shown.items()]
+    critiques = [f" {mark(value, result)}." for value in shown.values()]
     verdict = "B" if shown["B"] == result else "A"
-    return f" {work_out(operation, value)}. {' '.join(lines)} [[{verdict}]]", verdict
+    return f" {work_out(operation, value)}.", critiques[0], critiques[1], verdict
 
 
-def mark(name: str, stated: int | None, wanted: int | None) -> str:
+def mark(stated: int | None, wanted: int | None) -> str:
     """A stated result set beside the right one."""
-    return f"{name}: {stated} vs {wanted} {'right' if stated == wanted else 'wrong'}"
+    return f"{stated} vs {wanted} {'right' if stated == wanted else 'wrong'}"
 
 
 def shown_value(step: str) -> int | None:
@@ -199,8 +202,9 @@ def judged_pair(problem: Problem, rng: random.Random, *, share_alike: float) -> 
         while steps[0] in (steps[1], finish(plan, index, operation.equation(value))):
             steps[0] = wrong_step(plan, index, value, rng)
     rng.shuffle(steps)
-    text, verdict = judgement(operation, value, steps[0], steps[1])
-    return JudgedPair(problem, so_far, steps[0], steps[1], text, verdict)
+    work, a, b, verdict = judged_parts(operation, value, steps[0], steps[1])
+    text = f"{work} A:{a} B:{b} [[{verdict}]]"
+    return JudgedPair(problem, so_far, steps[0], steps[1], text, verdict, work, a, b)
 
 
 def judged_pairs(

@@ -39,7 +39,7 @@ def points_judgement(plan: Plan, steps: list[str]) -> tuple[str, int]:
         said = f"{letter} missing"
         if index < len(steps):
             stated = shown_value(steps[index])
-            said = mark(letter, stated, wanted)
+            said = f"{letter}: {mark(stated, wanted)}"
             right += stated == wanted and index >= len(plan.operations) - MOST_STEP_POINTS
         lines.append(f"{work_out(operation, values[index])}. {said}, {right}.")
     boxed = extract_boxed("\n".join(steps)) is not None

@@ -102,11 +102,12 @@ class DatasetWriter:
         def rows() -> Iterator[Row]:
             for row in read_rows([self.data / f"{name}.parquet"]):
                 made = example(row)
-                texts = {
-                    "prompt": self.decoder.prompt(made.prompt_ids),
-                    "completion": self.decoder.text(made.completion_ids),
-                }
-                yield {key: row.get(key) for key in schema.names} | texts
+                for prompt, completion in made.paths:
+                    texts = {
+                        "prompt": self.decoder.prompt(prompt),
+                        "completion": self.decoder.text(completion),
+                    }
+                    yield {key: row.get(key) for key in schema.names} | texts
 
         return {"train": write_parquet(folder / "data" / "train.parquet", rows(), schema)}
 

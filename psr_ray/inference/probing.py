@@ -69,7 +69,7 @@ def probe_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
             true_wins = mean_win(others, against)
     return {
         "id": row["id"],
-        "scores": scores(others, ranked.verdicts),
+        "scores": scores([c.count for c in others], ranked.verdicts),
         "own_text": own[0].text if own else None,
         "own_win": wins,
         "own_true_win": true_wins,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from psr_ray.answers import extract_boxed, is_equal
+from psr_ray.method.judge import Notes
 from psr_ray.method.preferences import IDS
 from psr_ray.method.search import Search
 from psr_ray.method.truth import right_candidates
@@ -22,6 +23,7 @@ CANDIDATE = pa.struct(
         ("score", pa.float64()),
         ("is_right", pa.bool_()),
         ("judgement", pa.string()),
+        ("critique", pa.string()),
     ]
 )
 VERDICT = pa.struct(
@@ -30,6 +32,7 @@ VERDICT = pa.struct(
         ("second", pa.int32()),
         ("first_wins", pa.float64()),
         ("text", pa.string()),
+        ("mass", pa.float64()),  # probability of both letters, where it was read
     ]
 )
 STEP = pa.struct(
@@ -37,10 +40,12 @@ STEP = pa.struct(
         ("number", pa.int32()),
         ("opening_ids", IDS),
         ("outcome", pa.string()),
+        ("tied", pa.bool_()),
         ("kept", pa.bool_()),
         ("chosen", pa.int32()),
         ("rejected", pa.int32()),
         ("num_truncated", pa.int32()),
+        ("work", pa.string()),  # the step as the judge worked it out
         ("candidates", pa.list_(CANDIDATE)),
         ("verdicts", pa.list_(VERDICT)),
     ]
@@ -57,8 +62,12 @@ SEARCH_SCHEMA = pa.schema(
         ("correct", pa.bool_()),
         ("num_rollbacks", pa.int32()),
         ("num_sampled_tokens", pa.int64()),
-        ("num_judge_tokens", pa.int64()),
+        ("num_judge_tokens", pa.int64()),  # work, critiques and comparisons together
+        ("num_work_tokens", pa.int64()),
+        ("num_critique_tokens", pa.int64()),
+        ("num_compare_tokens", pa.int64()),
         ("num_thinking_tokens", pa.int64()),  # of the judge's
+        ("num_cut_texts", pa.int64()),  # texts of the judge that were cut off
         ("num_prompt_tokens", pa.int64()),
         ("num_cached_tokens", pa.int64()),
         ("error", pa.string()),
@@ -73,7 +82,7 @@ def search_row(search: Search) -> Row:
     predicted = extract_boxed(solution)
     steps = []
     for step in search.steps:
-        nothing = [None] * len(step.candidates)
+        nothing, notes = [None] * len(step.candidates), step.notes or Notes("", [])
         texts = [candidate.text for candidate in step.candidates]
         truth: Sequence[bool | None] = (
             right_candidates(search.problem, step.steps_so_far, texts, search.unit) or nothing
@@ -83,10 +92,12 @@ def search_row(search: Search) -> Row:
                 "number": step.number,
                 "opening_ids": list(step.opening_ids),
                 "outcome": step.outcome,
+                "tied": step.is_tied,
                 "kept": step.kept,
                 "chosen": step.chosen,
                 "rejected": step.rejected,
                 "num_truncated": step.num_truncated,
+                "work": notes.work,
                 "candidates": [
                     {
                         "text": candidate.text,
@@ -96,6 +107,7 @@ def search_row(search: Search) -> Row:
                         "score": score,
                         "is_right": right,
                         "judgement": judgement,
+                        "critique": notes.critiques.get(candidate.text),
                     }
                     for candidate, score, right, judgement in zip(
                         step.candidates,
@@ -111,6 +123,7 @@ def search_row(search: Search) -> Row:
                         "second": comparison.second,
                         "first_wins": verdict.first_wins,
                         "text": verdict.text,
+                        "mass": verdict.mass,
                     }
                     for comparison, verdict in step.verdicts.items()
                 ],
@@ -129,7 +142,11 @@ def search_row(search: Search) -> Row:
         "num_rollbacks": search.num_rollbacks,
         "num_sampled_tokens": search.usage.num_sampled_tokens,
         "num_judge_tokens": search.usage.num_judge_tokens,
+        "num_work_tokens": search.usage.num_work_tokens,
+        "num_critique_tokens": search.usage.num_critique_tokens,
+        "num_compare_tokens": search.usage.num_compare_tokens,
         "num_thinking_tokens": search.usage.num_thinking_tokens,
+        "num_cut_texts": search.usage.num_cut_texts,
         "num_prompt_tokens": search.usage.num_prompt_tokens,
         "num_cached_tokens": search.usage.num_cached_tokens,
         "error": None,
@@ -140,6 +157,6 @@ def search_row(search: Search) -> Row:
 def verdicts_of(step: Row) -> dict[Comparison, Verdict]:
     """The verdicts of a step of a search row."""
     return {
-        Comparison(v["first"], v["second"]): Verdict(v["first_wins"], v["text"])
+        Comparison(v["first"], v["second"]): Verdict(v["first_wins"], v["text"], mass=v["mass"])
         for v in step["verdicts"]
     }

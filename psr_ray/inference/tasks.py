@@ -23,12 +23,12 @@ from psr_ray.inference.records import (
 from psr_ray.inference.rollouts import TREE_SCHEMA, tree_task
 from psr_ray.inference.search_rows import SEARCH_SCHEMA, search_row
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
-from psr_ray.method.judge import JudgementTooLong, check_room, judge_of
+from psr_ray.method.judge import JudgementTooLong
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import State, pairwise_ranking, ranking_of
-from psr_ray.method.search import ProblemTooLong, pick, search_steps
+from psr_ray.method.search import ProblemTooLong, search_steps
 from psr_ray.method.steps import merge
-from psr_ray.method.verdicts import Comparison
+from psr_ray.method.verdicts import Comparison, pick
 from psr_ray.storage.files import Row
 
 
@@ -109,17 +109,13 @@ def best_of(
 
 def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
     """A judged pair put to the judge again, in both orders."""
-    pair, judge, forward = pair_of(row), judge_of(prompts, config.judge), Comparison(0, 1)
-    requests = judge.requests(
-        pair.problem.text,
-        pair.steps_so_far,
-        [pair.step_a, pair.step_b],
-        [forward, forward.swap()],
-    )
-    check_room(requests, config.model.max_length)
-    [first], [second] = yield requests
-    num_tokens = len(first.token_ids) + len(second.token_ids)
-    return judgement_row(pair, judge.read(first), judge.read(second), num_tokens)
+    pair, forward, usage = pair_of(row), Comparison(0, 1), Usage()
+    state = State(pair.problem, (), pair.steps_so_far, 0, usage)
+    ranking = pairwise_ranking(prompts, config, "policy")
+    asked = [forward, forward.swap()]
+    found = yield from ranking.compare(state, [pair.step_a, pair.step_b], asked)
+    first, second = (found[comparison] for comparison in asked)
+    return judgement_row(pair, first, second, usage.num_judge_tokens)
 
 
 def write_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:

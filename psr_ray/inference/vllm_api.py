@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from math import exp
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from psr_ray.config import EngineConfig, ModelConfig
@@ -90,14 +90,8 @@ def sampling_params(request: GenerationRequest, seed: int | None = None) -> Samp
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    if request.choice_ids:
-        return SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            logprob_token_ids=list(request.choice_ids),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
     return SamplingParams(
+        logprob_token_ids=list(request.choice_ids) or None,
         n=request.num_samples,
         seed=None if seed is None or not request.temperature else request_seed(request, seed),
         temperature=request.temperature,
@@ -114,15 +108,24 @@ def sampling_params(request: GenerationRequest, seed: int | None = None) -> Samp
     )
 
 
+def choice_place(token_ids: Sequence[int], request: GenerationRequest) -> int | None:
+    """The token at which a request's choice is read: its last that is one of the choices, or its only
+    one; None where there is none."""
+    if request.choice_ids and request.max_tokens == 1:
+        return 0
+    places = (n for n in range(len(token_ids) - 1, -1, -1) if token_ids[n] in request.choice_ids)
+    return next(places, None)
+
+
 def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Completion]:
     """Our completions of one vLLM request, finished or cut off by its limit in seconds."""
     cached = output.num_cached_tokens or 0
     completions = []
     for sample in output.outputs:
-        probabilities: tuple[float, ...] = ()
-        if request.choice_ids and sample.logprobs:
-            weights = [exp(sample.logprobs[0][i].logprob) for i in request.choice_ids]
-            probabilities = tuple(weight / sum(weights) for weight in weights)
+        place = choice_place(sample.token_ids, request)
+        logprobs: tuple[float, ...] = ()
+        if place is not None and sample.logprobs:
+            logprobs = tuple(sample.logprobs[place][i].logprob for i in request.choice_ids)
         stopped = sample.finish_reason == "stop"
         finish: Finish = "length" if output.finished else "time"
         if stopped:
@@ -132,7 +135,8 @@ def completions_of(output: RequestOutput, request: GenerationRequest) -> list[Co
             Completion(
                 token_ids=tuple(sample.token_ids),
                 finish=finish,
-                choice_probabilities=probabilities,
+                choice_logprobs=logprobs,
+                choice_place=place or 0,
                 num_cached_tokens=cached,
             )
         )

@@ -8,8 +8,9 @@ from itertools import combinations
 from typing import Any
 
 from psr_ray.inference.search_rows import verdicts_of
+from psr_ray.measures.verdict_counts import VerdictCounts
 from psr_ray.method.judge import parse_points
-from psr_ray.method.verdicts import VerdictCounts, Verdicts, order, win
+from psr_ray.method.verdicts import Verdicts, order, win
 from psr_ray.storage.files import Row
 
 # Differences in tokens between two candidates, for the win rate of the longer one.
@@ -31,7 +32,14 @@ class SearchFigures:
     num_cached_tokens: int = 0
     num_sampled_tokens: int = 0
     num_judge_tokens: int = 0
+    num_work_tokens: int = 0
+    num_critique_tokens: int = 0
+    num_compare_tokens: int = 0
     num_thinking_tokens: int = 0
+    num_cut_texts: int = 0
+    num_pairs: int = 0
+    num_right_pairs: int = 0
+    num_gradable_pairs: int = 0
     num_unparsable_points: int = 0
     num_points: int = 0
     num_one_right: int = 0
@@ -52,7 +60,11 @@ class SearchFigures:
         self.num_cached_tokens += search["num_cached_tokens"]
         self.num_sampled_tokens += search["num_sampled_tokens"]
         self.num_judge_tokens += search["num_judge_tokens"]
+        self.num_work_tokens += search["num_work_tokens"]
+        self.num_critique_tokens += search["num_critique_tokens"]
+        self.num_compare_tokens += search["num_compare_tokens"]
         self.num_thinking_tokens += search["num_thinking_tokens"]
+        self.num_cut_texts += search["num_cut_texts"]
         self.ends[search["end"]] = self.ends.get(search["end"], 0) + 1
         for step in search["steps"]:
             candidates = step["candidates"]
@@ -63,14 +75,28 @@ class SearchFigures:
                 continue
             truth = [c["is_right"] for c in candidates]
             verdicts = verdicts_of(step)
+            self._add_pair(step)
             self.verdicts.add(
+                [c["count"] for c in candidates],
                 verdicts,
-                tie=step["outcome"] == "rolled_back",
+                tie=step["tied"],
                 is_right=None if None in truth else truth,
             )
             self._add_ranking(candidates)
             if verdicts:
                 self._add_lengths(candidates, verdicts)
+
+    def _add_pair(self, step: Row) -> None:
+        """The step's preference, where it is kept: is the chosen step right, the rejected one wrong?"""
+        if not step["kept"] or step["rejected"] is None:
+            return
+        self.num_pairs += 1
+        chosen, rejected = (
+            step["candidates"][step[name]]["is_right"] for name in ("chosen", "rejected")
+        )
+        if chosen is not None and rejected is not None:
+            self.num_gradable_pairs += 1
+            self.num_right_pairs += chosen and not rejected
 
     def _add_ranking(self, candidates: list[Row]) -> None:
         """Does the better score stand with the right one of two candidates?"""
@@ -101,6 +127,11 @@ class SearchFigures:
                     counts[0] += 1
                     counts[1] += win(verdicts, longer, shorter)
 
+    @property
+    def num_tokens(self) -> int:
+        """All tokens that the searches generated."""
+        return self.num_sampled_tokens + self.num_judge_tokens
+
     def summary(self) -> dict[str, Any]:
         """Figures by name; a share is None where there was nothing to measure."""
 
@@ -117,7 +148,15 @@ class SearchFigures:
             "prefix_cache_hit_rate": per(self.num_cached_tokens, self.num_prompt_tokens),
             "num_sampled_tokens": self.num_sampled_tokens,
             "num_judge_tokens": self.num_judge_tokens,
+            "num_work_tokens": self.num_work_tokens,
+            "num_critique_tokens": self.num_critique_tokens,
+            "num_compare_tokens": self.num_compare_tokens,
             "num_thinking_tokens": self.num_thinking_tokens,
+            "num_cut_texts": self.num_cut_texts,
+            "num_pairs_found": self.num_pairs,
+            "num_right_pairs": self.num_right_pairs if self.num_gradable_pairs else None,
+            "tokens_per_pair": per(self.num_tokens, self.num_pairs),
+            "tokens_per_right_pair": per(self.num_tokens, self.num_right_pairs),
             "num_verdicts": self.verdicts.num_verdicts,
             "num_gradable_verdicts": self.verdicts.num_gradable,
             "num_one_right": self.num_one_right,

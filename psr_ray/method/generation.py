@@ -8,16 +8,17 @@ from typing import Literal, TypeVar
 
 # Which model answers: the one that searches, or M1 as a frozen judge (`method.judge: first`).
 ModelRole = Literal["policy", "first"]
-# The purpose of a request, for traces.
-Purpose = Literal["sample", "judge"]
+# The purpose of a request: steps and solutions, and what a judge does: the step worked out and each
+# candidate criticised (`judge.mode: shared`), then comparisons (or points).
+Purpose = Literal["solve", "work", "critique", "compare"]
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
     """``num_samples`` completions of one prompt.
 
-    With ``choice_ids`` nothing is sampled: the completion carries the probabilities of these
-    tokens as the next one, scaled to add up to 1.
+    With ``choice_ids`` the completion carries the log-probabilities of these tokens where the last of
+    them stands; with ``max_tokens`` 1, as the next token whatever is sampled.
     """
 
     prompt_ids: tuple[int, ...]
@@ -28,7 +29,7 @@ class GenerationRequest:
     stop: str | None = None
     choice_ids: tuple[int, ...] = ()
     role: ModelRole = "policy"
-    purpose: Purpose = "sample"
+    purpose: Purpose = "solve"
     draw: int = 0
     """How often this prompt may have been sampled from before: another draw, other samples."""
     max_seconds: float | None = None
@@ -40,36 +41,52 @@ Finish = Literal["eos", "stop", "length", "time"]
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion: the sampled ids (EOS included where the model ended) and why it stopped."""
+    """One completion: the sampled ids (EOS included where the model ended) and why it stopped.
+
+    ``choice_logprobs`` are those of the request's ``choice_ids`` at the token ``choice_place``; empty
+    where none of them was sampled."""
 
     token_ids: tuple[int, ...]
     finish: Finish
-    choice_probabilities: tuple[float, ...] = ()
+    choice_logprobs: tuple[float, ...] = ()
+    choice_place: int = 0
     num_cached_tokens: int = 0
 
 
 @dataclass
 class Usage:
-    """Tokens that a task has used so far."""
+    """Tokens that a task has used so far: generated ones by the purpose of their requests."""
 
     num_sampled_tokens: int = 0
-    num_judge_tokens: int = 0
+    num_work_tokens: int = 0
+    num_critique_tokens: int = 0
+    num_compare_tokens: int = 0
     num_thinking_tokens: int = 0
     """Those of the judge's tokens that stand between thinking marks."""
+    num_cut_texts: int = 0
+    """Texts of the judge that were cut off at their limit."""
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
 
-    def add_samples(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
-        """Add sampled completions."""
-        self.num_sampled_tokens += sum(len(c.token_ids) for c in completions)
-        self._add_prompt(request, completions)
+    @property
+    def num_judge_tokens(self) -> int:
+        """All that the judge wrote."""
+        return self.num_work_tokens + self.num_critique_tokens + self.num_compare_tokens
 
-    def add_judgement(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
-        """Add the tokens of judgements."""
-        self.num_judge_tokens += sum(len(c.token_ids) for c in completions)
-        self._add_prompt(request, completions)
-
-    def _add_prompt(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
+    def add(self, request: GenerationRequest, completions: Sequence[Completion]) -> None:
+        """Add the completions of a request."""
+        num = sum(len(completion.token_ids) for completion in completions)
+        match request.purpose:
+            case "solve":
+                self.num_sampled_tokens += num
+            case "work":
+                self.num_work_tokens += num
+            case "critique":
+                self.num_critique_tokens += num
+            case "compare":
+                self.num_compare_tokens += num
+        if request.purpose != "solve" and request.max_tokens > 1:
+            self.num_cut_texts += sum(c.finish in ("length", "time") for c in completions)
         self.num_prompt_tokens += len(request.prompt_ids) * len(completions)
         self.num_cached_tokens += sum(c.num_cached_tokens for c in completions)
 

@@ -1,22 +1,27 @@
-"""Ways of judging: how two steps are put to a model, and how its answer is read (`judge.mode`).
-
-A new way is a subclass of ``Judge``: in this file and in ``JUDGES``, or in a module of the user's own,
-named in the config as ``module:name`` (docs/extending.md).
-"""
+"""What all ways of judging have in common: requests, texts that end with a verdict, probabilities."""
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from psr_ray.config import JudgeConfig
 from psr_ray.errors import PsrError
-from psr_ray.method.generation import Completion, GenerationRequest, ModelRole
-from psr_ray.method.prompts import PromptBuilder, Texts, TokenIds
+from psr_ray.method.generation import (
+    Completion,
+    EngineTask,
+    GenerationRequest,
+    ModelRole,
+    Purpose,
+    Result,
+    Usage,
+)
+from psr_ray.method.prompts import PromptBuilder, TokenIds
 from psr_ray.method.verdicts import Comparison, Verdict
-from psr_ray.plugins import find
 from psr_ray.problems import JudgedPair
 
 FINAL_VERDICT = re.compile(r"\[\[([AB])\]\]\W*$")
@@ -38,6 +43,19 @@ def check_room(requests: Sequence[GenerationRequest], max_length: int) -> None:
         )
 
 
+def with_room(task: EngineTask[Result], max_length: int) -> EngineTask[Result]:
+    """The task, each of its requests checked for room."""
+    answers = None
+    while True:
+        try:
+            requests = next(task) if answers is None else task.send(answers)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        check_room(requests, max_length)
+        answers = yield requests
+
+
 def parse_verdict(judgement: str) -> Verdict:
     """The verdict that ends a judgement; ``first_wins`` is None where none does."""
     match = FINAL_VERDICT.search(judgement)
@@ -50,6 +68,26 @@ def parse_points(judgement: str) -> int | None:
     return None if match is None else int(match[1])
 
 
+def probability(logprobs: Sequence[float]) -> tuple[float, float] | None:
+    """The probability of A against B, and of both together, from their log-probabilities. None where
+    there are none, or both letters have probability zero: then there is no verdict."""
+    if not logprobs:
+        return None
+    a, b = map(math.exp, logprobs)
+    return (a / (a + b), a + b) if a + b > 0 else None
+
+
+@dataclass
+class Notes:
+    """What a judge compares candidates by: the problem and the steps so far; and with `judge.mode:
+    shared` what it has written before: the step worked out, a critique of each candidate by its text."""
+
+    problem: str
+    steps_so_far: Sequence[str]
+    work: str | None = None
+    critiques: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Judge(ABC):
     """One way of judging pairs of steps; ``role`` says which model answers."""
@@ -57,6 +95,11 @@ class Judge(ABC):
     prompts: PromptBuilder
     settings: JudgeConfig
     role: ModelRole = "policy"
+
+    def prepare(self, _notes: Notes, _texts: Sequence[str], _usage: Usage, /) -> EngineTask[None]:
+        """Write into the notes what comparisons of the texts need and is not there yet; most judges need
+        nothing."""
+        yield from ()
 
     @abstractmethod
     def prompt(
@@ -80,80 +123,43 @@ class Judge(ABC):
 
     @property
     def choice_ids(self) -> tuple[int, ...]:
-        """Tokens whose probabilities are the verdict; empty where a judgement is sampled."""
+        """Tokens whose probabilities are asked for; empty where the text alone is the verdict."""
         return ()
 
+    def lessons(self, pair: JudgedPair) -> list[tuple[TokenIds, TokenIds]]:
+        """What EFT teaches by a judged pair: prompts and completions, without EOS."""
+        prompt = self.prompt(pair.problem.text, pair.steps_so_far, pair.step_a, pair.step_b)
+        return [(prompt, self.target(pair))]
+
     def requests(
-        self,
-        problem: str,
-        steps_so_far: Sequence[str],
-        texts: Sequence[str],
-        comparisons: Sequence[Comparison],
+        self, notes: Notes, texts: Sequence[str], comparisons: Sequence[Comparison]
     ) -> list[GenerationRequest]:
         """A request for each comparison of two of the ``texts``, in order."""
-        choice_ids = self.choice_ids
-        return [
-            GenerationRequest(
-                prompt_ids=self.prompt(problem, steps_so_far, texts[c.first], texts[c.second]),
-                num_samples=1,
-                temperature=self.settings.temperature,
-                top_p=1.0,
-                max_tokens=self.max_tokens,
-                choice_ids=choice_ids,
-                role=self.role,
-                purpose="judge",
-                max_seconds=self.settings.max_seconds,
-            )
-            for c in comparisons
-        ]
+        shown = ((texts[c.first], texts[c.second]) for c in comparisons)
+        prompts = (self.prompt(notes.problem, notes.steps_so_far, a, b) for a, b in shown)
+        return [self.request(prompt, "compare") for prompt in prompts]
 
+    def request(self, prompt_ids: TokenIds, purpose: Purpose) -> GenerationRequest:
+        """A request for a verdict, or with another purpose for a text."""
+        compares = purpose == "compare"
+        return GenerationRequest(
+            prompt_ids=prompt_ids,
+            num_samples=1,
+            temperature=self.settings.temperature if compares else 0.0,
+            top_p=1.0,
+            max_tokens=self.max_tokens if compares else self.settings.most_tokens,
+            choice_ids=self.choice_ids if compares else (),
+            role=self.role,
+            purpose=purpose,
+            max_seconds=self.settings.max_seconds,
+        )
 
-class ExplainJudge(Judge):
-    """The paper's way (arXiv 2503.03746, 3.1): reasoning, then ``[[A]]`` or ``[[B]]`` at the end."""
-
-    def prompt(
-        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
-    ) -> TokenIds:
-        texts = pair_texts(problem, steps_so_far, step_a, step_b)
-        return self.prompts.judging_ids("judge", texts, thinking=self.settings.thinks)
-
-    def read(self, completion: Completion) -> Verdict:
-        answer = self.prompts.answer(completion.token_ids, thinking=self.settings.thinks)
-        verdict = parse_verdict(answer.final)
-        return Verdict(verdict.first_wins, answer.text, answer.num_thinking_tokens)
-
-    def target(self, pair: JudgedPair) -> TokenIds:
-        return self.prompts.encode(pair.judgement)
-
-
-class VerdictJudge(Judge):
-    """No reasoning: the prompt ends with ``[[``, the verdict is the probabilities of ``A`` and ``B``."""
-
-    def prompt(
-        self, problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str
-    ) -> TokenIds:
-        texts = pair_texts(problem, steps_so_far, step_a, step_b)
-        return self.prompts.judging_ids("verdict", texts, opening=VERDICT_OPENING)
-
-    def read(self, completion: Completion) -> Verdict:
-        chances = completion.choice_probabilities
-        if not chances:
-            return Verdict(None, self.prompts.decode(completion.token_ids))
-        return Verdict(chances[0])
-
-    def target(self, pair: JudgedPair) -> TokenIds:
-        return self._after_opening(f"{pair.verdict}]]")
-
-    @property
-    def max_tokens(self) -> int:
-        return 1
-
-    @property
-    def choice_ids(self) -> tuple[int, ...]:
+    @cached_property
+    def letter_ids(self) -> tuple[int, ...]:
         """The tokens of the letters A and B as they follow ``[[``."""
-        return tuple(i for letter in "AB" for i in self._after_opening(letter)[:1])
+        return tuple(i for letter in "AB" for i in self.after_opening(letter)[:1])
 
-    def _after_opening(self, text: str) -> TokenIds:
+    def after_opening(self, text: str) -> TokenIds:
         """The ids of a text that follows ``[[``. Raises ``PsrError`` where its letter has no token of
         its own there."""
         opening = self.prompts.encode(VERDICT_OPENING)
@@ -163,26 +169,6 @@ class VerdictJudge(Judge):
         if not is_one_token:
             raise PsrError(
                 f"model {self.prompts.tokenizer.name_or_path}: '[[{text[0]}' is not '[[' and one "
-                "token in its vocabulary; use judge.mode: explain"
+                "token in its vocabulary; use judge.mode explain with judge.verdicts hard"
             )
         return ids[len(opening) :]
-
-
-def pair_texts(problem: str, steps_so_far: Sequence[str], step_a: str, step_b: str) -> Texts:
-    """Values of the templates `judge` and `verdict`."""
-    return {"problem": problem, "steps_so_far": steps_so_far, "step_a": step_a, "step_b": step_b}
-
-
-JUDGES = {"explain": ExplainJudge, "verdict": VerdictJudge}
-
-
-def judge_class(settings: JudgeConfig) -> type[Judge]:
-    """The class that `judge.mode` names. Raises ``PsrError`` where it is the user's and does not fit."""
-    takes, methods = ("prompts", "settings", "role"), ("prompt", "requests", "read", "target")
-    found: type[Judge] = find("judge.mode", settings.mode, JUDGES, takes, methods)
-    return found
-
-
-def judge_of(prompts: PromptBuilder, settings: JudgeConfig, role: ModelRole = "policy") -> Judge:
-    """The judge that the config asks for."""
-    return judge_class(settings)(prompts, settings, role)

@@ -117,17 +117,27 @@ class PromptBuilder:
         return self.encode(self.opening.replace(STEP_NUMBER, str(number)))
 
     def judging_ids(
-        self, template: str, texts: Texts, *, opening: str = "", thinking: bool = False
+        self,
+        template: str,
+        texts: Texts,
+        *,
+        opening: str = "",
+        thinking: bool = False,
+        after: Sequence[tuple[str, str]] = (),
     ) -> TokenIds:
         """A judge's prompt: a template filled in with a problem's and a model's texts.
 
         ``opening`` is the text with which the model's answer begins; with ``thinking`` it may think
-        before it answers.
+        before it answers. ``after`` are the questions and answers before it in the same conversation,
+        the questions as ``judging_text`` makes them, the answers as the model wrote them.
         """
         text = self.judging_text(template, texts)
+        answered = [(question, self.as_data(answer, judged=True)) for question, answer in after]
         if not self.chat:
-            return self._ids(text + opening)
-        return self._ids(text, self.system.judge, thinking=thinking) + self.encode(opening)
+            return self._ids(joined(answered) + text + opening)
+        return self._ids(text, self.system.judge, thinking=thinking, after=answered) + self.encode(
+            opening
+        )
 
     def judging_text(self, template: str, texts: Texts) -> str:
         """The same prompt as plain text, for a model behind any chat template."""
@@ -223,11 +233,22 @@ class PromptBuilder:
                 "built-in ones use"
             ) from error
 
-    def _ids(self, text: str, system: str | None = None, *, thinking: bool = False) -> TokenIds:
-        """A user's message as the model sees it, up to its answer."""
+    def _ids(
+        self,
+        text: str,
+        system: str | None = None,
+        *,
+        thinking: bool = False,
+        after: Sequence[tuple[str, str]] = (),
+    ) -> TokenIds:
+        """A user's message as the model sees it, up to its answer; ``after`` other messages and their
+        answers."""
         if not self.chat:
             return tuple(self.tokenizer.encode(text))
         messages = [] if system is None else [{"role": "system", "content": system}]
+        for question, answer in after:
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": answer})
         try:
             ids = self.tokenizer.apply_chat_template(
                 [*messages, {"role": "user", "content": text}],
@@ -249,6 +270,11 @@ class PromptBuilder:
         end = self.tokenizer.decode(list(prompt_ids[-8:]), skip_special_tokens=False).rstrip()
         closing = next((c for o, c in THINKING.items() if end.endswith(o)), "")
         return self.encode(f"\n{closing}\n\n") if closing else ()
+
+
+def joined(answered: Sequence[tuple[str, str]]) -> str:
+    """Questions and answers as the text of one prompt, for base models and teachers."""
+    return "".join(f"{question}{answer}\n" for question, answer in answered)
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:

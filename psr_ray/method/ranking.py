@@ -15,11 +15,13 @@ from typing import Literal, Protocol
 from psr_ray.config import Config, JudgeConfig
 from psr_ray.errors import PsrError
 from psr_ray.method.generation import EngineTask, GenerationRequest, ModelRole, Usage
-from psr_ray.method.judge import Judge, check_room, judge_of, parse_points
+from psr_ray.method.judge import Judge, Notes, check_room, parse_points, with_room
+from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder, TokenIds
+from psr_ray.method.standings import SCHEDULES, Rules, Standings
 from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
-from psr_ray.method.verdicts import Comparison, Verdict, both_orders, scores
+from psr_ray.method.verdicts import Comparison, Verdict, both_orders, first_wins, scores
 from psr_ray.plugins import find
 from psr_ray.problems import Problem
 
@@ -45,6 +47,12 @@ class Ranked:
     scores: list[float]
     verdicts: dict[Comparison, Verdict] = field(default_factory=dict)
     judgements: list[str] = field(default_factory=list)
+    notes: Notes | None = None
+    """What the judge wrote before it compared (`judge.mode: shared`)."""
+    has_lead: bool = True
+    """Whether the best candidate leads the worst by more than the judge's error (`judge.min_lead`)."""
+    is_spent: bool = False
+    """Whether the judge's tokens for this problem are used up (`judge.max_problem_tokens`)."""
 
 
 class Ranking(Protocol):
@@ -53,35 +61,70 @@ class Ranking(Protocol):
 
 @dataclass
 class PairwiseRanking:
-    """The paper's way: the model compares all pairs in both orders, a score is the sum of wins.
+    """The paper's way: the model compares pairs in both orders, a score is the sum of wins.
 
-    Comparisons that were decided before a rollback are not asked again.
+    Which pairs, and how many at a time, is `judge.comparisons`. What was compared, worked out or
+    criticised before a rollback is not asked again.
     """
 
     judge: Judge
     max_length: int
+    rules: Rules
     decided: dict[tuple[tuple[int, ...], str, str], Verdict] = field(default_factory=dict)
+    notes: dict[tuple[int, ...], Notes] = field(default_factory=dict)
 
     def rank(self, state: State, candidates: Sequence[Candidate]) -> EngineTask[Ranked]:
         texts = [candidate.text for candidate in candidates]
-        everything = list(both_orders(len(texts)))
-        keys = {c: (state.prefix_ids, texts[c.first], texts[c.second]) for c in everything}
-        asked = [c for c in everything if keys[c] not in self.decided]
-        if asked:
-            requests = self.judge.requests(state.problem.text, state.steps_so_far, texts, asked)
-            check_room(requests, self.max_length)
-            answers = yield requests
-            for comparison, request, [completion] in zip(asked, requests, answers, strict=True):
-                verdict = self.decided[keys[comparison]] = self.judge.read(completion)
-                state.usage.add_judgement(request, [completion])
-                state.usage.num_thinking_tokens += verdict.num_thinking_tokens
-        verdicts = {c: self.decided[keys[c]] for c in everything}
-        return Ranked(scores(candidates, verdicts), verdicts)
+        keys = {
+            c: (state.prefix_ids, texts[c.first], texts[c.second])
+            for c in both_orders(len(candidates))
+        }
+        verdicts = {c: self.decided[key] for c, key in keys.items() if key in self.decided}
+        standings = Standings(candidates, verdicts, self.rules)
+        schedule = SCHEDULES[self.judge.settings.comparisons]
+        while asked := schedule(standings):
+            if self.is_spent(state):
+                break
+            found = yield from self.compare(state, texts, asked)
+            for comparison, verdict in found.items():
+                verdicts[comparison] = self.decided[keys[comparison]] = verdict
+                standings.set(comparison, first_wins(verdict))
+        return Ranked(
+            scores(standings.counts, verdicts),
+            verdicts,
+            notes=self.notes.get(state.prefix_ids),
+            has_lead=len(candidates) == 1 or standings.has_lead(),
+            is_spent=bool(asked),
+        )
+
+    def compare(
+        self, state: State, texts: Sequence[str], asked: Sequence[Comparison]
+    ) -> EngineTask[dict[Comparison, Verdict]]:
+        """Ask for the verdicts of some comparisons."""
+        usage, new = state.usage, Notes(state.problem.text, state.steps_so_far)
+        notes = self.notes.setdefault(state.prefix_ids, new)
+        yield from with_room(self.judge.prepare(notes, texts, usage), self.max_length)
+        requests = self.judge.requests(notes, texts, asked)
+        check_room(requests, self.max_length)
+        answers = yield requests
+        found = {}
+        for comparison, request, [completion] in zip(asked, requests, answers, strict=True):
+            found[comparison] = verdict = self.judge.read(completion)
+            usage.add(request, [completion])
+            usage.num_thinking_tokens += verdict.num_thinking_tokens
+        return found
+
+    def is_spent(self, state: State) -> bool:
+        """Whether the judge has written as much as one problem may cost."""
+        most = self.judge.settings.max_problem_tokens
+        return most is not None and state.usage.num_judge_tokens >= most
 
 
 def pairwise_ranking(prompts: PromptBuilder, config: Config, role: ModelRole) -> PairwiseRanking:
     """The paper's ranking, by the judge that the config asks for."""
-    return PairwiseRanking(judge_of(prompts, config.judge, role), config.model.max_length)
+    judge = judge_of(prompts, config.judge, role)
+    rules = Rules(config.search.tie_break, config.judge.lead)
+    return PairwiseRanking(judge, config.model.max_length, rules)
 
 
 @dataclass
@@ -107,7 +150,7 @@ class PointsRanking:
                 top_p=1.0,
                 max_tokens=self.settings.most_points_tokens,
                 role=self.role,
-                purpose="judge",
+                purpose="compare",
                 max_seconds=self.settings.max_seconds,
             )
             for candidate in candidates
@@ -117,7 +160,7 @@ class PointsRanking:
         texts, points = [], []
         for request, [completion] in zip(requests, answers, strict=True):
             answer = self.prompts.answer(completion.token_ids, thinking=self.settings.thinks)
-            state.usage.add_judgement(request, [completion])
+            state.usage.add(request, [completion])
             state.usage.num_thinking_tokens += answer.num_thinking_tokens
             texts.append(answer.text)
             points.append(parse_points(answer.final))

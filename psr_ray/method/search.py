@@ -5,17 +5,16 @@ It yields requests and is sent their completions; its driver may run thousands a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from psr_ray.config import Config
 from psr_ray.method.generation import EngineTask, GenerationRequest, Usage
-from psr_ray.method.judge import JudgementTooLong
+from psr_ray.method.judge import JudgementTooLong, Notes
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import Ranking, State
 from psr_ray.method.steps import Candidate, merge, model_ends, sample_steps
-from psr_ray.method.verdicts import Comparison, Verdict, is_tie
+from psr_ray.method.verdicts import Comparison, Verdict, is_tie, pick
 from psr_ray.problems import Problem
 
 Outcome = Literal["appended", "appended_without_pair", "rolled_back"]
@@ -34,11 +33,14 @@ class SearchedStep:
     candidates: list[Candidate]
     verdicts: dict[Comparison, Verdict]
     judgements: list[str]
+    notes: Notes | None
     scores: list[float]
     outcome: Outcome
     chosen: int | None = None
     rejected: int | None = None
     kept: bool = True
+    is_tied: bool = False
+    """Whether the ranking gave no preference: all scores equal, or no lead beyond the judge's error."""
     num_truncated: int = 0
     opening_ids: tuple[int, ...] = ()
     """The last ids of ``prefix_ids`` where they begin this step: given, not sampled."""
@@ -77,27 +79,13 @@ class ProblemTooLong(Exception):
     """The prompt leaves no room for a step."""
 
 
-def pick(
-    step_scores: Sequence[float], candidates: Sequence[Candidate], rule: str
-) -> tuple[int, int]:
-    """Indices of chosen (best) and rejected (worst); ``rule`` settles partial ties."""
-
-    def weight(index: int) -> int:
-        return candidates[index].count if rule == "most_sampled" else 0
-
-    order = range(len(candidates))
-    chosen = max(order, key=lambda i: (step_scores[i], weight(i), -i))
-    rejected = min(order, key=lambda i: (step_scores[i], -weight(i), i))
-    return chosen, rejected
-
-
 def search_steps(
     problem: Problem, prompts: PromptBuilder, ranking: Ranking, config: Config
 ) -> EngineTask[Search]:
     """Search one problem step by step; returns the complete record.
 
-    With ``method.unit: solution`` the one step is a complete solution, and a tie ends the search: there
-    is no step to go back to.
+    With ``method.unit: solution`` the one step is a complete solution, and a tie that would go back ends
+    the search: there is no step to go back to.
 
     A round samples and ranks the candidates of one step. ``search.max_steps`` counts rounds, those that
     end in a rollback too (the paper's "max iteration number").
@@ -137,7 +125,7 @@ def search_steps(
         )
         if whole:
             [completions] = yield [request]
-            record.usage.add_samples(request, completions)
+            record.usage.add(request, completions)
         else:
             completions = yield from sample_steps(
                 request, prompts.decode, record.usage, opened=bool(opening)
@@ -166,6 +154,7 @@ def search_steps(
             candidates=candidates,
             verdicts=ranked.verdicts,
             judgements=ranked.judgements,
+            notes=ranked.notes,
             scores=ranked.scores,
             outcome="appended",
             num_truncated=search.num_candidates - sum(c.count for c in candidates),
@@ -173,7 +162,10 @@ def search_steps(
         )
         record.steps.append(step)
         identical = len(candidates) == 1
-        if is_tie(ranked.scores) and not (identical and search.when_all_identical == "accept"):
+        is_equal = is_tie(ranked.scores) or not ranked.has_lead
+        tied = is_equal and not (identical and search.when_all_identical == "accept")
+        step.is_tied = is_equal and not identical
+        if tied and not ranked.is_spent and config.when_tied == "rollback":
             step.outcome, step.kept = "rolled_back", False
             if whole:
                 record.end = "tie"
@@ -186,7 +178,7 @@ def search_steps(
                 return record
             continue
         step.chosen, worst = pick(ranked.scores, candidates, search.tie_break)
-        if identical:
+        if identical or tied or ranked.is_spent:
             step.outcome = "appended_without_pair"
         else:
             step.rejected = worst

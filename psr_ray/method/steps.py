@@ -76,7 +76,7 @@ def sample_steps(
         answers = yield list(asked.values())
         blank = Counter[tuple[int, ...]]()
         for (opening, part), completions in zip(asked.items(), answers, strict=True):
-            usage.add_samples(part, completions)
+            usage.add(part, completions)
             for completion in completions:
                 ids, found = trim_to_step(completion.token_ids, request.stop, decode)
                 ids = opening + ids

@@ -9,7 +9,7 @@ from psr_ray.config import Config
 from psr_ray.data.files import Failures
 from psr_ray.data.sources import ift_rows, pair_rows
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages

@@ -122,8 +122,7 @@ def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
         compared = 0
         if settings.best_of:
             compared = again * settings.num_samples * (settings.num_samples - 1)
-        paper = config.model_copy(update={"method": MethodConfig()})
-        searched = search_work(paper, data.heldout, again, lengths)
+        searched = search_work(config.as_measured(), data.heldout, again, lengths)
         rows += 2 * again
         requests += searched.requests + again * settings.num_samples + compared
         tokens += searched.tokens + again * settings.num_samples * lengths.solution

@@ -22,7 +22,10 @@ def search_tree(search: Row) -> Tree:
         return tree
     for step in search["steps"]:
         dropped = "" if step["kept"] or step["outcome"] == "rolled_back" else " [dropped later]"
-        node = tree.add(Text(f"step {step['number']}: {step['outcome']}{dropped}", style="bold"))
+        tied = " (no preference)" if step["tied"] else ""
+        node = tree.add(
+            Text(f"step {step['number']}: {step['outcome']}{tied}{dropped}", style="bold")
+        )
         for index, candidate in enumerate(step["candidates"]):
             role = {step["chosen"]: "best ", step["rejected"]: "worst"}.get(index, "     ")
             truth = {True: " right", False: " wrong", None: ""}[candidate["is_right"]]
@@ -36,6 +39,8 @@ def search_tree(search: Row) -> Tree:
                     f"{step['num_truncated']} samples without a step (cut off, or ended without text)"
                 )
             )
+        if step["work"]:
+            node.add(Text(f"worked out: {one_line(step['work'])}", style="dim"))
         for verdict in step["verdicts"][:2]:
             wins = verdict["first_wins"]
             says = "no verdict" if wins is None else f"A wins {wins:.2f}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from psr_ray.data.rows import output_folder
 from psr_ray.inference.search_rows import verdicts_of
-from psr_ray.method.verdicts import VerdictCounts
+from psr_ray.measures.verdict_counts import VerdictCounts
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 
@@ -30,20 +30,23 @@ def end_of(text: str | None) -> str:
 def num_flips(step: Row) -> int:
     """Pairs of a step whose two orders name the same position."""
     counts = VerdictCounts()
-    counts.add(verdicts_of(step), tie=False, is_right=None)
+    sampled = [candidate["count"] for candidate in step["candidates"]]
+    counts.add(sampled, verdicts_of(step), tie=False, is_right=None)
     return counts.num_flips
 
 
 def shown_step(step: Row) -> dict[str, Any]:
     """A step of a search row, as the page needs it."""
-    kept = ("number", "outcome", "kept", "chosen", "rejected")
+    kept = ("number", "outcome", "tied", "kept", "chosen", "rejected")
     names = ("text", "count", "ended", "score", "is_right")
     return {
         **{name: step[name] for name in kept},
         "truncated": step["num_truncated"],
         "flips": num_flips(step),
+        "work": end_of(step["work"]),
         "candidates": [
-            {name: candidate[name] for name in names} | {"said": end_of(candidate["judgement"])}
+            {name: candidate[name] for name in names}
+            | {"said": end_of(candidate["judgement"] or candidate["critique"])}
             for candidate in step["candidates"]
         ],
         "verdicts": [
@@ -61,7 +64,7 @@ def shown_search(row: Row, model: str) -> dict[str, Any]:
         "model": model,
         "steps": steps,
         "flips": sum(step["flips"] for step in steps),
-        "ties": sum(step["outcome"] == "rolled_back" for step in steps),
+        "ties": sum(step["tied"] for step in steps),
         "failed": bool(row["error"]) or row["end"] != "finished",
         "wrong": row["correct"] is False,
     }

@@ -16,7 +16,7 @@ from typing import Any
 from psr_ray.config import JudgeConfig
 from psr_ray.data.rows import pair_of
 from psr_ray.errors import PsrError
-from psr_ray.method.judge import judge_of
+from psr_ray.method.judges import judge_of
 from psr_ray.method.preferences import PAIRS, SOLUTIONS
 from psr_ray.method.prompts import PromptBuilder, TokenIds
 from psr_ray.method.ranking import points_prompt
@@ -27,14 +27,23 @@ from psr_ray.training.job import TrainingJob
 
 @dataclass(frozen=True)
 class SFTExample:
-    """A prompt and the completion to learn; the loss covers the completion only."""
+    """A prompt and the completion to learn; the loss covers the completion only.
+
+    ``others`` are further prompts with their completions that are learned with it, as parts of one row:
+    they share its beginning."""
 
     id: str
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+    others: tuple[tuple[TokenIds, TokenIds], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
+        return max(len(prompt) + len(completion) for prompt, completion in self.paths)
+
+    @property
+    def paths(self) -> list[tuple[TokenIds, TokenIds]]:
+        """All prompts with their completions."""
+        return [(self.prompt_ids, self.completion_ids), *self.others]
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,10 @@ def ift_example(row: Row, prompts: PromptBuilder) -> SFTExample:
 
 def eft_example(row: Row, prompts: PromptBuilder, settings: JudgeConfig) -> SFTExample:
     """A judged pair, as the run's judge is to answer it."""
-    pair, judge = pair_of(row), judge_of(prompts, settings)
-    prompt = judge.prompt(pair.problem.text, pair.steps_so_far, pair.step_a, pair.step_b)
     end = (prompts.tokenizer.eos_token_id,)
-    return SFTExample(row["id"], prompt, judge.target(pair) + end)
+    lessons = judge_of(prompts, settings).lessons(pair_of(row))
+    (prompt, completion), *others = [(asked, said + end) for asked, said in lessons]
+    return SFTExample(row["id"], prompt, completion, tuple(others))
 
 
 def points_example(row: Row, prompts: PromptBuilder) -> SFTExample:

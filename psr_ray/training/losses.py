@@ -98,7 +98,7 @@ def sft_term(examples: Sequence[SFTExample], plan: list[list[int]]) -> LossTerm:
         return loss, {"sft_loss": loss.detach(), "num_scored_tokens": lengths_C.sum()}
 
     def size(indices: list[int]) -> float:
-        return sum(len(examples[i].completion_ids) for i in indices)
+        return sum(len(said) for i in indices for _, said in examples[i].paths)
 
     return LossTerm(examples, plan, lambda indices, _: sft_trees(examples, indices), score, size)
 

@@ -31,11 +31,8 @@ class MicroBatch:
 
 
 def sft_trees(examples: Sequence[SFTExample], indices: Iterable[int]) -> list[PackedTree]:
-    """A tree of one path for each row."""
-    return [
-        PackedTree(token_tree([(examples[i].prompt_ids, examples[i].completion_ids)]), (i,))
-        for i in indices
-    ]
+    """A tree for each row: one path, but for rows that teach several completions."""
+    return [PackedTree(token_tree(examples[i].paths), (i,)) for i in indices]
 
 
 def pair_tree(pairs: Iterable[PreferenceExample]) -> TokenTree:

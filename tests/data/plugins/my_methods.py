@@ -4,7 +4,8 @@ import random
 
 import torch.nn.functional as F
 
-from psr_ray.method.judge import ExplainJudge, parse_verdict
+from psr_ray.method.judge import parse_verdict
+from psr_ray.method.judges import ExplainJudge
 from psr_ray.method.ranking import Ranked
 from psr_ray.method.verdicts import Verdict
 
