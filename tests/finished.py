@@ -16,7 +16,6 @@ from psr_ray.measures.searches import figures_of
 from psr_ray.measures.solutions import solution_figures
 from psr_ray.method.preferences import PAIRS, PREFERENCE_SCHEMA, preferences_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
-from psr_ray.method.steps import Candidate
 from psr_ray.method.verdicts import Comparison, Verdict, both_orders, scores
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
@@ -36,7 +35,7 @@ def solution(i, correct, **other):
 def candidate(prompts, text, right, score, *, ended=False, count=1):
     ids = prompts.tokenizer.encode(text + "\n") + ([0] if ended else [])
     return {"text": text, "token_ids": ids, "count": count, "ended": ended, "score": score,
-            "is_right": right, "judgement": None}  # fmt: skip
+            "is_right": right, "judgement": None, "critique": None}  # fmt: skip
 
 
 def searched_step(prompts, number, texts, *, flip=False, outcome="appended", ended=False):
@@ -49,11 +48,10 @@ def searched_step(prompts, number, texts, *, flip=False, outcome="appended", end
         verdicts[pair] = Verdict(wins, said)
     if outcome == "rolled_back":
         verdicts = {pair: Verdict(1.0, "[[A]]") for pair in verdicts}
-    twins = [Candidate((i,), text, 1, False) for i, text in enumerate(texts)]
-    points = scores(twins, verdicts)
+    points = scores([1] * len(texts), verdicts)
     return {
         "number": number, "opening_ids": [], "outcome": outcome, "kept": outcome != "rolled_back",
-        "num_truncated": 0,
+        "num_truncated": 0, "tied": outcome == "rolled_back", "work": None,
         "chosen": None if outcome == "rolled_back" else 0,
         "rejected": None if outcome == "rolled_back" else 2,
         "candidates": [
@@ -61,7 +59,8 @@ def searched_step(prompts, number, texts, *, flip=False, outcome="appended", end
             for i, (text, point) in enumerate(zip(texts, points, strict=True))
         ],
         "verdicts": [
-            {"first": pair.first, "second": pair.second, "first_wins": v.first_wins, "text": v.text}
+            {"first": pair.first, "second": pair.second, "first_wins": v.first_wins, "text": v.text,
+             "mass": v.mass}
             for pair, v in verdicts.items()
         ],
     }  # fmt: skip
@@ -75,7 +74,8 @@ def searches(prompts, num, seed):
             "id": f"train-{seed}/{i}", "problem": problem.text, "answer": problem.answer,
             "plan": problem.plan, "num_rollbacks": 0, "steps": [], "end": "finished",
             "prompt_ids": list(prompts.solve_ids(problem.text)), "num_sampled_tokens": 30,
-            "num_judge_tokens": 12, "num_thinking_tokens": 0,
+            "num_judge_tokens": 12, "num_work_tokens": 0, "num_critique_tokens": 0,
+            "num_compare_tokens": 12, "num_thinking_tokens": 0, "num_cut_texts": 0,
             "num_prompt_tokens": 90, "num_cached_tokens": 60,
             "predicted": problem.answer, "correct": True,
         }  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from psr_ray.config import PromptConfig
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest
@@ -30,6 +32,16 @@ class CharacterTokenizer:
 def character_prompts(step_stop: str = "\n") -> PromptBuilder:
     settings = PromptConfig(templates="compact", chat_template=False, step_stop=step_stop)
     return PromptBuilder(CharacterTokenizer(), settings)
+
+
+def judgement(text: str) -> Completion:
+    """A judge's ``text``, sure of the letter that it names last: its logprobs are 0 and -inf."""
+    done = completion(text + "$")
+    place = max(text.rfind("A"), text.rfind("B"))
+    if place < 0:
+        return done
+    sure = (0.0, -math.inf) if text[place] == "A" else (-math.inf, 0.0)
+    return replace(done, choice_logprobs=sure, choice_place=place)
 
 
 def completion(text: str) -> Completion:
@@ -66,7 +78,7 @@ def drive(task: EngineTask, sample: Sampler, judge: Judge, prompts: PromptBuilde
             lines = prompt.splitlines()
             a = next(line[3:] for line in reversed(lines) if line.startswith("A: "))
             b = next(line[3:] for line in reversed(lines) if line.startswith("B: "))
-            return [completion(judge(a, b) + "$")]
+            return [judgement(judge(a, b))]
         if prompt.endswith("Work:"):
             return [completion(judge(prompt) + "$")]
         return [completion(text) for text in sample(prompt, request.num_samples)]

@@ -79,7 +79,7 @@ def test_no_alarm_without_cause(changes):
 def candidate(text, right, score, length):
     return {
         "text": text, "token_ids": [7] * length, "count": 1, "ended": False, "score": score,
-        "is_right": right, "judgement": None,
+        "is_right": right, "judgement": None, "critique": None,
     }  # fmt: skip
 
 
@@ -88,18 +88,20 @@ def search(*steps):
         "id": "s", "problem": "p", "answer": "1", "plan": None, "prompt_ids": [1, 2], "error": None,
         "correct": True, "num_rollbacks": 0, "num_prompt_tokens": 1, "num_cached_tokens": 0,
         "num_sampled_tokens": 1, "num_judge_tokens": 1, "num_thinking_tokens": 0,
+        "num_work_tokens": 0, "num_critique_tokens": 0, "num_compare_tokens": 1, "num_cut_texts": 0,
         "end": "finished", "steps": list(steps),
     }  # fmt: skip
 
 
 def step(outcome, chosen, candidates, first_wins=(1.0, 0.0)):
     verdicts = [
-        {"first": i, "second": j, "first_wins": value, "text": ""}
+        {"first": i, "second": j, "first_wins": value, "text": "", "mass": None}
         for (i, j), value in zip([(0, 1), (1, 0)], first_wins, strict=True)
     ]
     return {
         "outcome": outcome, "chosen": chosen, "candidates": candidates, "verdicts": verdicts,
-        "opening_ids": [5],
+        "opening_ids": [5], "tied": outcome == "rolled_back", "kept": outcome == "appended",
+        "rejected": None if chosen is None else 1 - chosen, "work": None,
     }  # fmt: skip
 
 

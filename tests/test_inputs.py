@@ -108,7 +108,7 @@ def test_no_model_thinks_where_it_solves_and_a_judge_does_within_its_tokens(temp
     assert prompts.decode(judge_prompt(prompts)).endswith(closed)
     verdict = judge_of(prompts, JudgeConfig(mode="verdict", max_thinking_tokens=50))
     assert prompts.decode(verdict.prompt("1+1?", [], "2", "3")).endswith(closed + "[[")
-    judge = judge_of(prompts, JudgeConfig(max_tokens=20, max_thinking_tokens=50))
+    judge = judge_of(prompts, JudgeConfig(verdicts="hard", max_tokens=20, max_thinking_tokens=50))
     assert not prompts.decode(judge.prompt("1+1?", [], "2", "3")).endswith(closed)
     assert judge.max_tokens == 70
     # a verdict within the thinking is none; the thinking is counted
@@ -132,7 +132,7 @@ def test_thinking_between_marks_that_are_special_tokens_is_thinking_too(special)
     tokenizer.add_tokens(marks, special_tokens=special)
     prompts = PromptBuilder(tokenizer, PromptConfig(templates="compact"))
     ids = prompts.encode("[THINK]so [[B]][/THINK]I say [[A]]")
-    judge = judge_of(prompts, JudgeConfig(max_thinking_tokens=50))
+    judge = judge_of(prompts, JudgeConfig(verdicts="hard", max_thinking_tokens=50))
     read = judge.read(Completion((*ids, tokenizer.eos_token_id), "eos"))
     assert (read.first_wins, read.text) == (1.0, "[THINK]so [[B]][/THINK]I say [[A]]")
     assert judge.read(Completion(ids[:5], "length")).first_wins is None

@@ -19,6 +19,7 @@ from psr_ray.data.stage import write_data
 from psr_ray.doctor import check_inputs
 from psr_ray.errors import PsrError
 from psr_ray.method.generation import Completion
+from psr_ray.method.judge import Notes
 from psr_ray.method.judges import judge_of
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import search_steps
@@ -59,7 +60,7 @@ def test_a_judge_of_ones_own():
 
     assert read("1+1=2, so A. [[A]]") == 1.0
     assert read("[[A]]") is None
-    [request] = judge.requests("1+1?", [], ["2", "3"], [next(iter(both()))])
+    [request] = judge.requests(Notes("1+1?", []), ["2", "3"], [next(iter(both()))])
     assert PROMPTS.decode(request.prompt_ids).endswith("Judge:")
 
 

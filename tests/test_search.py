@@ -24,7 +24,7 @@ def run(sample, judge, *, w=3, max_length=6000, method=None, judging=None, **set
         model={"base": "none", "max_length": max_length},
         search={"num_candidates": w, "max_step_tokens": 40, **settings},
         method=method or {},
-        judge=judging or {},
+        judge={"verdicts": "hard", "comparisons": "all"} | (judging or {}),  # the paper's
     )
     task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
     return drive(task, sample, judge, PROMPTS)
@@ -179,7 +179,7 @@ def test_merged_candidates_score_as_if_none_were_merged():
         if i != j
     }
     expected = [unmerged[texts.index(t)] for t in "xyz"]
-    assert scores(merged, verdicts) == pytest.approx(expected)
+    assert scores([c.count for c in merged], verdicts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,7 @@ def tables(draw):
     num = draw(st.integers(2, 8))
     counts = sorted(draw(st.lists(st.integers(1, 4), min_size=num, max_size=num)), reverse=True)
     values = VALUES[draw(st.sampled_from(list(VALUES)))]
-    verdicts = {
-        Comparison(i, j): Verdict(draw(values)) for i, j in permutations(range(num), 2)
-    }
+    verdicts = {Comparison(i, j): Verdict(draw(values)) for i, j in permutations(range(num), 2)}
     if draw(st.booleans()):  # a judge that follows a hidden order, but for its errors
         quality = draw(st.permutations(range(num)))
         for c in verdicts:
@@ -138,6 +136,7 @@ def test_draws_of_a_judge_that_knows_the_truth_hide_no_lead():
     """Equal steps flip in full (both orders name A), the right ones win in both orders."""
     right = [True, True, True, False, False, False]
     values = {
-        (i, j): 1.0 if right[i] == right[j] else float(right[i]) for i, j in permutations(range(6), 2)
+        (i, j): 1.0 if right[i] == right[j] else float(right[i])
+        for i, j in permutations(range(6), 2)
     }
     assert lead([1] * 6, values, 2.0)

@@ -17,7 +17,7 @@ from psr_ray.telemetry.logs import StageLogger, ray_settings
 from psr_ray.telemetry.traces import FOLDER, Tracer, trace_table, traces_of
 
 SAMPLE = GenerationRequest((1, 2, 3), 2, 1.0, 1.0, 8)
-JUDGE = GenerationRequest((1, 2, 3, 4), 1, 0.0, 1.0, 8, purpose="judge")
+JUDGE = GenerationRequest((1, 2, 3, 4), 1, 0.0, 1.0, 8, purpose="compare")
 ANSWER = Completion((5, 6), "eos", num_cached_tokens=2)
 
 
@@ -54,7 +54,7 @@ def test_a_traced_task_is_the_task_and_its_rounds_are_spans(tmp_path):
     [[whole, *rounds]] = traces_of(stage)
     assert (whole.name, whole.attributes["problem"]) == ("search", "p1")
     assert (whole.attributes["run"], whole.attributes["iteration"]) == ("a run", "2")
-    assert [span.name for span in rounds] == ["sample", "judge"]
+    assert [span.name for span in rounds] == ["solve", "compare"]
     assert [span.attributes["tokens"] for span in rounds] == [4, 4]
     assert [span.attributes["prompt_tokens"] for span in rounds] == [3, 8]
     assert whole.start <= rounds[0].start <= rounds[0].end <= rounds[1].start <= whole.end
@@ -121,7 +121,7 @@ def test_traces_are_sent_to_a_collector(tmp_path, monkeypatch):
         for span in scope.spans
         if path == "/v1/traces"
     ]
-    assert sorted(spans) == ["judge", "sample", "search"]
+    assert sorted(spans) == ["compare", "search", "solve"]
     assert traces_of(tmp_path) == []
 
 
