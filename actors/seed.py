@@ -24,11 +24,14 @@ from psr_ray.data.files import Failures
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.data.seed.eft import (
     ValuedPair,
-    in_order,
+    Written,
+    critique_questions,
+    judge_questions,
     keep,
     prm800k_pairs,
     split_by_problem,
     tree_pairs,
+    work_questions,
 )
 from psr_ray.data.seed.ift import make_ift
 from psr_ray.data.seed.sources import names_of, problems_of_all, reasons_of
@@ -36,7 +39,6 @@ from psr_ray.data.sources import records_of, renamed
 from psr_ray.data.stage import held_out_phrases, source_digests
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.method.judges import pair_texts
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint
@@ -186,15 +188,11 @@ def make_eft(
             "seed_data.min_gap"
         )
     prompts = PromptBuilder(load_tokenizer(model), config.prompts)
-    questions = {
-        f"{pair.problem.id}#{right}": prompts.judging_text(
-            "judge", pair_texts(pair.problem.text, pair.steps_so_far, *in_order(pair, right))
-        )
-        for pair in pairs
-        for right in "AB"
-    }
-    judgements = written(config, folder / "judgements", questions, asked.judge or model, progress)
-    kept, refused = keep(pairs, judgements, config.seed)
+    write = partial(written, config, model=asked.judge or model, progress=progress)
+    notes = shared_notes(config, pairs, prompts, folder, write)
+    questions = judge_questions(pairs, prompts, notes)
+    judgements = write(folder / "judgements", questions)
+    kept, refused = keep(pairs, judgements, config.seed, notes)
     rejected += refused
     reasons = reasons_of(rejected)
     write_text(folder / "rejected.jsonl", "".join(json.dumps(item) + "\n" for item in rejected))
@@ -208,6 +206,34 @@ def make_eft(
     write_rows(folder / "eft_test.parquet", test, TASK_SCHEMA)
     counts = {"trees": len(trees), "pairs": len(pairs), "kept": len(train), "test": len(test)}
     return counts | {"rejected": dict(reasons), "revisions": failures.revisions}
+
+
+def shared_notes(
+    config: Config,
+    pairs: Sequence[ValuedPair],
+    prompts: PromptBuilder,
+    folder: Path,
+    write: Callable[[Path, Mapping[str, str]], Mapping[str, Row]],
+) -> dict[str, Written] | None:
+    """With `judge.mode: shared`, the steps worked out by the teacher and its critiques, where they are
+    asked for, by the pairs' ids; pairs of which one was not finished are left out. Else None."""
+    if config.judge.mode != "shared":
+        return None
+
+    def texts(name: str, questions: Mapping[str, str]) -> dict[str, str]:
+        rows = write(folder / name, questions)
+        done = {key: row for key, row in rows.items() if not row["error"]}
+        return {key: row["text"] for key, row in done.items() if row["finish"] != "length"}
+
+    works = texts("work", work_questions(pairs, prompts))
+    if not config.judge.critiques:
+        return {name: Written(work) for name, work in works.items()}
+    critiques = texts("critiques", critique_questions(pairs, prompts, works))
+    return {
+        name: Written(work, (critiques[f"{name}#A"], critiques[f"{name}#B"]))
+        for name, work in works.items()
+        if all(f"{name}#{letter}" in critiques for letter in "AB")
+    }
 
 
 def in_own_folder(name: str, folder: Path, settings: Json, body: Callable[[], Json]) -> Json:

@@ -19,9 +19,11 @@ from psr_ray.data.files import files_of
 from psr_ray.data.hub import hub_file
 from psr_ray.data.sources import record_function
 from psr_ray.errors import PsrError
-from psr_ray.method.judges import judge_class
+from psr_ray.method.judges import judge_class, judge_of
+from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.plugins import is_plugin
+from psr_ray.problems import JudgedPair, Problem
 from psr_ray.storage.files import Json, read_json
 from psr_ray.storage.locations import is_hub_id, is_remote, location, model_location
 from psr_ray.telemetry.trackers import check_trackers
@@ -62,8 +64,6 @@ def check_model(model: str, config: Config) -> str:
             "`save_pretrained(..., safe_serialization=True)`"
         )
     check_weights(folder)
-    from psr_ray.method.prompts import PromptBuilder, load_tokenizer
-
     tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise PsrError(
@@ -78,13 +78,25 @@ def check_model(model: str, config: Config) -> str:
             f"model folder {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
             f"{vocabulary}; they are not of one model"
         )
-    start = PromptBuilder(tokenizer, config.prompts).solve_ids("1+1=")[:2]
+    prompts = PromptBuilder(tokenizer, config.prompts)
+    start = prompts.solve_ids("1+1=")[:2]
     if tokenizer.bos_token_id is not None and start == (tokenizer.bos_token_id,) * 2:
         raise PsrError(
             f"model folder {model}: a prompt starts with BOS twice, from its tokenizer and from the "
             "template; set add_bos_token to false in tokenizer_config.json, or correct prompts.templates"
         )
+    check_judge(prompts, config)
     return f"{model}: config, tokenizer, weights"
+
+
+def check_judge(prompts: PromptBuilder, config: Config) -> None:
+    """Check that the templates and the vocabulary serve `judge.mode`, by a pair made up."""
+    if is_plugin(config.judge.mode):
+        return
+    judge = judge_of(prompts, config.judge)
+    problem = Problem("made up", "1+1?")
+    judge.lessons(JudgedPair(problem, [], "2", "3", "[[A]]", "A", "1+1=2", "right", "wrong"))
+    _ = judge.choice_ids
 
 
 def check_context(model: str, values: Json, max_length: int) -> None:

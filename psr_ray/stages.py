@@ -138,7 +138,9 @@ def seed_stages(run: RunDirectory) -> list[Stage]:
         searcher = seed.eft.model or base
         settings["searcher"] = fingerprint(searcher)
         settings["writer"] = writer_name(config, seed.eft.judge or searcher)
-        stages.append(run.stage("seed-eft", settings, nested=("trees", "judgements")))
+        stages.append(
+            run.stage("seed-eft", settings, nested=("trees", "work", "critiques", "judgements"))
+        )
     return stages
 
 

@@ -22,7 +22,7 @@ def rate(name: str) -> str:
     return f"sum by (run, stage) (rate(ray_psr_ray_{name}_total{CHOSEN}[1m]))"
 
 
-def share(part: str, whole: str) -> str:
+def ratio(part: str, whole: str) -> str:
     """One counter over another, in the last five minutes."""
     top, bottom = (
         f"sum by (run, stage) (increase(ray_psr_ray_{n}_total{CHOSEN}[5m]))" for n in (part, whole)
@@ -34,14 +34,18 @@ PANELS = [
     ("Problems a second", "short", rate("problems")),
     ("Sampled tokens a second", "short", rate("sampled_tokens")),
     ("Judge tokens a second", "short", rate("judge_tokens")),
+    ("Comparison tokens a second", "short", rate("compare_tokens")),
+    ("Work tokens a second", "short", rate("work_tokens")),
+    ("Critique tokens a second", "short", rate("critique_tokens")),
+    ("Judge tokens a pair", "short", ratio("judge_tokens", "pairs")),
     ("Step preferences a second", "short", rate("pairs")),
     ("Verdicts a second", "short", rate("verdicts")),
     ("Steps a second", "short", rate("steps")),
-    ("Prefix cache hits", "percentunit", share("cached_tokens", "prompt_tokens")),
-    ("Unparsable verdicts", "percentunit", share("unparsable", "verdicts")),
-    ("Order flips a verdict", "percentunit", share("flips", "verdicts")),
-    ("Ties a step", "percentunit", share("ties", "steps")),
-    ("Failed rows", "percentunit", share("failed_rows", "problems")),
+    ("Prefix cache hits", "percentunit", ratio("cached_tokens", "prompt_tokens")),
+    ("Unparsable verdicts", "percentunit", ratio("unparsable", "verdicts")),
+    ("Order flips a verdict", "percentunit", ratio("flips", "verdicts")),
+    ("Ties a step", "percentunit", ratio("ties", "steps")),
+    ("Failed rows", "percentunit", ratio("failed_rows", "problems")),
     ("Training loss", "short", f"ray_psr_ray_loss{CHOSEN}"),
     ("Optimizer steps", "short", f"ray_psr_ray_step{CHOSEN}"),
     ("Training tokens a second", "short", f"ray_psr_ray_tokens_per_s{CHOSEN}"),

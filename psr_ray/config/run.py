@@ -73,7 +73,7 @@ class JudgeConfig(Frozen):
     worst, both orders; fewer still, another outcome at times."""
     min_lead: NonNegative = 1.0
     """Standard errors by which the best candidate must lead the worst to make a preference, with soft
-    verdicts; the standard error is what the two orders disagree by (docs/judging.md). 1: of two candidates,
+    verdicts; the standard error is what the two orders disagree by (docs/judging.md). 1: of two steps,
     both orders must name the same one. 0, and hard verdicts: any lead counts (the paper's rule)."""
     max_problem_tokens: Positive | None = None
     """Tokens that a judge may write for one problem's search (looked at between rounds of comparisons);

@@ -6,7 +6,7 @@ docs/design.md has the reasons; tests fire each alarm on a run broken on purpose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, TypedDict
 
 from psr_ray.storage.files import Json
@@ -37,6 +37,8 @@ FIRST_SHARE = (0.1, 0.9)
 # Share of pairs whose two orders name the same position. A coin gives 0.5.
 FLIPS = 0.6
 UNPARSABLE = 0.1
+# Share of judged steps that give no preference.
+TIES = 0.9
 # Share of right verdicts where exactly one step is right. A coin gives 0.5.
 JUDGE_ACCURACY = 0.6
 # Win share of the longer candidate, and how far it may pass the share that the truth gives it.
@@ -54,8 +56,10 @@ REWARD_RISE = 0.03
 PASS_FALL = 0.1
 
 
-def alarms_of(models: list[Json]) -> list[Alarm]:
-    """The alarms of a run, model by model; M0 raises none."""
+def alarms_of(models: list[Json], searches: Mapping[str, Json]) -> list[Alarm]:
+    """The alarms of a run, model by model; M0 raises none. ``searches`` are the figures of the searches
+    that the models learn from, by the model that searched: they raise the judge's alarms before anything
+    is trained, each kind once a model."""
     found: list[Alarm] = []
     trained = [entry for entry in models if entry["name"] != "M0"]
     for index, entry in enumerate(trained):
@@ -64,6 +68,11 @@ def alarms_of(models: list[Json]) -> list[Alarm]:
         found += [
             {"kind": kind, "model": entry["name"], "message": message} for kind, message in alarms
         ]
+    raised = {(alarm["kind"], alarm["model"]) for alarm in found}
+    for model, figures in searches.items():
+        for kind, message in judge_alarms(figures):
+            if (kind, model) not in raised:
+                found.append({"kind": kind, "model": model, "message": f"in its search, {message}"})
     return found
 
 
@@ -71,8 +80,9 @@ Alarms = Iterator[tuple[Kind, str]]
 
 
 def judge_alarms(entry: Json) -> Alarms:
-    """Alarms of the judge on the model's own steps."""
+    """Alarms of the judge on the model's own steps, of an evaluation or of a search to learn from."""
     share, flips = entry.get("first_share"), entry.get("order_flip_share")
+    pairs = entry.get("num_compared_pairs") or 0
     if share is not None and not FIRST_SHARE[0] <= share <= FIRST_SHARE[1]:
         letter = "A" if share > 0.5 else "B"
         yield (
@@ -81,6 +91,15 @@ def judge_alarms(entry: Json) -> Alarms:
         )
     elif flips is not None and flips > FLIPS:
         yield "judge collapse", f"{flips:.0%} of pairs change their winner with their order"
+    elif flips is not None and pairs >= LEAST and flips > 0.5 - pairs**-0.5:
+        yield (
+            "judge collapse",
+            f"{flips:.0%} of {pairs} pairs change their winner with their order: within two standard "
+            "errors of chance",
+        )
+    ties, steps = entry.get("tie_share"), entry.get("num_judged_steps") or 0
+    if ties is not None and steps >= LEAST and ties > TIES:
+        yield "judge collapse", f"{ties:.0%} of {steps} judged steps give no preference"
     unparsable = entry.get("unparsable_share")
     if unparsable is not None and unparsable > UNPARSABLE:
         yield "judge collapse", f"{unparsable:.0%} of verdicts cannot be parsed"
@@ -88,14 +107,14 @@ def judge_alarms(entry: Json) -> Alarms:
     if accuracy is not None and num >= LEAST and accuracy < JUDGE_ACCURACY:
         yield "judge collapse", f"only {accuracy:.0%} of gradable verdicts on own steps are right"
     longer, by_truth = entry.get("longer_win_share"), entry.get("longer_true_share")
-    pairs = sum(counts["pairs"] for counts in (entry.get("longer_wins") or {}).values())
-    if longer is not None and pairs >= LEAST and longer > LONGER_WINS:
+    differ = sum(counts["pairs"] for counts in (entry.get("longer_wins") or {}).values())
+    if longer is not None and differ >= LEAST and longer > LONGER_WINS:
         if by_truth is None:
-            yield "length bias", f"the longer of two steps wins {longer:.0%} of {pairs} pairs"
+            yield "length bias", f"the longer of two steps wins {longer:.0%} of {differ} pairs"
         elif longer - by_truth > LONGER_BEYOND_TRUTH:
             yield (
                 "length bias",
-                f"the longer of two steps wins {longer:.0%} of {pairs} pairs; "
+                f"the longer of two steps wins {longer:.0%} of {differ} pairs; "
                 f"by the truth it would win {by_truth:.0%}",
             )
 

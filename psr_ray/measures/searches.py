@@ -158,6 +158,8 @@ class SearchFigures:
             "tokens_per_pair": per(self.num_tokens, self.num_pairs),
             "tokens_per_right_pair": per(self.num_tokens, self.num_right_pairs),
             "num_verdicts": self.verdicts.num_verdicts,
+            "num_compared_pairs": self.verdicts.num_pairs,
+            "num_judged_steps": self.verdicts.num_steps,
             "num_gradable_verdicts": self.verdicts.num_gradable,
             "num_one_right": self.num_one_right,
             "ranking_accuracy": per(self.num_ranked_right, self.num_one_right),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psr_ray.config import Config
 from psr_ray.measures.searches import figures_of
 from psr_ray.method.steps import STEP_HEADER
 from psr_ray.storage.files import Row
+
+# Probability by chance of as many pairs that keep their winner, above which they show nothing.
+LIKELY_CHANCE = 0.05
+# Pairs that suffice to say so: ten pairs are twenty comparisons.
+LEAST_PAIRS = 10
+# Probability of both letters together, where a verdict is read.
+LEAST_MASS = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,10 +106,31 @@ def verdict_findings(rows: Sequence[Row], config: Config) -> list[Finding]:
     said = f"verdicts: {1 - unparsable:.0%} of {figures['num_verdicts']} can be read"
     remedy = f"raise judge.max_tokens (now {config.judge.max_tokens}), or set judge.mode verdict"
     found = [Finding(said, remedy if unparsable > 0.2 else "")]
-    if flips is not None:
-        said = f"order: {flips:.0%} of the pairs get the other verdict when their order is changed"
-        remedy = (
-            "more than one half: this judge looks at the place; take a larger model, or fine-tune"
-        )
-        found.append(Finding(said, remedy if flips > 0.5 else ""))
+    if (num := figures["num_compared_pairs"]) and flips is not None:
+        found.append(order_finding(round((1 - flips) * num), num, figures))
+    if (mass := figures["verdict_mass"]) is not None and mass < LEAST_MASS:
+        said = f"letters: A and B have {mass:.1%} of the probability where the verdict stands"
+        found.append(Finding(said, "the prompt does not reach the model: see prompts.templates"))
+    if figures["num_cut_texts"]:
+        said = f"judge's texts: {figures['num_cut_texts']} were cut off"
+        found.append(Finding(said, f"raise judge.max_tokens (now {config.judge.max_tokens})"))
     return found
+
+
+def order_finding(num_same: int, num: int, figures: Mapping[str, Any]) -> Finding:
+    """Whether verdicts follow the candidates: pairs whose two orders name the same one. A judge that
+    follows chance names it in half of them, one that follows the position in none."""
+    chance = sum(math.comb(num, k) for k in range(num_same, num + 1)) / 2**num
+    said = (
+        f"order: in {num_same} of {num} pairs both orders name the same step "
+        f"({chance:.0%} likely by chance); {figures['tie_share']:.0%} of steps give no preference"
+    )
+    if chance <= LIKELY_CHANCE:
+        return Finding(said)
+    if num < LEAST_PAIRS:
+        return Finding(said + "; too few pairs to say more")
+    return Finding(
+        said,
+        "these verdicts follow the place or chance: take a larger model, or fine-tune; another "
+        "judge.mode may help (docs/judging.md)",
+    )

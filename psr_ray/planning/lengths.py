@@ -30,7 +30,13 @@ class Lengths:
     judge_prompt: float
     origin: str
     """Where they are from."""
+    work: float = 72.0
+    """A step as the judge works it out (`judge.mode: shared`): as long as a step."""
+    critique: float = 40.0
+    """A critique of a candidate: one or two sentences."""
     tokens_per_search: float | None = None
+    asked_share: float | None = None
+    """Share of all comparisons that the run's newest search asked (`judge.comparisons: needed`)."""
 
     @property
     def solution(self) -> float:
@@ -51,6 +57,11 @@ def lengths_of(config: Config) -> Lengths:
         for planned in planned_stages(RunDirectory(config))
         if planned.kind == "evaluate" and planned.model != "M0" and planned.stage.is_complete
     ]
+    searched = [
+        p.stage.manifest for p in planned_stages(RunDirectory(config)) if p.kind == "search"
+    ]
+    for manifest in filter(None, searched):
+        lengths = replace(lengths, asked_share=manifest.get("asked_share"))
     for planned in complete[-1:]:
         facts: dict[str, Any] = planned.stage.manifest or {}
         if not facts.get("steps_per_solution"):
@@ -85,6 +96,9 @@ def rows_lengths(config: Config) -> Lengths:
     def mean(values: list[int]) -> float:
         return sum(values) / max(len(values), 1)
 
+    def part(name: str) -> float:
+        return mean([len(tokenizer.encode(row[name])) for row in judged if row[name]])
+
     steps = mean([row["solution"].strip().count(prompts.stop) + 1 for row in solved])
     solution = mean([len(tokenizer.encode(row["solution"])) for row in solved])
     judge = judge_of(prompts, config.judge)
@@ -98,5 +112,7 @@ def rows_lengths(config: Config) -> Lengths:
         judgement=mean([len(tokenizer.encode(row["judgement"])) for row in judged]),
         problem_prompt=mean([len(prompts.solve_ids(row["problem"])) for row in solved]),
         judge_prompt=mean([len(ids) for ids in judge_prompts]),
+        work=part("work") or PAPER.work,
+        critique=part("critique_a") or PAPER.critique,
         origin=f"{len(solved)} IFT and {len(judged)} EFT rows by the model's tokenizer",
     )

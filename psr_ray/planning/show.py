@@ -17,6 +17,7 @@ from psr_ray.planning.cost import (
     generation_hours,
     training_hours,
 )
+from psr_ray.planning.judging import judge_of_step
 from psr_ray.planning.lengths import Lengths, lengths_of
 from psr_ray.planning.memory import check_fits, engine_memory, training_memory
 from psr_ray.planning.model import ModelShape, model_shape
@@ -90,6 +91,8 @@ def print_plan(
         + "; at most: all candidates differ and fill their limits (docs/planning.md)",
         soft_wrap=True,
     )
+    if judge := judge_line(config, lengths):
+        console.print(judge, soft_wrap=True)
     if shape is None:
         console.print("memory: unknown, the model is neither a folder nor one this program knows")
         return
@@ -104,6 +107,37 @@ def print_plan(
         f"the peak in training, {PREFILL_SHARE:.0%} in prompts, {BANDWIDTH_SHARE:.0%} of the bandwidth "
         "in decoding; loading models and idle GPUs not counted)",
         soft_wrap=True,
+    )
+
+
+# Ways of judging that a plan compares: settings of `judge`.
+WAYS: tuple[dict[str, str | bool], ...] = (
+    {"mode": "explain", "comparisons": "all"},
+    {"mode": "explain", "comparisons": "needed"},
+    {"mode": "explain", "comparisons": "knockout"},
+    {"mode": "shared", "comparisons": "needed", "critiques": True},
+    {"mode": "shared", "comparisons": "needed"},
+    {"mode": "verdict", "comparisons": "needed"},
+)
+
+
+def judge_line(config: Config, lengths: Lengths) -> str:
+    """What the judge of a step writes, by the ways of judging pairs; empty for other rankings."""
+    if config.method.ranking != "pairwise":
+        return ""
+
+    def tokens(**settings: str | bool) -> float:
+        judge = config.judge.model_copy(update={"critiques": False} | settings)
+        return judge_of_step(config.model_copy(update={"judge": judge}), lengths).tokens
+
+    said = [
+        f"{way['mode']}, {way['comparisons']}{', critiques' if way.get('critiques') else ''}: "
+        f"{tokens(**way):,.0f}"
+        for way in WAYS
+    ]
+    now = judge_of_step(config, lengths).tokens
+    return (
+        f"judge tokens a step: {now:,.0f} expected; by judge.mode, comparisons: {'; '.join(said)}"
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from psr_ray.config import Config, MethodConfig, SourceConfig
 from psr_ray.data.benchmarks import num_problems
+from psr_ray.planning.judging import Judging, judge_of_step, judging
 from psr_ray.planning.lengths import Lengths
 from psr_ray.plugins import is_plugin
 from psr_ray.stages import PlannedStage
@@ -20,6 +21,7 @@ from psr_ray.training.examples import batch_sizes, mixed_batches
 @dataclass(frozen=True)
 class Work:
     """The work of one stage. ``prompt_tokens`` are those that no earlier request of the stage shares;
+    ``judge_tokens`` the judge's part of ``tokens`` in a search, by the lengths of its texts alone;
     ``trained_tokens`` go through a training's forward and backward pass."""
 
     rows: int
@@ -27,14 +29,9 @@ class Work:
     tokens: int = 0
     most: int = 0
     prompt_tokens: int = 0
+    judge_tokens: int = 0
     trained_tokens: int = 0
     note: str = ""
-
-
-def judgement_tokens(config: Config, lengths: Lengths) -> tuple[float, int]:
-    """Tokens of one judgement of two steps: expected and at most."""
-    most = config.judge.most_tokens
-    return min(lengths.judgement + config.judge.max_thinking_tokens, most), most
 
 
 def search_work(config: Config, source: SourceConfig, rows: int, lengths: Lengths) -> Work:
@@ -48,23 +45,21 @@ def search_work(config: Config, source: SourceConfig, rows: int, lengths: Length
     )
     expected_steps = steps_of_source(source, lengths)
     steps = rows * (1 if whole else min(expected_steps, config.search.max_steps))
-    judgements, (each, most) = 0, (0.0, 0)
-    if method.ranking == "pairwise":
-        judgements, (each, most) = w * (w - 1), judgement_tokens(config, lengths)
-    elif method.ranking == "points":
-        judgements, each, most = w, lengths.judgement, config.judge.max_points_tokens
-    tokens = steps * (w * each_step + judgements * each)
+    judge = judge_of_step(config, lengths).times(steps)
+    tokens = steps * w * each_step + judge.tokens
     if lengths.tokens_per_search is not None and method == MethodConfig():
         tokens = rows * lengths.tokens_per_search
     # the text so far is in the prefix cache; the judge reads it again behind its own, once a step
-    prompt = rows * lengths.problem_prompt + (steps * lengths.judge_prompt if judgements else 0)
-    prompt += steps * judgements * 2 * lengths.step
+    prompt = rows * lengths.problem_prompt
+    prompt += steps * lengths.judge_prompt if judge.requests else 0
+    prompt += judge.requests * 2 * lengths.step
     return Work(
         rows,
-        round(steps * (w + judgements)),
+        round(steps * w + judge.requests),
         round(tokens),
-        round(steps * (w * most_step + judgements * most)),
+        round(steps * w * most_step + judge.most),
         round(prompt),
+        round(judge.tokens),
         note=f"at most {round(steps)} preference pairs"
         + ("; requests of your own ranking not counted" if is_plugin(method.ranking) else ""),
     )
@@ -109,28 +104,26 @@ def evaluation_work(config: Config, model: str, lengths: Lengths) -> Work:
     of_benchmarks = [num_problems(n, settings.num_benchmark_problems) for n in data.benchmarks]
     solved = data.heldout.num + (data.hard.num if data.hard is not None else 0) + sum(of_benchmarks)
     judged = data.judge.num if data.judge is not None else 0
-    each, most_judged = judgement_tokens(config, lengths)
-    rows, requests = solved + judged, solved + 2 * judged
-    tokens = solved * min(lengths.solution, settings.max_tokens) + 2 * judged * each
-    limit = solved * settings.max_tokens + 2 * judged * most_judged
+    fixed = judging(config, lengths, 2, 2).times(judged)
+    rows, requests = solved + judged, solved + fixed.requests
+    tokens = solved * min(lengths.solution, settings.max_tokens) + fixed.tokens
+    limit = solved * settings.max_tokens + fixed.most
     prompt = solved * lengths.problem_prompt + 2 * judged * lengths.judge_prompt
     if model != "M0":
         most = settings.num_search_problems
         again = min(most, data.heldout.num)
         if settings.search_benchmarks:
             again += sum(min(most, num) for num in of_benchmarks)
-        compared = 0
+        best_of, num = Judging(), settings.num_samples
         if settings.best_of:
-            compared = again * settings.num_samples * (settings.num_samples - 1)
+            best_of = judging(config, lengths, num * (num - 1), num).times(again)
         searched = search_work(config.as_measured(), data.heldout, again, lengths)
         rows += 2 * again
-        requests += searched.requests + again * settings.num_samples + compared
-        tokens += searched.tokens + again * settings.num_samples * lengths.solution
-        tokens += compared * each
-        limit += searched.most + again * settings.num_samples * settings.max_tokens
-        limit += compared * most_judged
-        prompt += searched.prompt_tokens + compared * 2 * lengths.solution
-    return Work(rows, requests, round(tokens), limit, round(prompt))
+        requests += searched.requests + again * num + best_of.requests
+        tokens += searched.tokens + again * num * lengths.solution + best_of.tokens
+        limit += searched.most + again * num * settings.max_tokens + best_of.most
+        prompt += searched.prompt_tokens + best_of.requests * 2 * lengths.solution
+    return Work(rows, round(requests), round(tokens), round(limit), round(prompt))
 
 
 def seed_work(config: Config, name: str, lengths: Lengths) -> Work:
@@ -158,6 +151,11 @@ def seed_work(config: Config, name: str, lengths: Lengths) -> Work:
     limit = steps * (w * step + rollouts * config.evaluation.max_tokens) + judged * seed.max_tokens
     prompt = searched * lengths.problem_prompt + judged * lengths.judge_prompt
     requests = round(steps * (w + rollouts) + 2 * pairs)
+    if config.judge.mode == "shared":  # the teacher also writes what the run's judge will write
+        written = pairs * (3 if config.judge.critiques else 1)
+        requests += round(written)
+        tokens += own * written * min(lengths.step, seed.max_tokens)
+        limit += own * written * seed.max_tokens
     note = f"at most about {round(pairs)} pairs"
     return Work(
         searched + labelled, requests, round(tokens), round(limit), round(prompt), note=note

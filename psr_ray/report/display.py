@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
+from psr_ray.measures.health import judge_alarms
 from psr_ray.stages import PlannedStage
 from psr_ray.storage.files import Json
 from psr_ray.telemetry.progress import read_progress
@@ -105,6 +106,9 @@ class RunDisplay:
             self.progress.remove_task(self._task)
             self._task = None
         self.console.print(f"[green]✓[/green] {finished_line(planned)}")
+        if planned.kind == "search":  # before anything is trained on it
+            for kind, message in judge_alarms(planned.stage.manifest or {}):
+                self.console.print(f"[yellow]! {kind}: {escape(message)}[/yellow]", soft_wrap=True)
 
 
 def finished_line(planned: PlannedStage) -> str:
@@ -157,9 +161,10 @@ COLUMNS = (
 LEGEND = (
     "accuracy: greedy, held-out problems, ± one standard error. judge: verdicts right on the fixed "
     "pairs, and on comparisons of two fresh steps of the model's own of which exactly one is right. "
-    "flips: pairs whose two orders name the same position. ties: judged steps whose scores are all "
-    "equal. unparsable: verdicts. pairs: step preferences the model was trained on. steps: per "
-    "solution. time: all stages that made or measured the model. A dash: not measured."
+    "flips: pairs whose two orders name the same position. ties: judged steps that give no "
+    "preference (all scores equal, or no lead beyond the judge's error). unparsable: verdicts. "
+    "pairs: step preferences the model was trained on. steps: per solution. time: all stages that "
+    "made or measured the model. A dash: not measured."
 )
 
 

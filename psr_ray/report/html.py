@@ -59,6 +59,8 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         figures=[(title, base64.b64encode(png).decode()) for title, png in figures if png],
         views=write_views(run_dir, summary),
         searches=[search_cells(entry) for entry in models],
+        cost_columns=COST_COLUMNS,
+        costs=[row for row in map(cost_cells, models) if row],
         searched=[model for model, _ in stages],
         walkthrough=Markup(as_script(searches_of(stages))),
         wall=[(name, duration(seconds)) for name, seconds in summary["wall_s"].items()],
@@ -90,6 +92,46 @@ def headline(models: list[Json]) -> str:
         f"From {first['name']} to {last['name']} greedy accuracy {word}: "
         f"{change:+.1f} points (standard error of the difference {error:.1f})."
     )
+
+
+COST_COLUMNS = (
+    "model",
+    "solve",
+    "work",
+    "critique",
+    "compare",
+    "comparisons asked",
+    "texts cut off",
+    "pairs",
+    "tokens a pair",
+    "right pairs",
+    "tokens a right pair",
+)
+
+
+def cost_cells(entry: Json) -> list[str] | None:
+    """What the search that a model learned from cost; None where it learned from none."""
+    figures = entry["learned_from"]
+    if figures.get("num_sampled_tokens") is None:
+        return None
+
+    def amount(name: str) -> str:
+        value = figures.get(name)
+        return "–" if value is None else f"{value:,.0f}"
+
+    return [
+        entry["name"],
+        *(
+            amount(f"num_{purpose}_tokens")
+            for purpose in ("sampled", "work", "critique", "compare")
+        ),
+        share(figures.get("asked_share")),
+        amount("num_cut_texts"),
+        amount("num_pairs_found"),
+        amount("tokens_per_pair"),
+        amount("num_right_pairs"),
+        amount("tokens_per_right_pair"),
+    ]
 
 
 def search_cells(entry: Json) -> list[str]:

@@ -22,6 +22,8 @@ SEARCH_FIGURES = (
     "verdict_mass",
     "first_share",
     "num_gradable_verdicts",
+    "num_compared_pairs",
+    "num_judged_steps",
     "longer_win_share",
     "longer_true_share",
     "longer_wins",
@@ -107,12 +109,17 @@ def summarize(run: RunDirectory) -> Json:
         if planned.stage.manifest
     }
     models = [entry for entry in entries if entry is not None]
+    searches = {
+        planned.model: planned.stage.manifest
+        for planned in plan
+        if planned.kind == "search" and planned.stage.manifest
+    }
     data = next(planned.stage.manifest for planned in plan if planned.kind == "data") or {}
     return {
         "name": run.config.name,
         "seed": run.config.seed,
         "models": models,
-        "alarms": alarms_of(models),
+        "alarms": alarms_of(models, searches),
         "seed_data": {
             planned.stage.name: {key: planned.stage.manifest.get(key) for key in SEED_FIGURES}
             for planned in plan

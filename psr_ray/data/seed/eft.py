@@ -1,7 +1,8 @@
 """EFT data: pairs of sibling steps with known values, judged, kept where judge and values agree.
 
 Pairs come from step trees (``psr_ray.inference.rollouts``) or from PRM800K (arXiv 2305.20050). A judge
-sees each in both orders; it must prefer the better step in both (paper, arXiv 2503.03746, 3.1).
+sees each in both orders; it must prefer the better step in both (paper, arXiv 2503.03746, 3.1). With
+`judge.mode: shared` it first writes what the run's judge will write: the step worked out, critiques.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from psr_ray.data.formats import clean
 from psr_ray.data.rows import pair_row
 from psr_ray.method.judge import parse_verdict
+from psr_ray.method.judges import compared_texts, pair_texts
+from psr_ray.method.prompts import PromptBuilder
 from psr_ray.problems import JudgedPair, Problem
 from psr_ray.storage.files import Row
 
@@ -73,13 +76,81 @@ def prm800k_pairs(record: Row, path: Path, line: int, prefix: str = "") -> list[
     return pairs
 
 
+@dataclass(frozen=True)
+class Written:
+    """What the teacher wrote about a pair before it judged it; empty where it was not asked."""
+
+    work: str = ""
+    critiques: tuple[str, str] = ("", "")
+    """Of the better and of the worse step."""
+
+
+def work_questions(pairs: Iterable[ValuedPair], prompts: PromptBuilder) -> dict[str, str]:
+    """The question for each pair's step, by the pair's id."""
+    return {
+        pair.problem.id: prompts.judging_text(
+            "work", {"problem": pair.problem.text, "steps_so_far": pair.steps_so_far}
+        )
+        for pair in pairs
+    }
+
+
+def critique_questions(
+    pairs: Iterable[ValuedPair], prompts: PromptBuilder, works: Mapping[str, str]
+) -> dict[str, str]:
+    """The questions for a critique of the better (A) and the worse step (B) of each pair."""
+    asked = work_questions(pairs, prompts)
+    return {
+        f"{pair.problem.id}#{letter}": in_one_text(
+            asked[pair.problem.id],
+            works[pair.problem.id],
+            prompts.judging_text("critique", {"step": step}),
+        )
+        for pair in pairs
+        if works.get(pair.problem.id)
+        for letter, step in zip("AB", (pair.better, pair.worse), strict=True)
+    }
+
+
+def judge_questions(
+    pairs: Iterable[ValuedPair], prompts: PromptBuilder, written: Mapping[str, Written] | None
+) -> dict[str, str]:
+    """The questions for a verdict in both orders, by the pair's id and the letter of the better step.
+    With what was ``written`` they are those of `judge.mode: shared`; a pair without is left out."""
+    asked = work_questions(pairs, prompts) if written is not None else {}
+    questions = {}
+    for pair in pairs:
+        name = pair.problem.id
+        if written is not None and name not in written:
+            continue
+        for right in "AB":
+            a, b = in_order(pair, right)
+            if written is None:
+                texts = pair_texts(pair.problem.text, pair.steps_so_far, a, b)
+                questions[f"{name}#{right}"] = prompts.judging_text("judge", texts)
+            else:
+                noted = written[name]
+                critiques = dict(zip((pair.better, pair.worse), noted.critiques, strict=True))
+                questions[f"{name}#{right}"] = in_one_text(
+                    asked[name],
+                    noted.work,
+                    prompts.judging_text("shared", compared_texts(a, b, critiques)),
+                )
+    return questions
+
+
+def in_one_text(*parts: str) -> str:
+    """A conversation as one message, for a teacher that is asked once."""
+    return "\n\n".join(part.strip() for part in parts)
+
+
 def in_order(pair: ValuedPair, verdict: str) -> tuple[str, str]:
     """The steps as A and B, so that ``verdict`` is the right one."""
     return (pair.better, pair.worse) if verdict == "A" else (pair.worse, pair.better)
 
 
 def judged(
-    pair: ValuedPair, answers: Mapping[str, Row | None], rng: random.Random
+    pair: ValuedPair, answers: Mapping[str, Row | None], rng: random.Random, noted: Written
 ) -> JudgedPair | str:
     """The pair with one of its two judgements, at random; the reason where it is not kept.
 
@@ -96,7 +167,9 @@ def judged(
         return "judge against values" if not any(agrees) else "judge changes with the order"
     verdict = rng.choice("AB")
     text = answers[verdict]["text"]  # type: ignore[index]
-    return JudgedPair(pair.problem, pair.steps_so_far, *in_order(pair, verdict), text, verdict)
+    a, b = in_order(pair, verdict)
+    critiques = noted.critiques if verdict == "A" else noted.critiques[::-1]
+    return JudgedPair(pair.problem, pair.steps_so_far, a, b, text, verdict, noted.work, *critiques)
 
 
 def split_by_problem(
@@ -120,14 +193,18 @@ def split_by_problem(
 
 
 def keep(
-    pairs: Iterable[ValuedPair], judgements: Mapping[str, Row], seed: int
+    pairs: Iterable[ValuedPair],
+    judgements: Mapping[str, Row],
+    seed: int,
+    written: Mapping[str, Written] | None = None,
 ) -> tuple[list[JudgedPair], list[dict[str, Any]]]:
     """The pairs to learn from, and the others with the reason."""
     kept, rejected = list[JudgedPair](), list[dict[str, Any]]()
     for pair in pairs:
         name = pair.problem.id
         rng = random.Random(f"{seed}/{name}")
-        result = judged(pair, {right: judgements.get(f"{name}#{right}") for right in "AB"}, rng)
+        answers = {right: judgements.get(f"{name}#{right}") for right in "AB"}
+        result = judged(pair, answers, rng, (written or {}).get(name, Written()))
         if isinstance(result, str):
             rejected.append({"id": name, "gap": pair.gap, "reason": result})
         else:

@@ -89,19 +89,24 @@
     const notes = [];
     if (step.outcome === "rolled_back") {
       notes.push(step.number > 1
-        ? `tie: all scores equal, went back to step ${step.number - 1}`
-        : "tie: all scores equal, sampled again");
+        ? `tie: no preference, went back to step ${step.number - 1}`
+        : "tie: no preference, sampled again");
     } else if (!step.kept) {
       notes.push("dropped later: the next step was a tie");
     } else if (before && !before.kept && before.number >= step.number) {
       notes.push("again, after going back");
     }
-    if (step.outcome === "appended_without_pair") notes.push("all candidates the same: no pair");
+    if (step.outcome === "appended_without_pair") {
+      notes.push(step.candidates.length === 1 ? "all candidates the same: no pair"
+        : step.tied ? "no preference: the lead is within the judge's error, no pair"
+          : "the judge's tokens are used up: no pair");
+    }
     if (step.flips) notes.push(count(step.flips, "pair") + " changed with the order");
     if (step.truncated) notes.push(count(step.truncated, "sample") + " without a step");
     const title = make("h4", "", `Step ${step.number} `);
     if (notes.length) title.append(make("span", "note", notes.join("; ")));
     const element = make("section", step.kept ? "step" : "step gone", title);
+    if (step.work) element.append(make("p", "said soft", `worked out: ${step.work}`));
     element.append(make("div", "scroll", candidatesOf(step)));
     if (step.verdicts.length) element.append(...matrixOf(step));
     return element;
