@@ -1,0 +1,278 @@
+"""Ways of judging: soft verdicts after reasoning, the step worked out once, budgets, ties."""
+
+import math
+
+import pytest
+from scripted import EOS, character_prompts, completion, converse, drive, judgement, prefers
+
+from psr_ray.config import Config, JudgeConfig, PromptConfig
+from psr_ray.data.rows import pair_row
+from psr_ray.doctor import check_judge
+from psr_ray.embedded.seed import judged_pairs
+from psr_ray.errors import PsrError
+from psr_ray.inference.search_rows import search_row
+from psr_ray.inference.vllm_api import choice_place
+from psr_ray.measures.searches import figures_of
+from psr_ray.method.generation import Completion, GenerationRequest
+from psr_ray.method.judge import probability
+from psr_ray.method.judges import judge_of
+from psr_ray.method.preferences import preferences_of
+from psr_ray.method.prompts import PromptBuilder
+from psr_ray.method.ranking import ranking_of
+from psr_ray.method.search import search_steps
+from psr_ray.problems import Problem
+from psr_ray.training.examples import eft_example
+from psr_ray.training.microbatches import sft_trees
+
+PROMPTS = character_prompts()
+PROBLEM = Problem("p", "How many?", answer="7", plan="3+4")
+SOFT = judge_of(PROMPTS, JudgeConfig())
+SHARED = JudgeConfig(mode="shared", critiques=True, max_tokens=60)
+
+
+def said(text, logprobs=(), place=None):
+    place = max(text.rfind("A"), text.rfind("B")) if place is None else place
+    return Completion((*map(ord, text), EOS), "eos", logprobs, place)
+
+
+def test_after_reasoning_the_verdict_is_the_probability_at_its_letter():
+    chances = (math.log(0.6), math.log(0.2))
+    read = SOFT.read(said("A is right, B wrong: [[A]]", chances))
+    assert read.first_wins == pytest.approx(0.75)
+    assert read.mass == pytest.approx(0.8)
+    assert SOFT.read(said("so [[B]]", chances)).first_wins == pytest.approx(0.75)  # not the letter
+    hard = judge_of(PROMPTS, JudgeConfig(verdicts="hard"))
+    assert hard.read(said("so [[B]]", chances)).first_wins == 0.0
+    assert hard.choice_ids == ()
+    assert SOFT.choice_ids == (ord("A"), ord("B"))
+
+
+@pytest.mark.parametrize(
+    ("text", "logprobs", "place"),
+    [
+        ("no verdict by A", (-0.1, -2.0), None),
+        ("[[A]] at first", (-0.1, -2.0), None),
+        ("so [[A]]", (), None),  # an engine that gave no probabilities
+        ("so [[A]]", (-math.inf, -math.inf), None),
+        ("A: yes [[A]]", (-0.1, -2.0), 0),  # the verdict's letter is spelt in other tokens
+    ],
+)
+def test_a_verdict_without_its_probability_is_none_and_never_a_half(text, logprobs, place):
+    assert SOFT.read(said(text, logprobs, place)).first_wins is None
+
+
+def test_probabilities_of_zero_on_both_sides_are_no_verdict():
+    assert probability((-math.inf, -math.inf)) is None
+    assert probability((-800.0, -801.0)) is None  # zero in 64 bits
+    assert probability((0.0, -math.inf)) == (1.0, 1.0)
+    wins, mass = probability((-20.0, -20.0))
+    assert wins == 0.5
+    assert mass < 1e-8
+    judge = judge_of(PROMPTS, JudgeConfig(mode="verdict"))
+    assert judge.read(Completion((67,), "length", (-math.inf, -math.inf))).first_wins is None
+    hard = judge_of(PROMPTS, JudgeConfig(mode="verdict", verdicts="hard"))
+    assert hard.read(Completion((67,), "length", (-0.1, -3.0))).first_wins == 1.0
+
+
+def test_the_choice_is_read_at_the_last_of_the_letters_or_at_the_only_token():
+    request = GenerationRequest((1,), 1, 0.0, 1.0, 9, choice_ids=(65, 66))
+    assert choice_place((65, 70, 66, 93), request) == 2
+    assert choice_place((70, 93), request) is None
+    one = GenerationRequest((1,), 1, 0.0, 1.0, 1, choice_ids=(65, 66))
+    assert choice_place((70,), one) == 0
+    assert choice_place((65,), GenerationRequest((1,), 1, 0.0, 1.0, 9)) is None
+
+
+GOOD_FIRST = prefers("good", "fair")
+
+
+def searched(sample, judging, judge=GOOD_FIRST, *, w=3, **search):
+    """A search by `judge.mode: shared`: works out ``work N``, criticises, prefers what it is told to."""
+    config = Config(
+        name="test",
+        model={"base": "none", "max_length": 6000},
+        search={"num_candidates": w, "max_step_tokens": 40, "max_steps": 3, **search},
+        judge=judging,
+    )
+    task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
+
+    def answer(request):
+        prompt = PROMPTS.decode(request.prompt_ids)
+        if request.purpose == "work":
+            return [completion(" to be good$")]
+        if request.purpose == "critique":
+            return [completion(" fine$")]
+        if request.purpose == "compare":
+            shown = prompt.split("\n")
+            a, b = (next(line[3:] for line in reversed(shown) if line.startswith(f"{x}: "))
+                    for x in "AB")  # fmt: skip
+            letter = judge(a.split(" fine")[0], b.split(" fine")[0])[5]
+            done = judgement(letter)
+            return [Completion(done.token_ids[:1], "length", done.choice_logprobs)]
+        return [completion(text) for text in sample(prompt, request.num_samples)]
+
+    return converse(task, answer)
+
+
+def test_the_step_is_worked_out_once_and_every_comparison_begins_with_it():
+    def sample(prompt, n):
+        return ["good\n", "fair\n", "bad\n"] if "good" not in prompt else ["end$"] * n
+
+    search, asked = searched(sample, SHARED)
+    purposes = [request.purpose for request in asked]
+    assert purposes[:5] == ["solve", "work", "critique", "critique", "critique"]
+    assert purposes.count("compare") <= 6
+    assert [c.text for c in search.chosen()] == ["good", "end"]
+    compared = [PROMPTS.decode(r.prompt_ids) for r in asked if r.purpose == "compare"]
+    start = "How many?\nNext: to be good\n"
+    assert all(prompt.startswith(start) for prompt in compared)
+    assert f"{start}A: good fine\nB: bad fine\nVerdict: [[" in compared
+    assert all(r.max_tokens == 1 for r in asked if r.purpose == "compare")
+    row = search_row(search)
+    assert row["steps"][0]["work"] == " to be good"
+    assert {c["critique"] for c in row["steps"][0]["candidates"]} == {" fine"}
+    assert row["num_work_tokens"] == len(" to be good$")
+    assert row["num_critique_tokens"] == 3 * len(" fine$")
+    assert row["num_compare_tokens"] == purposes.count("compare")
+    assert row["num_judge_tokens"] == sum(
+        row[f"num_{purpose}_tokens"] for purpose in ("work", "critique", "compare")
+    )
+    figures = figures_of([row]).summary()
+    assert figures["num_work_tokens"] == row["num_work_tokens"]
+    assert figures["num_pairs_found"] == 1
+    assert figures["tokens_per_pair"] == row["num_sampled_tokens"] + row["num_judge_tokens"]
+
+
+def test_what_was_written_before_a_rollback_is_not_written_again():
+    def always_a(_a, _b):
+        return "so [[A]]"
+
+    search, asked = searched(
+        lambda prompt, n: ["x\n", "y\n"], SHARED, always_a, w=2, when_tied="rollback",
+        max_rollbacks=2,
+    )  # fmt: skip
+    assert search.end == "max_rollbacks"
+    assert [r.purpose for r in asked].count("work") == 1
+    assert [r.purpose for r in asked].count("critique") == 2
+    assert [r.purpose for r in asked].count("compare") == 2
+
+
+def test_a_text_that_is_cut_off_is_used_and_counted():
+    config = SHARED.model_copy(update={"critiques": False})
+
+    def answer(request):
+        if request.purpose == "work":
+            return [Completion(tuple(map(ord, " half of i")), "length")]
+        if request.purpose == "compare":
+            return [Completion((65,), "length", (-0.1, -3.0))]
+        return [completion(text) for text in ("x$", "y$")]
+
+    settings = Config(name="test", model={"base": "none"}, search={"num_candidates": 2},
+                      judge=config)  # fmt: skip
+    task = search_steps(PROBLEM, PROMPTS, ranking_of(settings, PROMPTS), settings)
+    search, _ = converse(task, answer)
+    row = search_row(search)
+    assert row["num_cut_texts"] == 1
+    assert row["steps"][0]["work"] == " half of i"
+    assert figures_of([row]).summary()["num_cut_texts"] == 1
+
+
+def run(judging, judge, *, w=2, **search):
+    config = Config(
+        name="test",
+        model={"base": "none", "max_length": 6000},
+        search={"num_candidates": w, "max_step_tokens": 40, "max_steps": 4, **search},
+        judge=judging,
+    )
+
+    def sample(prompt, n):
+        return [f"{letter}{prompt.count(chr(10))}\n" for letter in "xyzuvw"[:n]]
+
+    task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
+    return drive(task, sample, judge, PROMPTS)
+
+
+def test_a_step_without_a_lead_is_appended_without_a_pair_or_goes_back_as_set():
+    def always_a(_a, _b):
+        return "so [[A]]"
+
+    search, _ = run({}, always_a)  # soft: to go back for lack of evidence would never end
+    assert [step.outcome for step in search.steps] == ["appended_without_pair"] * 4
+    assert all(step.is_tied for step in search.steps)
+    assert (search.end, len(search.chosen())) == ("max_steps", 4)
+    assert not list(preferences_of(search_row(search)))
+    assert figures_of([search_row(search)]).summary()["tie_share"] == 1
+    for judging, settings in (({}, {"when_tied": "rollback"}), ({"verdicts": "hard"}, {})):
+        search, _ = run(judging, always_a, **settings)
+        assert search.end == "max_rollbacks"
+    search, _ = run({"verdicts": "hard"}, always_a, when_tied="append")
+    assert search.end == "max_steps"
+
+
+def test_a_spent_budget_appends_what_was_sampled_most_and_asks_no_more():
+    one = len("so [[A]]$")
+    search, asked = run({"max_problem_tokens": 3 * one}, prefers("x1", "x2"))
+    steps = search_row(search)["steps"]
+    assert [step["rejected"] is None for step in steps] == [False, False, True, True]
+    assert [step["tied"] for step in steps[2:]] == [True, True]
+    assert len([r for r in asked if r.purpose == "compare"]) == 4  # looked at between rounds
+    assert (search.end, search.num_rollbacks) == ("max_steps", 0)
+
+
+def test_fewer_comparisons_end_in_the_same_pair():
+    order = [f"{letter}{n}" for n in range(9) for letter in "wvuzyx"]
+    pairs = {}
+    for comparisons in ("all", "needed", "knockout"):
+        search, asked = run({"comparisons": comparisons}, prefers(*order), w=6)
+        found = list(preferences_of(search_row(search)))
+        texts = [(pair["chosen_text"], pair["rejected_text"]) for pair in found]
+        pairs[comparisons] = texts, len([r for r in asked if r.purpose == "compare"])
+    assert pairs["all"][0] == pairs["needed"][0] == pairs["knockout"][0]
+    assert pairs["all"][1] == 4 * 30
+    assert pairs["needed"][1] < 0.8 * 120
+    assert pairs["knockout"][1] == 4 * 14
+    shares = figures_of([search_row(run({"comparisons": "knockout"}, prefers(*order), w=6)[0])])
+    assert shares.summary()["asked_share"] == pytest.approx(14 / 30)
+
+
+def test_a_judged_pair_teaches_the_work_the_critiques_and_the_verdict_as_one_tree():
+    [pair] = judged_pairs("eft", 1, seed=0)
+    row = eft_example(pair_row(pair), PROMPTS, SHARED)
+    texts = [(PROMPTS.decode(prompt), PROMPTS.decode(said)) for prompt, said in row.paths]
+    assert [said for _, said in texts] == [
+        pair.work, pair.critique_a, pair.critique_b, f"{pair.verdict}]]",
+    ]  # fmt: skip
+    assert texts[1][0].endswith(f"Next:{pair.work}\n{pair.step_a}\nCheck:")
+    assert texts[3][0].endswith(
+        f"Next:{pair.work}\nA: {pair.step_a}{pair.critique_a}\nB: {pair.step_b}{pair.critique_b}\n"
+        "Verdict: [["
+    )
+    [packed] = sft_trees([row], [0])
+    assert packed.tree.paths() == [(list(a), list(b)) for a, b in row.paths]
+    assert len(packed.tree) < sum(len(a) + len(b) for a, b in row.paths) / 2
+    plain = eft_example(pair_row(pair), PROMPTS, JudgeConfig(mode="shared"))
+    assert len(plain.paths) == 2
+    # the parts are those of the judgement that explains
+    assert (
+        pair.judgement == f"{pair.work} A:{pair.critique_a} B:{pair.critique_b} [[{pair.verdict}]]"
+    )
+
+
+def test_rows_without_the_shared_texts_are_named():
+    [pair] = judged_pairs("eft", 1, seed=0)
+    row = pair_row(pair) | {"work": None}
+    with pytest.raises(PsrError, match=r"EFT row .*: no `work`.* build_seed\.py eft"):
+        eft_example(row, PROMPTS, JudgeConfig(mode="shared"))
+
+
+def test_a_mode_that_the_templates_or_the_vocabulary_cannot_serve_is_found_beforehand(tmp_path):
+    config = Config(name="test", model={"base": "none"}, judge={"mode": "shared"})
+    check_judge(PROMPTS, config)
+    for name in ("solve", "judge", "verdict", "points"):
+        (tmp_path / f"{name}.jinja").write_text("{{ problem }}{{ solution }}")
+    settings = PromptConfig(templates=str(tmp_path), chat_template=False)
+    own = PromptBuilder(PROMPTS.tokenizer, settings)
+    with pytest.raises(PsrError, match=r"work\.jinja"):
+        check_judge(own, config)
+    with pytest.raises(ValueError, match="`critiques` goes with `mode: shared`"):
+        JudgeConfig(critiques=True)
