@@ -10,14 +10,21 @@ from json_server import JsonHandler, serving
 from scripted import character_prompts, drive
 
 from actors.endpoint import Endpoint
-from actors.seed import written
+from actors.seed import shared_notes, written
 from psr_ray.config.file import load_config
 from psr_ray.config.seed import EndpointConfig
 from psr_ray.data.rows import problem_row
-from psr_ray.data.seed.eft import keep, prm800k_pairs, split_by_problem, tree_pairs
+from psr_ray.data.seed.eft import (
+    judge_questions,
+    keep,
+    prm800k_pairs,
+    split_by_problem,
+    tree_pairs,
+)
 from psr_ray.errors import PsrError
 from psr_ray.inference.records import text_row
 from psr_ray.inference.rollouts import tree_task
+from psr_ray.method.judges import judge_of
 from psr_ray.problems import Problem
 
 GOOD, BAD = "Step 1: 2+2=4\n", "Step 1: 2+2=5\n"
@@ -176,3 +183,43 @@ def test_what_a_server_answered_is_kept_and_the_rest_is_asked_for_again(server, 
         prompts, "Step 1: yes"
     )
     assert [Server.prompts[prompts[name]] for name in prompts] == [1, 1, 2, 2, 2, 2]
+
+
+def answered(questions, write):
+    """A teacher's rows by the ids of its questions; ``write(question)`` gives a text."""
+    return {name: text_row(name, write(text), 9, "stop") for name, text in questions.items()}
+
+
+@pytest.mark.parametrize("critiques", [False, True])
+def test_pairs_for_the_shared_mode_have_what_the_judge_is_to_write(tmp_path, critiques):
+    """The teacher works the step out, criticises, judges by both; what is not finished is left out."""
+    config = load_config("configs/smoke.yaml", ("judge.mode=shared", "judge.max_tokens=64",
+                                                f"judge.critiques={critiques}"))  # fmt: skip
+    prompts, asked = character_prompts(), []
+
+    def write(folder, questions):
+        asked.append(folder.name)
+        rows = answered(questions, lambda question: f"{folder.name} of {len(question)}")
+        if folder.name == "work":
+            rows["p/step-2"] = rows["p/step-2"] | {"finish": "length"}
+        return rows
+
+    pairs = list(tree_pairs(tree(), 0.5))
+    notes = shared_notes(config, pairs, prompts, tmp_path, write)
+    assert asked == (["work", "critiques"] if critiques else ["work"])
+    assert list(notes) == ["p/step-1"]
+    questions = judge_questions(pairs, prompts, notes)
+    assert sorted(questions) == ["p/step-1#A", "p/step-1#B"]
+    for right, question in questions.items():
+        first = GOOD if right.endswith("A") else BAD
+        assert f"A: {first.strip()}" in question
+        assert "Next:\n\nwork of" in question
+        assert ("critiques of" in question) == critiques
+    verdicts = {name: text_row(name, f"[[{name[-1]}]]", 9, "stop") for name in questions}
+    [kept], [rejected] = keep(pairs, verdicts, 0, notes)
+    assert rejected["reason"] == "no judgement"
+    assert kept.work == notes["p/step-1"].work
+    better, worse = (kept.critique_a, kept.critique_b)[:: 1 if kept.verdict == "A" else -1]
+    assert (better, worse) == notes["p/step-1"].critiques
+    judge_of(prompts, config.judge).lessons(kept)  # M1 can learn it
+    assert shared_notes(load_config("configs/smoke.yaml"), pairs, prompts, tmp_path, write) is None

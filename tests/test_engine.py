@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json
-import math
 import shutil
 import sys
+from psr_ray.method.judge import probability
 from psr_ray.method.judges import judge_of
 from psr_ray.config import JudgeConfig
 from psr_ray.config.file import load_config
@@ -59,8 +59,14 @@ out["first"] = [prompts.decode(c.token_ids) for c in (first, policy)]
 [stopped] = engine.run([ask("37+45:", stop="\\n", max_tokens=64)])
 out["stop"] = [stopped[0].finish, prompts.decode(stopped[0].token_ids)[-1]]
 choices = judge_of(prompts, JudgeConfig(mode="verdict")).choice_ids
-[verdict] = engine.run([ask("Judge: [[", choice_ids=choices)])
-out["probabilities"] = verdict[0].choice_probabilities
+[verdict] = engine.run([ask("Judge: [[", choice_ids=choices, max_tokens=1)])
+out["probability"] = probability(verdict[0].choice_logprobs)
+# after reasoning: the choice is read where the last of the letters stands, as if asked for there
+digits = tuple(tokenizer.encode("82"))
+[[reasoned]] = engine.run([ask("37+45:", choice_ids=digits)])
+before = prompts.decode(reasoned.token_ids[: reasoned.choice_place])
+[[alone]] = engine.run([ask("37+45:" + before, choice_ids=digits, max_tokens=1)])
+out["reasoned"] = [before, reasoned.choice_logprobs, alone.choice_logprobs]
 out["chains"] = len(engine.run([chain(k % 4 + 1) for k in range(40)]))
 failed = engine.submit(broken())
 out["task_error"] = type(failed.exception()).__name__
@@ -121,9 +127,10 @@ def log_odds(dtype):
     # of the two verdicts, after 30 prompts
     settings = config.model.model_copy(update={"dtype": dtype})
     engine = VllmEngine(model, settings, config.engine, 0)
-    found = engine.run([ask(f"{k}+{3 * k}: Judge: [[", choice_ids=choices) for k in range(30)])
+    letters = dict(choice_ids=choices, max_tokens=1)
+    found = engine.run([ask(f"{k}+{3 * k}: Judge: [[", **letters) for k in range(30)])
     engine.close()
-    return [math.log(a / b) for a, b in (one.choice_probabilities for [one] in found)]
+    return [a - b for a, b in (one.choice_logprobs for [one] in found)]
 
 
 def crash(output):
@@ -165,7 +172,13 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["num_samples"] == 5
     assert out["first"][0] != out["first"][1] == out["greedy"]  # two models side by side
     assert out["stop"] == ["stop", "\n"]
-    assert sum(out["probabilities"]) == pytest.approx(1.0)
+    wins, mass = out["probability"]
+    assert 0 < wins < 1
+    assert 0 < mass <= 1
+    before, reasoned, alone = out["reasoned"]
+    assert (" 7+5=12, 3+4+1=8, so 82").startswith(before)
+    assert len(before) > 5
+    assert reasoned == pytest.approx(alone, abs=1e-3)
     assert out["chains"] == 40
     assert out["most_open"] == 5  # the others wait until these end
     assert out["task_error"] == "KeyError"

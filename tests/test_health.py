@@ -33,7 +33,7 @@ def alarms(**changes):
     """Alarms of a run whose last model differs from a good one."""
     models = [GOOD | {"name": "M1", "probes": {}, "training": {}}, GOOD | {"name": "M2"}]
     models.append(GOOD | {"name": "M3"} | changes)
-    return [(alarm["kind"], alarm["model"]) for alarm in alarms_of(models)]
+    return [(alarm["kind"], alarm["model"]) for alarm in alarms_of(models, {})]
 
 
 def test_a_healthy_run_raises_no_alarm():
@@ -46,6 +46,8 @@ def test_a_healthy_run_raises_no_alarm():
         ("judge collapse", {"first_share": 0.97}),
         ("judge collapse", {"first_share": 0.03}),
         ("judge collapse", {"order_flip_share": 0.8}),
+        ("judge collapse", {"order_flip_share": 0.45, "num_compared_pairs": 200}),
+        ("judge collapse", {"tie_share": 0.95, "num_judged_steps": 60}),
         ("judge collapse", {"unparsable_share": 0.2}),
         ("judge collapse", {"judge_accuracy_on_policy": 0.52}),
         ("length bias", {"longer_win_share": 0.85}),
@@ -65,6 +67,9 @@ def test_each_bound_raises_its_alarm(kind, changes):
     "changes",
     [
         {"judge_accuracy_on_policy": 0.5, "num_gradable_verdicts": 10},  # too few to say
+        {"order_flip_share": 0.45, "num_compared_pairs": 20},
+        {"order_flip_share": 0.4, "num_compared_pairs": 200},  # above chance
+        {"tie_share": 0.95, "num_judged_steps": 20},
         {"longer_win_share": 0.85, "longer_true_share": 0.8},  # longer steps *are* better
         {"longer_win_share": 0.95, "longer_wins": {"1-4": {"pairs": 9, "share": 0.95}}},
         {"steps_per_solution": 3.0},  # shorter solutions, not longer steps
@@ -74,6 +79,16 @@ def test_each_bound_raises_its_alarm(kind, changes):
 )
 def test_no_alarm_without_cause(changes):
     assert alarms(**changes) == []
+
+
+def test_the_search_that_is_learned_from_raises_the_judges_alarms_once_a_model():
+    models = [GOOD | {"name": "M1", "probes": {}, "training": {}}]
+    bad = GOOD | {"order_flip_share": 0.9}
+    [alarm] = alarms_of(models, {"M1": bad})
+    assert (alarm["kind"], alarm["model"]) == ("judge collapse", "M1")
+    assert alarm["message"].startswith("in its search, 90% of pairs change")
+    assert len(alarms_of([models[0] | {"order_flip_share": 0.8}], {"M1": bad})) == 1
+    assert alarms_of([], {"M1": bad})  # before anything was evaluated or trained
 
 
 def candidate(text, right, score, length):

@@ -12,10 +12,11 @@ from psr_ray.config import LoraConfig
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.planning.cost import GPUS, generation_hours, training_hours
+from psr_ray.planning.judging import judge_of_step
 from psr_ray.planning.lengths import PAPER, lengths_of, rows_lengths
 from psr_ray.planning.memory import check_fits, engine_memory, training_memory
 from psr_ray.planning.model import model_shape
-from psr_ray.planning.show import print_plan
+from psr_ray.planning.show import judge_line, print_plan
 from psr_ray.planning.work import search_work
 from psr_ray.storage.locations import local_copy
 
@@ -141,3 +142,26 @@ def test_steps_are_counted_by_the_text_that_ends_them_whether_or_not_it_has_a_nu
 
 def test_lengths_fall_back_to_the_papers_where_files_are_not_there():
     assert lengths_of(load_config(SEVEN)) == PAPER
+
+
+def test_the_judges_tokens_follow_the_way_of_judging():
+    """A step of the 7B config: 30 judgements of 300 tokens in the paper's way."""
+
+    def step(*settings):
+        return judge_of_step(load_config(SEVEN, settings), PAPER)
+
+    whole = step("judge.comparisons=all")
+    assert (whole.requests, whole.tokens) == (30, 9000)
+    assert whole.most == 30 * load_config(SEVEN).judge.max_tokens
+    assert step("judge.comparisons=knockout").requests == 14
+    assert 14 < step().requests < 30
+    shared = step("judge.mode=shared", "judge.comparisons=all")
+    assert (shared.requests, shared.tokens) == (31, PAPER.work + 30)
+    noted = step("judge.mode=shared", "judge.critiques=true", "judge.comparisons=all")
+    assert (noted.requests, noted.tokens) == (37, PAPER.work + 6 * PAPER.critique + 30)
+    assert noted.tokens < whole.tokens / 4
+    assert step("judge.mode=verdict", "judge.comparisons=all").tokens == 30
+    line = judge_line(load_config(SEVEN), PAPER)
+    assert "explain, all: 9,000; explain, needed: 7,650" in line
+    assert "shared, needed, critiques: 338" in line
+    assert not judge_line(load_config(SEVEN, ["method.ranking=random"]), PAPER)

@@ -123,3 +123,34 @@ def test_doctor_tries_three_problems(tmp_path):
     assert "samples are one complete step" in done.stdout, done.stdout + done.stderr[-2000:]
     assert "ends: " in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "num", "usable"),
+    [
+        ((0.9, 0.2), 10, True),
+        ((0.57, 0.54), 10, False),  # A in both orders
+        ((0.57, 0.54), 9, True),  # too few comparisons to say so
+    ],
+)
+def test_twenty_comparisons_show_a_judge_that_follows_the_place(tmp_path, values, num, usable):
+    row = next(row for row in rows(tmp_path) if not row["error"] and row["steps"])
+    step, pair = row["steps"][0], {"text": "", "mass": 0.9}
+    step["candidates"], step["tied"], step["rejected"] = step["candidates"][:2], not usable, 1
+    step["verdicts"] = [
+        pair | {"first": 0, "second": 1, "first_wins": values[0]},
+        pair | {"first": 1, "second": 0, "first_wins": values[1]},
+    ]
+    order = trial_findings([row | {"steps": [step]}] * num, SMOKE)[4]
+    assert f"of {num} pairs both orders name the same step" in order.what
+    assert ("docs/judging.md" in order.remedy) == (not usable)
+
+
+def test_letters_without_probability_and_texts_that_are_cut_off_are_found(tmp_path):
+    row = next(row for row in rows(tmp_path) if not row["error"] and row["steps"])
+    for step in row["steps"]:
+        for verdict in step["verdicts"]:
+            verdict["mass"] = 0.02
+    *_, letters, cut = trial_findings([row | {"num_cut_texts": 3}], SMOKE)
+    assert "A and B have 2.0% of the probability" in letters.what
+    assert "raise judge.max_tokens" in cut.remedy
