@@ -81,3 +81,10 @@ def store(name: str, result: Mapping[str, Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
+
+
+def update(name: str, parts: Mapping[str, Any]) -> Path:
+    """Replace some parts of ``benchmarks/results/NAME.json``."""
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return store(name, dict(sorted((known | dict(parts)).items())))

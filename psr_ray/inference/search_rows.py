@@ -155,8 +155,8 @@ def search_row(search: Search) -> Row:
 
 
 def verdicts_of(step: Row) -> dict[Comparison, Verdict]:
-    """The verdicts of a step of a search row."""
+    """The verdicts of a step of a search row, of an earlier version too."""
     return {
-        Comparison(v["first"], v["second"]): Verdict(v["first_wins"], v["text"], mass=v["mass"])
+        Comparison(v["first"], v["second"]): Verdict(v["first_wins"], v["text"], mass=v.get("mass"))
         for v in step["verdicts"]
     }

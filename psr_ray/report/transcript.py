@@ -22,7 +22,7 @@ def search_tree(search: Row) -> Tree:
         return tree
     for step in search["steps"]:
         dropped = "" if step["kept"] or step["outcome"] == "rolled_back" else " [dropped later]"
-        tied = " (no preference)" if step["tied"] else ""
+        tied = " (no preference)" if step.get("tied") else ""
         node = tree.add(
             Text(f"step {step['number']}: {step['outcome']}{tied}{dropped}", style="bold")
         )
@@ -39,7 +39,7 @@ def search_tree(search: Row) -> Tree:
                     f"{step['num_truncated']} samples without a step (cut off, or ended without text)"
                 )
             )
-        if step["work"]:
+        if step.get("work"):
             node.add(Text(f"worked out: {one_line(step['work'])}", style="dim"))
         for verdict in step["verdicts"][:2]:
             wins = verdict["first_wins"]

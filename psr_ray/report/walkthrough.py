@@ -40,13 +40,13 @@ def shown_step(step: Row) -> dict[str, Any]:
     kept = ("number", "outcome", "tied", "kept", "chosen", "rejected")
     names = ("text", "count", "ended", "score", "is_right")
     return {
-        **{name: step[name] for name in kept},
+        **{name: step.get(name) for name in kept},
         "truncated": step["num_truncated"],
         "flips": num_flips(step),
-        "work": end_of(step["work"]),
+        "work": end_of(step.get("work")),
         "candidates": [
             {name: candidate[name] for name in names}
-            | {"said": end_of(candidate["judgement"] or candidate["critique"])}
+            | {"said": end_of(candidate["judgement"] or candidate.get("critique"))}
             for candidate in step["candidates"]
         ],
         "verdicts": [
@@ -64,7 +64,7 @@ def shown_search(row: Row, model: str) -> dict[str, Any]:
         "model": model,
         "steps": steps,
         "flips": sum(step["flips"] for step in steps),
-        "ties": sum(step["tied"] for step in steps),
+        "ties": sum(bool(step["tied"]) for step in steps),
         "failed": bool(row["error"]) or row["end"] != "finished",
         "wrong": row["correct"] is False,
     }
