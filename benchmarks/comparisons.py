@@ -126,6 +126,41 @@ def saved(
     }
 
 
+def proof(table: Table, rules: Rules, rng: random.Random, tries: int = 12) -> int:
+    """Comparisons of the smallest proof of the outcome that was found by leaving verdicts out in random
+    orders: what a schedule that knew all verdicts beforehand would ask."""
+    smallest = len(table.verdicts)
+    for _ in range(tries):
+        standings = Standings(table.candidates, table.verdicts, rules)
+        for comparison in rng.sample(list(table.verdicts), len(table.verdicts)):
+            standings.take_back(comparison)
+            if not standings.is_decided():
+                standings.set(comparison, first_wins(table.verdicts[comparison]))
+        smallest = min(smallest, len(standings.known))
+    return smallest
+
+
+def proofs(num: int = 200) -> dict[str, float]:
+    """Mean share of the comparisons of six different candidates in the smallest proof, for judges that
+    know which steps are right (and call equal ones a draw), err in a tenth of verdicts, or rank by
+    noisy quality."""
+    rng, found = random.Random(0), defaultdict[str, int](int)
+    candidates = [Candidate((n,), str(n), 1, False) for n in range(6)]
+    for _ in range(num):
+        right, quality = [rng.random() < 0.5 for _ in range(6)], [rng.gauss(0, 1) for _ in range(6)]
+        judges: dict[str, dict[Comparison, float]] = {"knows": {}, "errs": {}, "ranks": {}}
+        for i, j in permutations(range(6), 2):
+            pair = Comparison(i, j)
+            knows = float(right[i]) if right[i] != right[j] else float(not right[j])
+            judges["knows"][pair] = knows
+            judges["errs"][pair] = 1 - knows if rng.random() < 0.1 else knows
+            judges["ranks"][pair] = float(quality[i] - quality[j] + rng.gauss(0.2, 0.5) > 0)
+        for name, values in judges.items():
+            table = Table(candidates, {pair: Verdict(value) for pair, value in values.items()})
+            found[name] += proof(table, Rules("most_sampled", 0.0), rng)
+    return {name: round(total / (30 * num), 3) for name, total in found.items()}
+
+
 def leads(tables: Iterable[Table], tie_break: str) -> list[dict[str, Any]]:
     """Pairs by hard verdicts, and by soft ones with several bounds on the lead: how many steps give one,
     and where the truth is known how many are right, wrong, or of two equal steps."""
@@ -190,6 +225,7 @@ def main(
         "outcomes_differ": differ
         + sum(part["needed"]["outcomes_differ"] for part in found.values()),
         "requests_saved": {name: part["needed"]["requests_saved"] for name, part in found.items()},
+        "smallest_proofs": proofs(),
     }
     print(
         f"stored: {update('judging', {'needed': needed, 'replayed': found, 'replayed_by': facts()})}"

@@ -7,8 +7,8 @@
 before each; at the demo's temperature, where most samples are the same step, and hotter, where they are
 not. Stores the parts `problems_per_hour` and `speed` of benchmarks/results/judging.json.
 
-`record`: of the runs of configs/judge-modes.yaml, the judge's tokens a step, its accuracy on fresh steps,
-and the last models. Stores the part `shared`.
+`record`: of the runs of configs/judge-modes.yaml, the judge's tokens a step, its accuracy on fresh
+steps, and the last models. Stores the part `shared`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/performance.md, docs/reliability.md and docs/real-model.md from the stored results.
+"""docs/performance.md, reliability.md, judging.md and real-model.md from the stored results.
 
 python -m benchmarks.page            (writes them)
 python -m benchmarks.page --check    (fails where one differs)
@@ -22,6 +22,7 @@ RESULTS = {
         ("train", "gpu_train", "search", "gpu_search", "scale", "submission"),
     ),
     "reliability": (MEASURED, ("faults", "soak", "fuzz")),
+    "judging": (MEASURED, ("judging",)),
     "real-model": (REAL, ("qwen2.5-coder-0.5b-instruct",)),
 }
 

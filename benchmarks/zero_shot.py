@@ -3,8 +3,8 @@
     python -m benchmarks.zero_shot pairs MODEL --problems gsm8k.jsonl --out FOLDER
     python -m benchmarks.zero_shot judge MODEL --out FOLDER
 
-`pairs` searches step trees as `build_seed.py eft` does and keeps pairs whose values differ by `--gap`, one
-a step; rerun to go on. `judge` has the model judge them in each way and stores the part `zero_shot` of
+`pairs` searches step trees as `build_seed.py eft` does, for pairs whose values differ by `--gap`, one a
+step; rerun to go on. `judge` has the model judge them in each way and stores the part `zero_shot` of
 benchmarks/results/judging.json.
 """
 
