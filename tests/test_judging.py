@@ -276,3 +276,29 @@ def test_a_mode_that_the_templates_or_the_vocabulary_cannot_serve_is_found_befor
         check_judge(own, config)
     with pytest.raises(ValueError, match="`critiques` goes with `mode: shared`"):
         JudgeConfig(critiques=True)
+
+
+def test_only_the_step_worked_out_may_be_thought_about_and_its_thinking_is_not_shown():
+    settings = SHARED.model_copy(update={"max_thinking_tokens": 50})
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        if request.purpose == "work":
+            return [completion("<think>hm, 3+4</think> it is 7$")]
+        if request.purpose == "critique":
+            return [completion(" fine$")]
+        if request.purpose == "compare":
+            return [Completion((65,), "length", (-0.1, -3.0))]
+        return [completion(text) for text in ("x$", "y$")]
+
+    config = Config(name="test", model={"base": "none"}, sft=None, judge=settings,
+                    search={"num_candidates": 2, "max_step_tokens": 40})  # fmt: skip
+    task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
+    search, _ = converse(task, answer)
+    row = search_row(search)
+    assert row["steps"][0]["work"] == " it is 7"
+    assert row["num_thinking_tokens"] == len("<think>hm, 3+4</think>$")
+    lengths = {request.purpose: request.max_tokens for request in asked}
+    assert lengths == {"solve": 40, "work": 110, "critique": 60, "compare": 1}
+    assert all("hm, 3+4" not in PROMPTS.decode(r.prompt_ids) for r in asked)

@@ -155,6 +155,7 @@ def test_the_judges_tokens_follow_the_way_of_judging():
     assert whole.most == 30 * load_config(SEVEN).judge.max_tokens
     assert step("judge.comparisons=knockout").requests == 14
     assert 14 < step().requests < 30
+    assert step().most == whole.most  # where all scores are equal, all are asked
     shared = step("judge.mode=shared", "judge.comparisons=all")
     assert (shared.requests, shared.tokens) == (31, PAPER.work + 30)
     noted = step("judge.mode=shared", "judge.critiques=true", "judge.comparisons=all")

@@ -21,7 +21,7 @@ REMARKS = {
     "seed_data": "rows of the fine-tuning; set eft.judge or endpoint: a judge that follows instructions",
     "prompts": 'a step\'s beginning is given to the model; "\\n\\n": paragraphs are steps',
     "sft": "null: the model is M1 as it is",
-    "judge": "explain: reasoning, then a verdict; verdict: one token, cheaper",
+    "judge": "explain: reasoning, then a verdict; shared, verdict: cheaper (docs/judging.md)",
     "engine": "least and most engines, GPUs of each (0: CPU)",
     "dpo": "training; `psr-ray plan` shows its memory",
 }

@@ -141,13 +141,15 @@ class Judge(ABC):
 
     def request(self, prompt_ids: TokenIds, purpose: Purpose) -> GenerationRequest:
         """A request for a verdict, or with another purpose for a text."""
-        compares = purpose == "compare"
+        compares, longest = purpose == "compare", self.settings.max_tokens
+        if purpose == "work":
+            longest = self.settings.most_tokens  # it may think first
         return GenerationRequest(
             prompt_ids=prompt_ids,
             num_samples=1,
             temperature=self.settings.temperature if compares else 0.0,
             top_p=1.0,
-            max_tokens=self.max_tokens if compares else self.settings.most_tokens,
+            max_tokens=self.max_tokens if compares else longest,
             choice_ids=self.choice_ids if compares else (),
             role=self.role,
             purpose=purpose,

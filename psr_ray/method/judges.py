@@ -95,10 +95,9 @@ class SharedJudge(VerdictJudge):
 
     def prepare(self, notes: Notes, texts: Sequence[str], usage: Usage, /) -> EngineTask[None]:
         if notes.work is None:
-            prompt = self.prompts.judging_ids(
-                "work", self._state(notes), thinking=self.settings.thinks
-            )
-            [notes.work] = yield from self._written([prompt], "work", usage)
+            thinks = self.settings.thinks
+            prompt = self.prompts.judging_ids("work", self._state(notes), thinking=thinks)
+            [notes.work] = yield from self._written([prompt], "work", usage, thinks=thinks)
         missing = [text for text in texts if text not in notes.critiques]
         if self.settings.critiques and missing:
             prompts = [self._critique_prompt(text, notes) for text in missing]
@@ -138,15 +137,15 @@ class SharedJudge(VerdictJudge):
         return [*found, (verdict, self.target(pair))]
 
     def _written(
-        self, prompts: Sequence[TokenIds], purpose: Purpose, usage: Usage
+        self, prompts: Sequence[TokenIds], purpose: Purpose, usage: Usage, *, thinks: bool = False
     ) -> EngineTask[list[str]]:
-        """Texts of the judge, at temperature 0."""
+        """Texts of the judge, at temperature 0, without the thinking before them."""
         requests = [self.request(prompt, purpose) for prompt in prompts]
         answers = yield requests
         found = []
         for request, completions in zip(requests, answers, strict=True):
             usage.add(request, completions)
-            answer = self.prompts.answer(completions[0].token_ids, thinking=self.settings.thinks)
+            answer = self.prompts.answer(completions[0].token_ids, thinking=thinks)
             usage.num_thinking_tokens += answer.num_thinking_tokens
             found.append(answer.final)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psr_ray.config import Config
 from psr_ray.planning.lengths import Lengths
@@ -38,7 +38,7 @@ def judging(
         return Judging(
             work + texts + num_comparisons,
             written + num_comparisons,
-            (work + texts) * judge.most_tokens + num_comparisons,
+            work * judge.most_tokens + texts * judge.max_tokens + num_comparisons,
         )
     each = min(lengths.judgement + judge.max_thinking_tokens, judge.most_tokens)
     return Judging(num_comparisons, num_comparisons * each, num_comparisons * judge.most_tokens)
@@ -58,7 +58,13 @@ def judge_of_step(config: Config, lengths: Lengths) -> Judging:
     """The judging of one step by the config's method."""
     w, ranking = config.search.num_candidates, config.method.ranking
     if ranking == "pairwise":
-        return judging(config, lengths, num_comparisons(config, lengths), w)
+        expected = judging(config, lengths, num_comparisons(config, lengths), w)
+        whole = judging(config, lengths, w * (w - 1), w)
+        return (
+            expected
+            if config.judge.comparisons == "knockout"
+            else replace(expected, most=whole.most)
+        )
     if ranking == "points":
         return Judging(w, w * lengths.judgement, w * config.judge.max_points_tokens)
     return Judging()

@@ -241,8 +241,9 @@ def dpo_data(job: TrainingJob) -> TrainingData:
     pairs, dropped = within_length(map(preference_example, rows), length)
     if not pairs:
         raise PsrError(
-            f"{job.stage}: no step preferences in {job.preferences}; the searches gave none "
-            "(see the report: ties, identical candidates, errors)"
+            f"{job.stage}: no step preferences in {job.preferences}; the searches gave none: see the "
+            "report for ties (a judge that cannot tell steps apart: docs/judging.md), identical "
+            "candidates, errors"
         )
     pair_plan = batches_by_search(pairs, settings.num_epochs, settings.batch_size, seed)
     solutions: list[SFTExample] = []
