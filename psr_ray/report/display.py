@@ -122,6 +122,7 @@ def finished_line(planned: PlannedStage) -> str:
             ("test", "set aside", "d"),
             ("accuracy", "accuracy", ".1%"),
             ("judge_accuracy_on_policy", "judge", ".1%"),
+            ("asked_share", "comparisons asked", ".0%"),
             ("num_steps", "steps", "d"),
             ("num_failed", "failed rows", "d"),
         )
