@@ -21,8 +21,9 @@ test-fast: install  ## unit tests alone, under two minutes
 bench-train: install  ## step-DPO against TRL, about a quarter of an hour on two cores
 	$(BIN)/python -m benchmarks.train
 
-bench-search: install  ## step search against lock-step and one by one, about a quarter of an hour
+bench-search: install  ## step search against lock-step and one by one, and by ways of judging; half an hour
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.judge_modes speed
 
 bench-scale: install  ## many problems on many simulated engines, about half an hour
 	$(BIN)/python -m benchmarks.scale

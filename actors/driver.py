@@ -31,6 +31,7 @@ from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import track_evaluation
+from psr_ray.training.examples import check_eft
 from psr_ray.training.job import TrainingJob
 
 
@@ -88,7 +89,9 @@ class IterationDriver:
 
     def write_data(self, planned: PlannedStage) -> Json:
         config = with_seed_files(self.config, self.plan)
-        return in_task(write_data, config, planned.stage.folder)
+        facts = in_task(write_data, config, planned.stage.folder)
+        in_task(check_eft, config, planned.stage.folder)
+        return facts
 
     def fine_tune(self, planned: PlannedStage) -> Json:
         """M1: M0 fine-tuned on solutions in steps and judged pairs."""

@@ -39,6 +39,7 @@ from psr_ray.data.sources import records_of, renamed
 from psr_ray.data.stage import held_out_phrases, source_digests
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
+from psr_ray.method.judges import SharedJudge, judge_class
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.problems import Problem
 from psr_ray.runs import Stage, content_key, fingerprint
@@ -189,7 +190,14 @@ def make_eft(
         )
     prompts = PromptBuilder(load_tokenizer(model), config.prompts)
     write = partial(written, config, model=asked.judge or model, progress=progress)
-    notes = shared_notes(config, pairs, prompts, folder, write)
+    notes, reasons_of_pairs = shared_notes(config, pairs, prompts, folder, write)
+    rejected += [
+        {"id": pair.problem.id, "gap": pair.gap, "reason": reasons_of_pairs[pair.problem.id]}
+        for pair in pairs
+        if pair.problem.id in reasons_of_pairs
+    ]
+    num_pairs = len(pairs)
+    pairs = [pair for pair in pairs if pair.problem.id not in reasons_of_pairs]
     questions = judge_questions(pairs, prompts, notes)
     judgements = write(folder / "judgements", questions)
     kept, refused = keep(pairs, judgements, config.seed, notes)
@@ -198,13 +206,13 @@ def make_eft(
     write_text(folder / "rejected.jsonl", "".join(json.dumps(item) + "\n" for item in rejected))
     if not kept:
         raise PsrError(
-            f"{folder}: of {len(pairs)} pairs the judge agreed with none in both orders "
+            f"{folder}: of {num_pairs} pairs the judge agreed with none in both orders "
             f"({dict(reasons)}); take a stronger one: another judge, or seed_data.endpoint"
         )
     train, test = split_by_problem(kept, config.seed_data.num_test, config.seed)
     write_rows(folder / "eft.parquet", train, TASK_SCHEMA)
     write_rows(folder / "eft_test.parquet", test, TASK_SCHEMA)
-    counts = {"trees": len(trees), "pairs": len(pairs), "kept": len(train), "test": len(test)}
+    counts = {"trees": len(trees), "pairs": num_pairs, "kept": len(train), "test": len(test)}
     return counts | {"rejected": dict(reasons), "revisions": failures.revisions}
 
 
@@ -214,26 +222,37 @@ def shared_notes(
     prompts: PromptBuilder,
     folder: Path,
     write: Callable[[Path, Mapping[str, str]], Mapping[str, Row]],
-) -> dict[str, Written] | None:
-    """With `judge.mode: shared`, the steps worked out by the teacher and its critiques, where they are
-    asked for, by the pairs' ids; pairs of which one was not finished are left out. Else None."""
-    if config.judge.mode != "shared":
-        return None
+) -> tuple[dict[str, Written] | None, dict[str, str]]:
+    """For `judge.mode: shared`, the steps worked out by the teacher and its critiques, where they are
+    asked for, by the pairs' ids; and the reasons of pairs of which one is not there. Else None."""
+    if not issubclass(judge_class(config.judge), SharedJudge):
+        return None, {}
+    reasons = dict[str, str]()
 
-    def texts(name: str, questions: Mapping[str, str]) -> dict[str, str]:
-        rows = write(folder / name, questions)
-        done = {key: row for key, row in rows.items() if not row["error"]}
-        return {key: row["text"] for key, row in done.items() if row["finish"] != "length"}
+    def texts(kind: str, questions: Mapping[str, str]) -> dict[str, str]:
+        done = dict[str, str]()
+        for name, row in write(folder / kind, questions).items():
+            pair = name.partition("#")[0]
+            if row["error"]:
+                reasons[pair] = f"{kind}: no answer"
+            elif row["finish"] == "length":
+                reasons[pair] = f"{kind}: cut off"
+            elif not row["text"].strip():
+                reasons[pair] = f"{kind}: empty"
+            else:
+                done[name] = row["text"]
+        return done
 
     works = texts("work", work_questions(pairs, prompts))
-    if not config.judge.critiques:
-        return {name: Written(work) for name, work in works.items()}
-    critiques = texts("critiques", critique_questions(pairs, prompts, works))
-    return {
-        name: Written(work, (critiques[f"{name}#A"], critiques[f"{name}#B"]))
-        for name, work in works.items()
-        if all(f"{name}#{letter}" in critiques for letter in "AB")
-    }
+    notes = {name: Written(work) for name, work in works.items()}
+    if config.judge.critiques:
+        said = texts("critiques", critique_questions(pairs, prompts, works))
+        notes = {
+            name: Written(work, (said[f"{name}#A"], said[f"{name}#B"]))
+            for name, work in works.items()
+            if name not in reasons
+        }
+    return notes, reasons
 
 
 def in_own_folder(name: str, folder: Path, settings: Json, body: Callable[[], Json]) -> Json:

@@ -9,6 +9,7 @@ replayed on them, verdict by verdict. Candidates, counts and verdicts are the mo
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ import typer
 from benchmarks.common import facts, update
 from psr_ray.inference.search_rows import verdicts_of
 from psr_ray.measures.verdict_counts import letters
-from psr_ray.method.standings import SCHEDULES, Rules, Standings
+from psr_ray.method.standings import SCHEDULES, Rules, Standings, leaders
 from psr_ray.method.steps import Candidate
 from psr_ray.method.verdicts import Comparison, Verdict, Verdicts, first_wins
 from psr_ray.storage.shards import read_rows, shards
@@ -59,11 +60,12 @@ def replay(
     standings = Standings(table.candidates, {}, rules)
     while asked := SCHEDULES[schedule](standings):
         if most is not None and len(standings.known) >= most:
-            break
+            best, _ = standings.leaders()
+            return Outcome(best, None), len(standings.known)
         for comparison in asked:
             standings.set(comparison, first_wins(table.verdicts[comparison]))
-    best, worst = standings.leaders()
-    return Outcome(best, worst if standings.has_lead() else None), len(standings.known)
+    best, worst = leaders(schedule, standings)
+    return Outcome(best, worst if standings.has_lead(best, worst) else None), len(standings.known)
 
 
 def random_tables(num: int, seed: int) -> Iterator[tuple[Table, Rules]]:
@@ -140,11 +142,11 @@ def proof(table: Table, rules: Rules, rng: random.Random, tries: int = 12) -> in
     return smallest
 
 
-def proofs(num: int = 200) -> dict[str, float]:
-    """Mean share of the comparisons of six different candidates in the smallest proof, for judges that
-    know which steps are right (and call equal ones a draw), err in a tenth of verdicts, or rank by
-    noisy quality."""
-    rng, found = random.Random(0), defaultdict[str, int](int)
+def simulated(num: int = 200) -> dict[str, dict[str, float]]:
+    """Mean shares of the comparisons of six different candidates that `needed` asks, and that are in the
+    smallest proof, for judges that know which steps are right (and call equal ones a draw), err in a
+    tenth of verdicts, or rank by noisy quality."""
+    rng, found = random.Random(0), defaultdict[str, list[int]](lambda: [0, 0])
     candidates = [Candidate((n,), str(n), 1, False) for n in range(6)]
     for _ in range(num):
         right, quality = [rng.random() < 0.5 for _ in range(6)], [rng.gauss(0, 1) for _ in range(6)]
@@ -157,11 +159,19 @@ def proofs(num: int = 200) -> dict[str, float]:
             judges["ranks"][pair] = float(quality[i] - quality[j] + rng.gauss(0.2, 0.5) > 0)
         for name, values in judges.items():
             table = Table(candidates, {pair: Verdict(value) for pair, value in values.items()})
-            found[name] += proof(table, Rules("most_sampled", 0.0), rng)
-    return {name: round(total / (30 * num), 3) for name, total in found.items()}
+            rules = Rules("most_sampled", 0.0)
+            found[name][0] += replay(table, "needed", rules)[1]
+            found[name][1] += proof(table, rules, rng)
+    return {
+        name: {
+            "needed": round(asked / (30 * num), 3),
+            "smallest_proof": round(least / (30 * num), 3),
+        }
+        for name, (asked, least) in found.items()
+    }
 
 
-def leads(tables: Iterable[Table], tie_break: str) -> list[dict[str, Any]]:
+def leads_of(tables: Iterable[Table], tie_break: str) -> list[dict[str, Any]]:
     """Pairs by hard verdicts, and by soft ones with several bounds on the lead: how many steps give one,
     and where the truth is known how many are right, wrong, or of two equal steps."""
     everything = list(tables)
@@ -185,15 +195,21 @@ def leads(tables: Iterable[Table], tie_break: str) -> list[dict[str, Any]]:
     return found
 
 
-def budgets(tables: list[Table], rules: Rules) -> list[dict[str, Any]]:
-    """Agreement with the full round robin where at most a share of its comparisons is asked."""
+def budgets(problems: Mapping[str, list[Table]], rules: Rules) -> list[dict[str, Any]]:
+    """Agreement with the full round robin where a problem's judge may write a share of what that takes:
+    counted in comparisons, looked at between rounds, then no more pairs."""
     found = []
     for share in (0.75, 0.5, 0.25):
-        by_size = [
-            saved([table], "needed", rules, round(share * len(table.verdicts))) for table in tables
-        ]
-        agreement = sum(line["agreement"] for line in by_size) / max(len(by_size), 1)
-        found.append({"share": share, "agreement": round(agreement, 4)})
+        num = same = 0
+        for tables in problems.values():
+            left = share * sum(len(table.verdicts) for table in tables)
+            for table in tables:
+                whole, _ = replay(table, "all", rules)
+                part, asked = replay(table, "needed", rules, max(math.ceil(left), 0))
+                left -= asked
+                num += 1
+                same += part == whole
+        found.append({"share": share, "agreement": round(same / max(num, 1), 4)})
     return found
 
 
@@ -209,15 +225,19 @@ def main(
     sources: Mapping[str, list[Path]] = {"embedded": embedded, "chat": chat or []}
     found: dict[str, dict[str, Any]] = {}
     for name, folders in sources.items():
-        tables = [table for folder in folders for _, table in stored_tables(folder)]
+        problems: dict[str, list[Table]] = defaultdict(list)
+        for folder in folders:
+            for name_of_problem, table in stored_tables(folder):
+                problems[f"{folder}/{name_of_problem}"].append(table)
+        tables = [table for some in problems.values() for table in some]
         if not tables:
             continue
         rules = Rules("most_sampled", 1.0)
         found[name] = {
             "needed": saved(tables, "needed", rules),
             "knockout": saved(tables, "knockout", rules),
-            "budget": budgets(tables, rules),
-            "lead": leads(tables, rules.tie_break),
+            "budget": budgets(problems, rules),
+            "lead": leads_of(tables, rules.tie_break),
             "distinct": round(sum(len(t.candidates) for t in tables) / len(tables), 3),
         }
     needed = {
@@ -225,7 +245,7 @@ def main(
         "outcomes_differ": differ
         + sum(part["needed"]["outcomes_differ"] for part in found.values()),
         "requests_saved": {name: part["needed"]["requests_saved"] for name, part in found.items()},
-        "smallest_proofs": proofs(),
+        "simulated": simulated(),
     }
     print(
         f"stored: {update('judging', {'needed': needed, 'replayed': found, 'replayed_by': facts()})}"

@@ -26,6 +26,7 @@ import torch
 import typer
 
 from benchmarks.common import alternate, facts, ratios, spread, update
+from benchmarks.comparisons import leads_of, stored_tables
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import output_folder, problem_row
@@ -45,6 +46,7 @@ SETTINGS = ["num_iterations=0", "model.max_length=1024", "engine.max_rows_in_fli
 # Ways of judging: the paper's, the defaults, and the step worked out once.
 WAYS = {
     "paper": ["judge.verdicts=hard", "judge.comparisons=all"],
+    "all": ["judge.comparisons=all"],
     "explain": [],
     "shared": ["judge.mode=shared", "judge.critiques=true"],
 }
@@ -119,6 +121,7 @@ def speed(
         stored[heat] = {
             "problems_per_hour": {way: spread(values) for way, values in found.items()},
             "explain_over_paper": ratios(found["explain"], found["paper"]),
+            "needed_over_all": ratios(found["explain"], found["all"]),
             "shared_over_explain": ratios(found["shared"], found["explain"]),
             "shared_over_paper": ratios(found["shared"], found["paper"]),
             "figures": {way: side.figures[heat] for way, side in sides.items()},
@@ -199,6 +202,42 @@ def difference(seeds: list[dict[str, dict[str, tuple[int, int]]]], rng: Any) -> 
     }
 
 
+def searched_for(folders: dict[tuple[str, int], Path], mode: str, seeds: list[int]) -> list[Json]:
+    """What the searches of each iteration took, a mean over seeds."""
+    found = []
+    for k in range(1, 4):
+        manifests = [
+            json.loads((folders[mode, seed] / f"search-{k}" / "_MANIFEST.json").read_text())
+            for seed in seeds
+        ]
+        names = (
+            "num_sampled_tokens",
+            "num_judge_tokens",
+            "wall_s",
+            "asked_share",
+            "num_pairs_found",
+        )
+        found.append({n: round(float(np.mean([m[n] for m in manifests])), 3) for n in names})
+    return found
+
+
+@app.command()
+def development(
+    runs: Annotated[list[Path], typer.Argument(help="runs on the development split")],
+) -> None:
+    """M1's judge in each of some runs, and the pairs by several bounds; stores `development`."""
+    found = {}
+    for run in runs:
+        figures = json.loads((run / "evaluate-M1" / "_MANIFEST.json").read_text())["search"]
+        tables = [table for _, table in stored_tables(run / "evaluate-M1" / "search")]
+        names = ("judge_accuracy_on_policy", "num_gradable_verdicts", "order_flip_share",
+                 "order_disagreement", "tie_share", "first_share", "verdict_mass",
+                 "num_judge_tokens", "num_verdicts")  # fmt: skip
+        found[run.name] = {name: figures[name] for name in names}
+        found[run.name]["lead"] = leads_of(tables, "most_sampled")
+    print(f"stored: {update('judging', {'development': found})}")
+
+
 @app.command()
 def record(
     runs: Annotated[Path, typer.Argument(help="folder of the comparison's runs")],
@@ -248,6 +287,17 @@ def record(
             for size in sorted(tokens["explain"])
             if tokens["shared"][size][0] and tokens["explain"][size][0]
         },
+        "flips_and_ties": {
+            mode: {
+                model: {
+                    name: figures["methods"][mode]["models"][model]["health"][name]
+                    for name in ("order_flip_share", "tie_share")
+                }
+                for model in ("M1", "M4")
+            }
+            for mode in MODES
+        },
+        "searches": {mode: searched_for(folders, mode, seeds) for mode in MODES},
         "accuracy_difference": own["M1"],
         "accuracy_difference_last": own["M4"],
         "last_model_difference": {

@@ -30,7 +30,9 @@ from psr_ray.data.seed.eft import ValuedPair, in_order, tree_pairs
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.rollouts import tree_task
 from psr_ray.inference.tasks import judge_task
+from psr_ray.measures.verdict_counts import named
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
+from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import JudgedPair, Problem
 from psr_ray.storage.files import Row
 
@@ -133,18 +135,17 @@ def judged(rows: list[Row], *, hard: bool) -> dict[str, Any]:
     for row in rows:
         truth = float(row["verdict"] == "A")
         orders = [row["first_order"], row["second_order"]]
+        letters = [named(Verdict(value)) for value in orders]
         if hard:
-            orders = [None if value is None else float(value > 0.5) for value in orders]
-        right = [
-            None if value is None else (value > 0.5) == (wanted > 0.5)
-            for value, wanted in zip(orders, (truth, 1 - truth), strict=True)
-        ]
-        unparsable += right.count(None)
-        single.append(sum(value is True for value in right) / 2)
+            orders = [None if letter is None else float(letter) for letter in letters]
+        wanted = (truth == 1, truth == 0)
+        right = [letter is want for letter, want in zip(letters, wanted, strict=True)]
+        unparsable += orders.count(None)
+        single.append(sum(right) / 2)
         first, second = (0.5 if value is None else value for value in orders)
         margin = (first - second) * (1 if truth else -1)
         both.append(0.5 if abs(margin) < 1e-9 else float(margin > 0))
-        flips += None not in orders and (orders[0] > 0.5) == (orders[1] > 0.5)
+        flips += letters[0] is not None and letters[0] is letters[1]
     return {
         "pairs": len(rows),
         "accuracy": round(sum(both) / len(both), 4),

@@ -190,8 +190,17 @@ def answered(questions, write):
     return {name: text_row(name, write(text), 9, "stop") for name, text in questions.items()}
 
 
-@pytest.mark.parametrize("critiques", [False, True])
-def test_pairs_for_the_shared_mode_have_what_the_judge_is_to_write(tmp_path, critiques):
+@pytest.mark.parametrize(
+    ("critiques", "broken", "reason"),
+    [
+        (False, {"finish": "length"}, "work: cut off"),
+        (True, {"text": " "}, "work: empty"),
+        (True, {"error": "x"}, "work: no answer"),
+    ],
+)
+def test_pairs_for_the_shared_mode_have_what_the_judge_is_to_write(
+    tmp_path, critiques, broken, reason
+):
     """The teacher works the step out, criticises, judges by both; what is not finished is left out."""
     config = load_config("configs/smoke.yaml", ("judge.mode=shared", "judge.max_tokens=64",
                                                 f"judge.critiques={critiques}"))  # fmt: skip
@@ -201,11 +210,12 @@ def test_pairs_for_the_shared_mode_have_what_the_judge_is_to_write(tmp_path, cri
         asked.append(folder.name)
         rows = answered(questions, lambda question: f"{folder.name} of {len(question)}")
         if folder.name == "work":
-            rows["p/step-2"] = rows["p/step-2"] | {"finish": "length"}
+            rows["p/step-2"] = rows["p/step-2"] | broken
         return rows
 
     pairs = list(tree_pairs(tree(), 0.5))
-    notes = shared_notes(config, pairs, prompts, tmp_path, write)
+    notes, reasons = shared_notes(config, pairs, prompts, tmp_path, write)
+    assert reasons == {"p/step-2": reason}
     assert asked == (["work", "critiques"] if critiques else ["work"])
     assert list(notes) == ["p/step-1"]
     questions = judge_questions(pairs, prompts, notes)
@@ -216,10 +226,10 @@ def test_pairs_for_the_shared_mode_have_what_the_judge_is_to_write(tmp_path, cri
         assert "Next:\n\nwork of" in question
         assert ("critiques of" in question) == critiques
     verdicts = {name: text_row(name, f"[[{name[-1]}]]", 9, "stop") for name in questions}
-    [kept], [rejected] = keep(pairs, verdicts, 0, notes)
-    assert rejected["reason"] == "no judgement"
+    [kept], _ = keep(pairs[:1], verdicts, 0, notes)
     assert kept.work == notes["p/step-1"].work
     better, worse = (kept.critique_a, kept.critique_b)[:: 1 if kept.verdict == "A" else -1]
     assert (better, worse) == notes["p/step-1"].critiques
     judge_of(prompts, config.judge).lessons(kept)  # M1 can learn it
-    assert shared_notes(load_config("configs/smoke.yaml"), pairs, prompts, tmp_path, write) is None
+    explains = load_config("configs/smoke.yaml")
+    assert shared_notes(explains, pairs, prompts, tmp_path, write) == (None, {})

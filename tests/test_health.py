@@ -46,7 +46,10 @@ def test_a_healthy_run_raises_no_alarm():
         ("judge collapse", {"first_share": 0.97}),
         ("judge collapse", {"first_share": 0.03}),
         ("judge collapse", {"order_flip_share": 0.8}),
-        ("judge collapse", {"order_flip_share": 0.45, "num_compared_pairs": 200}),
+        (
+            "judge collapse",
+            {"order_flip_share": 0.45, "num_compared_pairs": 200, "judge_accuracy_on_policy": None},
+        ),
         ("judge collapse", {"tie_share": 0.95, "num_judged_steps": 60}),
         ("judge collapse", {"unparsable_share": 0.2}),
         ("judge collapse", {"judge_accuracy_on_policy": 0.52}),
@@ -67,8 +70,9 @@ def test_each_bound_raises_its_alarm(kind, changes):
     "changes",
     [
         {"judge_accuracy_on_policy": 0.5, "num_gradable_verdicts": 10},  # too few to say
-        {"order_flip_share": 0.45, "num_compared_pairs": 20},
-        {"order_flip_share": 0.4, "num_compared_pairs": 200},  # above chance
+        {"order_flip_share": 0.45, "num_compared_pairs": 20, "judge_accuracy_on_policy": None},
+        {"order_flip_share": 0.45, "num_compared_pairs": 200},  # equal steps: the others are right
+        {"order_flip_share": 0.4, "num_compared_pairs": 200, "judge_accuracy_on_policy": None},
         {"tie_share": 0.95, "num_judged_steps": 20},
         {"longer_win_share": 0.85, "longer_true_share": 0.8},  # longer steps *are* better
         {"longer_win_share": 0.95, "longer_wins": {"1-4": {"pairs": 9, "share": 0.95}}},

@@ -6,13 +6,15 @@ import pytest
 from scripted import EOS, character_prompts, completion, converse, drive, judgement, prefers
 
 from psr_ray.config import Config, JudgeConfig, PromptConfig
-from psr_ray.data.rows import pair_row
+from psr_ray.config.file import load_config
+from psr_ray.data.rows import TASK_SCHEMA, pair_row
 from psr_ray.doctor import check_judge
 from psr_ray.embedded.seed import judged_pairs
 from psr_ray.errors import PsrError
 from psr_ray.inference.search_rows import search_row
 from psr_ray.inference.vllm_api import choice_place
 from psr_ray.measures.searches import figures_of
+from psr_ray.measures.verdict_counts import VerdictCounts
 from psr_ray.method.generation import Completion, GenerationRequest
 from psr_ray.method.judge import probability
 from psr_ray.method.judges import judge_of
@@ -20,8 +22,10 @@ from psr_ray.method.preferences import preferences_of
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.ranking import ranking_of
 from psr_ray.method.search import search_steps
+from psr_ray.method.verdicts import Comparison, Verdict
 from psr_ray.problems import Problem
-from psr_ray.training.examples import eft_example
+from psr_ray.storage.shards import write_rows
+from psr_ray.training.examples import check_eft, eft_example
 from psr_ray.training.microbatches import sft_trees
 
 PROMPTS = character_prompts()
@@ -214,7 +218,11 @@ def test_a_spent_budget_appends_what_was_sampled_most_and_asks_no_more():
     search, asked = run({"max_problem_tokens": 3 * one}, prefers("x1", "x2"))
     steps = search_row(search)["steps"]
     assert [step["rejected"] is None for step in steps] == [False, False, True, True]
-    assert [step["tied"] for step in steps[2:]] == [True, True]
+    assert [step["spent"] for step in steps] == [False, False, True, True]
+    assert not any(step["tied"] for step in steps)
+    figures = figures_of([search_row(search)]).summary()
+    assert (figures["num_judged_steps"], figures["num_spent_steps"]) == (2, 2)
+    assert (figures["tie_share"], figures["asked_share"]) == (0, 0.5)
     assert len([r for r in asked if r.purpose == "compare"]) == 4  # looked at between rounds
     assert (search.end, search.num_rollbacks) == ("max_steps", 0)
 
@@ -247,11 +255,15 @@ def test_a_judged_pair_teaches_the_work_the_critiques_and_the_verdict_as_one_tre
         f"Next:{pair.work}\nA: {pair.step_a}{pair.critique_a}\nB: {pair.step_b}{pair.critique_b}\n"
         "Verdict: [["
     )
-    [packed] = sft_trees([row], [0])
+    [packed] = sft_trees([row], [0], 10_000)
     assert packed.tree.paths() == [(list(a), list(b)) for a, b in row.paths]
     assert len(packed.tree) < sum(len(a) + len(b) for a, b in row.paths) / 2
     plain = eft_example(pair_row(pair), PROMPTS, JudgeConfig(mode="shared"))
     assert len(plain.paths) == 2
+    # a tree over the budget of a pass is divided, and nothing is learned twice or left out
+    parts = sft_trees([row], [0], max(len(a) + len(b) for a, b in row.paths))
+    assert len(parts) > 1
+    assert [path for part in parts for path in part.tree.paths()] == packed.tree.paths()
     # the parts are those of the judgement that explains
     assert (
         pair.judgement == f"{pair.work} A:{pair.critique_a} B:{pair.critique_b} [[{pair.verdict}]]"
@@ -276,6 +288,9 @@ def test_a_mode_that_the_templates_or_the_vocabulary_cannot_serve_is_found_befor
         check_judge(own, config)
     with pytest.raises(ValueError, match="`critiques` goes with `mode: shared`"):
         JudgeConfig(critiques=True)
+    with pytest.raises(ValueError, match=r"works out one step: not with `method\.unit: solution`"):
+        Config(name="test", model={"base": "none"}, judge={"mode": "shared"},
+               method={"unit": "solution"})  # fmt: skip
 
 
 def test_only_the_step_worked_out_may_be_thought_about_and_its_thinking_is_not_shown():
@@ -302,3 +317,40 @@ def test_only_the_step_worked_out_may_be_thought_about_and_its_thinking_is_not_s
     lengths = {request.purpose: request.max_tokens for request in asked}
     assert lengths == {"solve": 40, "work": 110, "critique": 60, "compare": 1}
     assert all("hm, 3+4" not in PROMPTS.decode(r.prompt_ids) for r in asked)
+
+
+def test_an_empty_text_is_counted_as_one_that_is_cut_off():
+    def answer(request):
+        if request.purpose == "work":
+            return [completion("<think>it never$")]
+        if request.purpose == "compare":
+            return [Completion((65,), "length", (-0.1, -3.0))]
+        return [completion(text) for text in ("x$", "y$")]
+
+    config = Config(name="test", model={"base": "none"}, search={"num_candidates": 2},
+                    judge={"mode": "shared"})  # fmt: skip
+    task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
+    search, _ = converse(task, answer)
+    assert search_row(search)["num_cut_texts"] == 1
+
+
+def test_pairs_without_two_letters_are_neither_flips_nor_agreements():
+    counts = VerdictCounts()
+    pairs = [(0.9, 0.2), (None, 0.2), (0.5, 0.5), (0.9, 0.9)]
+    for first, second in pairs:
+        verdicts = {Comparison(0, 1): Verdict(first), Comparison(1, 0): Verdict(second)}
+        counts.add([1, 1], verdicts, tie=False, is_right=None)
+    shares = counts.shares()
+    assert (counts.num_pairs, shares["order_flip_share"]) == (2, 0.5)
+    assert shares["order_disagreement"] == pytest.approx((0.1 + 0 + 0.8) / 3)
+
+
+def test_eft_rows_are_looked_at_before_anything_is_evaluated(tmp_path):
+    config = load_config("configs/smoke.yaml", ("judge={mode: shared, max_tokens: 64}",))
+    rows = [pair_row(pair) for pair in judged_pairs("eft", 3, seed=0)]
+    write_rows(tmp_path / "eft.parquet", rows, TASK_SCHEMA)
+    check_eft(config, tmp_path)
+    write_rows(tmp_path / "eft.parquet", [*rows, rows[0] | {"work": ""}], TASK_SCHEMA)
+    with pytest.raises(PsrError, match=r"EFT row .*: no `work`"):
+        check_eft(config, tmp_path)
+    check_eft(load_config("configs/smoke.yaml"), tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -163,6 +164,21 @@ def test_the_judges_tokens_follow_the_way_of_judging():
     assert noted.tokens < whole.tokens / 4
     assert step("judge.mode=verdict", "judge.comparisons=all").tokens == 30
     line = judge_line(load_config(SEVEN), PAPER)
-    assert "explain, all: 9,000; explain, needed: 7,650" in line
-    assert "shared, needed, critiques: 338" in line
+    assert "explain, all: 9,000; explain, needed: 8,100" in line
+    assert "shared, needed, critiques: 339" in line
     assert not judge_line(load_config(SEVEN, ["method.ranking=random"]), PAPER)
+
+
+def test_a_measured_search_is_scaled_by_the_way_of_judging_and_its_budget():
+    """The evaluation that it was measured in compares all pairs."""
+    measured = replace(PAPER, tokens_per_search=1000.0, judge_per_search=900.0)
+
+    def tokens(*settings):
+        config = load_config(SEVEN, settings)
+        return search_work(config, config.train_source(1), 100, measured).tokens
+
+    assert tokens("judge.comparisons=all") == 100_000
+    assert tokens("judge.comparisons=knockout") == round(100 * (100 + 900 * 14 / 30))
+    assert tokens() == round(100 * (100 + 900 * 0.9))
+    budget = "judge.max_problem_tokens=36000"  # half of 8 steps with 9,000 tokens
+    assert tokens("judge.comparisons=all", budget) == 55_000

@@ -74,13 +74,13 @@ def both():
     ("body", "missing"),
     [
         ("class J:\n def __init__(s, a, b, c): ...\n def requests(s): ...\n def read(s): ...\n"
-         " def target(s): ...", "prompt"),
+         " def target(s): ...", "prompt, prepare, lessons"),
         ("from psr_ray.method.judge import Judge\nclass J(Judge):\n def prompt(s): ...\n"
          " def read(s, c): ...", "target"),
     ],
 )  # fmt: skip
 def test_a_judge_without_all_its_methods_is_refused(tmp_path, monkeypatch, body, missing):
-    name = f"my_judge_without_{missing}"
+    name = f"my_judge_without_{missing.partition(',')[0]}"
     (tmp_path / f"{name}.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PsrError, match=f"has no method {missing}; docs/extending.md shows"):

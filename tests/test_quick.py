@@ -131,6 +131,7 @@ def test_doctor_tries_three_problems(tmp_path):
         ((0.9, 0.2), 10, True),
         ((0.57, 0.54), 10, False),  # A in both orders
         ((0.57, 0.54), 9, True),  # too few comparisons to say so
+        ((0.5, 0.5), 10, False),  # no letter at all
     ],
 )
 def test_twenty_comparisons_show_a_judge_that_follows_the_place(tmp_path, values, num, usable):
@@ -141,8 +142,13 @@ def test_twenty_comparisons_show_a_judge_that_follows_the_place(tmp_path, values
         pair | {"first": 0, "second": 1, "first_wins": values[0]},
         pair | {"first": 1, "second": 0, "first_wins": values[1]},
     ]
+    for candidate in step["candidates"]:
+        candidate["is_right"] = None
     order = trial_findings([row | {"steps": [step]}] * num, SMOKE)[4]
-    assert f"of {num} pairs both orders name the same step" in order.what
+    if values == (0.5, 0.5):
+        assert order.what == "order: no pair has a letter in both orders"
+    else:
+        assert f"of {num} pairs both orders name the same step" in order.what
     assert ("docs/judging.md" in order.remedy) == (not usable)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psr_ray.method.standings import SCHEDULES, Rules, Standings
+from psr_ray.method.standings import SCHEDULES, Rules, Standings, leaders
 from psr_ray.method.steps import Candidate
 from psr_ray.method.verdicts import Comparison, Verdict, first_wins, pick, scores
 
@@ -55,9 +55,8 @@ def asked_by(schedule, counts, verdicts, rules):
 
 def outcome(standings):
     """Tie or not, and best and worst, as a search takes them."""
-    has_lead = standings.has_lead()
     best, worst = standings.leaders()
-    return (True, best, worst) if has_lead else (False, best, None)
+    return (True, best, worst) if standings.has_lead(best, worst) else (False, best, None)
 
 
 @given(tables())
@@ -101,20 +100,45 @@ def test_two_candidates_need_both_orders():
         assert len(part.known) == 2
 
 
-@given(tables())
-def test_knockout_takes_the_matches_of_two_brackets(table):
-    counts, verdicts, rules = table
-    part, rounds = asked_by("knockout", counts, verdicts, rules)
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=8), st.randoms())
+def test_knockout_finds_best_and_worst_of_a_judge_that_never_errs_by_the_matches_of_two_brackets(
+    counts, draw
+):
+    counts.sort(reverse=True)
     num = len(counts)
-    assert len(part.known) <= 2 * (num + num // 2 + num % 2 - 1)
+    quality = draw.sample(range(num), num)
+    verdicts = {
+        Comparison(i, j): Verdict(float(quality[i] > quality[j]))
+        for i, j in permutations(range(num), 2)
+    }
+    rules = Rules("most_sampled", 1.0)
+    part, rounds = asked_by("knockout", counts, verdicts, rules)
+    best, worst = leaders("knockout", part)
+    assert (quality[best], quality[worst]) == (num - 1, 0)
+    assert part.has_lead(best, worst)
+    assert len(part.known) == 2 * (num // 2 + 2 * ((num + 1) // 2 - 1))
     assert rounds <= 4
-    assert num > 3 or len(part.known) == num * (num - 1)
+
+
+@given(tables())
+def test_knockout_ends_for_any_verdicts_with_two_different_candidates(table):
+    counts, verdicts, rules = table
+    part, _ = asked_by("knockout", counts, verdicts, rules)
+    best, worst = leaders("knockout", part)
+    assert best != worst or not part.has_lead(best, worst)
+
+
+def test_a_knockout_that_is_cut_short_goes_by_what_was_compared():
+    standings = Standings(candidates_of([1] * 4), {}, Rules("first", 0.0))
+    for comparison in SCHEDULES["knockout"](standings)[:2]:
+        standings.set(comparison, float(comparison.first == 0))
+    assert leaders("knockout", standings) == standings.leaders() == (0, 1)
 
 
 def lead(counts, values, min_lead):
     verdicts = {Comparison(i, j): Verdict(value) for (i, j), value in values.items()}
     full, _ = asked_by("all", counts, verdicts, Rules("most_sampled", min_lead))
-    return full.has_lead()
+    return full.has_lead(*full.leaders())
 
 
 def test_two_candidates_lead_where_both_orders_name_the_same_one():

@@ -73,7 +73,7 @@ def test_examples_close_with_eos_and_score_the_completion_only():
     ift = ift_example(problem_row("solve", problem), PROMPTS)
     assert ift.completion_ids[-1] == TOKENIZER.eos_token_id
     assert PROMPTS.decode(ift.completion_ids) == problem.solution
-    [packed] = sft_trees([ift], [0])
+    [packed] = sft_trees([ift], [0], 10_000)
     assert packed.tree.paths() == [(list(ift.prompt_ids), list(ift.completion_ids))]
 
 

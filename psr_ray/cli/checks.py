@@ -57,8 +57,7 @@ def print_trial(config: Config) -> bool:
     from psr_ray.report.transcript import search_tree
     from psr_ray.storage.shards import read_rows, shards
 
-    judge = config.judge.model_copy(update={"comparisons": "all"})
-    whole = config.model_copy(update={"judge": judge})
+    whole = config.model_copy(update={"judge": config.as_measured().judge})
     folder = do_rows(whole, ["search"], "", None, TRIED, console=console)
     rows = list(read_rows(shards(folder)))
     if not rows[0]["error"]:

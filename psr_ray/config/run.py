@@ -53,9 +53,9 @@ class SearchConfig(Frozen):
     """Which of several best (or worst) candidates is taken (paper: not stated)."""
     when_tied: Literal["rollback", "append"] | None = None
     """A step whose candidates the judge cannot tell apart: drop the step before it and search on from
-    there (the paper's rule), or append the candidate that stands first, without a pair. Null: `rollback`
-    where all scores are equal by hard verdicts; `append` with soft ones (`judge.verdicts`), where going
-    back for lack of evidence could go on for ever."""
+    there (the paper's rule), or append the candidate with the best score, without a pair. Null:
+    `rollback` with hard verdicts; `append` with soft ones (`judge.verdicts`), where going back for lack
+    of evidence could go on for ever."""
 
 
 class JudgeConfig(Frozen):
@@ -76,8 +76,9 @@ class JudgeConfig(Frozen):
     verdicts; the standard error is what the two orders disagree by (docs/judging.md). 1: of two steps,
     both orders must name the same one. 0, and hard verdicts: any lead counts (the paper's rule)."""
     max_problem_tokens: Positive | None = None
-    """Tokens that a judge may write for one problem's search (looked at between rounds of comparisons);
-    then further steps are appended without a pair, the most sampled candidate each. Null: no limit."""
+    """Tokens that a judge may write for one problem's search, looked at between rounds of comparisons.
+    Then the step in hand and all further ones are appended without a pair, the best by what was compared
+    (without that, the most sampled). Null: no limit."""
     critiques: bool = False
     """`shared` alone: also a short critique of each candidate, written once and shown beside it."""
     temperature: NonNegative = 0.0
@@ -96,7 +97,7 @@ class JudgeConfig(Frozen):
 
     @model_validator(mode="after")
     def critiques_are_shared(self) -> JudgeConfig:
-        if self.critiques and self.mode != "shared":
+        if self.critiques and self.mode in ("explain", "verdict"):
             raise ValueError("`critiques` goes with `mode: shared`")
         return self
 
@@ -163,7 +164,8 @@ class EvaluationConfig(Frozen):
     of rankings, self-reward against true reward. 0: not measured."""
     best_of: bool = False
     """Have the model compare the sampled solutions of a problem pairwise and take the best (best-of-k by
-    its own judge): up to num_samples × (num_samples - 1) judgements a problem."""
+    its own judge): up to num_samples × (num_samples - 1) judgements a problem. With `judge.mode:
+    shared` as in `verdict`: there is no one step to work out."""
     num_benchmark_problems: Positive | None = None
     """Problems of each of `data.benchmarks`, at most; null: all."""
     search_benchmarks: bool = False
@@ -240,6 +242,12 @@ class Config(Frozen):
         if self.judge.thinks and self.sft is not None:
             raise ValueError(
                 "`judge.max_thinking_tokens` needs `sft: null`: EFT rows teach to judge without thinking"
+            )
+        compares_solutions = (self.method.unit, self.method.ranking) == ("solution", "pairwise")
+        if compares_solutions and self.judge.mode == "shared":
+            raise ValueError(
+                "`judge.mode: shared` works out one step: not with `method.unit: solution`; take "
+                "explain or verdict"
             )
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from psr_ray.answers import extract_boxed, is_equal, stated_answer
+from psr_ray.method.generation import Usage
 from psr_ray.method.steps import split_steps
 from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import JudgedPair
@@ -97,19 +98,21 @@ JUDGEMENT_SCHEMA = pa.schema(
         ("first_order", pa.float64()),
         ("second_order", pa.float64()),
         ("num_tokens", pa.int64()),
+        ("num_cut_texts", pa.int64()),
         ("error", pa.string()),
     ]
 )
 
 
-def judgement_row(pair: JudgedPair, first: Verdict, second: Verdict, num_tokens: int) -> Row:
+def judgement_row(pair: JudgedPair, first: Verdict, second: Verdict, usage: Usage) -> Row:
     """A fixed pair judged in both orders: how far the step shown first wins in each."""
     return {
         "id": pair.problem.id,
         "verdict": pair.verdict,
         "first_order": first.first_wins,
         "second_order": second.first_wins,
-        "num_tokens": num_tokens,
+        "num_tokens": usage.num_judge_tokens,
+        "num_cut_texts": usage.num_cut_texts,
         "error": None,
     }
 

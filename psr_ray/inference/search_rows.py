@@ -41,6 +41,7 @@ STEP = pa.struct(
         ("opening_ids", IDS),
         ("outcome", pa.string()),
         ("tied", pa.bool_()),
+        ("spent", pa.bool_()),
         ("kept", pa.bool_()),
         ("chosen", pa.int32()),
         ("rejected", pa.int32()),
@@ -67,7 +68,7 @@ SEARCH_SCHEMA = pa.schema(
         ("num_critique_tokens", pa.int64()),
         ("num_compare_tokens", pa.int64()),
         ("num_thinking_tokens", pa.int64()),  # of the judge's
-        ("num_cut_texts", pa.int64()),  # texts of the judge that were cut off
+        ("num_cut_texts", pa.int64()),  # texts of the judge that were cut off, or empty
         ("num_prompt_tokens", pa.int64()),
         ("num_cached_tokens", pa.int64()),
         ("error", pa.string()),
@@ -93,6 +94,7 @@ def search_row(search: Search) -> Row:
                 "opening_ids": list(step.opening_ids),
                 "outcome": step.outcome,
                 "tied": step.is_tied,
+                "spent": step.is_spent,
                 "kept": step.kept,
                 "chosen": step.chosen,
                 "rejected": step.rejected,

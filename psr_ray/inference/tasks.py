@@ -92,11 +92,15 @@ def best_of(
 ) -> EngineTask[int | None]:
     """The position of the solution that wins most comparisons, in both orders, as a step would.
 
-    None where none is complete, and where two of them are too long for the judge.
+    With `judge.mode: shared` they are compared as in `verdict`: there is no one step to work out. None
+    where none is complete, and where two of them are too long for the judge.
     """
     candidates = merge(completions, prompts.decode, prompts.opening_ids(1))
     if not candidates:
         return None
+    if config.judge.mode == "shared":
+        judge = config.judge.model_copy(update={"mode": "verdict", "critiques": False})
+        config = config.model_copy(update={"judge": judge})
     ranking = pairwise_ranking(prompts, config, "policy")
     try:
         ranked = yield from ranking.rank(state, candidates)
@@ -115,7 +119,7 @@ def judge_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
     asked = [forward, forward.swap()]
     found = yield from ranking.compare(state, [pair.step_a, pair.step_b], asked)
     first, second = (found[comparison] for comparison in asked)
-    return judgement_row(pair, first, second, usage.num_judge_tokens)
+    return judgement_row(pair, first, second, usage)
 
 
 def write_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:

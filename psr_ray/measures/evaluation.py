@@ -11,6 +11,8 @@ from psr_ray.measures.probes import probe_figures
 from psr_ray.measures.sampling import by_number, characters, sample_figures, test_time_figures
 from psr_ray.measures.searches import SearchFigures, figures_of
 from psr_ray.measures.solutions import Figures, solution_figures
+from psr_ray.measures.verdict_counts import named
+from psr_ray.method.verdicts import Verdict
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
 
@@ -33,7 +35,8 @@ def judge_figures(rows: list[Row]) -> Figures:
         ]
         per_pair.append(sum(right) / 2)
         num_unparsable += (first is None) + (second is None)
-        num_flips += first is not None and second is not None and (first > 0.5) == (second > 0.5)
+        letters = named(Verdict(first)), named(Verdict(second))
+        num_flips += letters[0] is not None and letters[0] is letters[1]
     mean, error = mean_and_error(per_pair)
     return {
         "num_judged_pairs": len(rows),
@@ -41,6 +44,7 @@ def judge_figures(rows: list[Row]) -> Figures:
         "judge_accuracy_fixed_se": error,
         "order_flip_share_fixed": num_flips / len(rows),
         "unparsable_share_fixed": num_unparsable / (2 * len(rows)),
+        "num_cut_texts_fixed": sum(row.get("num_cut_texts") or 0 for row in rows),
     }
 
 

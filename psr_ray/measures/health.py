@@ -70,9 +70,13 @@ def alarms_of(models: list[Json], searches: Mapping[str, Json]) -> list[Alarm]:
         ]
     raised = {(alarm["kind"], alarm["model"]) for alarm in found}
     for model, figures in searches.items():
+        asked = figures.get("asked_share")
+        where = "its search" + (
+            "" if asked in (None, 1) else f" ({asked:.0%} of comparisons asked)"
+        )
         for kind, message in judge_alarms(figures):
             if (kind, model) not in raised:
-                found.append({"kind": kind, "model": model, "message": f"in its search, {message}"})
+                found.append({"kind": kind, "model": model, "message": f"in {where}, {message}"})
     return found
 
 
@@ -82,7 +86,7 @@ Alarms = Iterator[tuple[Kind, str]]
 def judge_alarms(entry: Json) -> Alarms:
     """Alarms of the judge on the model's own steps, of an evaluation or of a search to learn from."""
     share, flips = entry.get("first_share"), entry.get("order_flip_share")
-    pairs = entry.get("num_compared_pairs") or 0
+    pairs, accuracy = entry.get("num_compared_pairs") or 0, entry.get("judge_accuracy_on_policy")
     if share is not None and not FIRST_SHARE[0] <= share <= FIRST_SHARE[1]:
         letter = "A" if share > 0.5 else "B"
         yield (
@@ -91,11 +95,11 @@ def judge_alarms(entry: Json) -> Alarms:
         )
     elif flips is not None and flips > FLIPS:
         yield "judge collapse", f"{flips:.0%} of pairs change their winner with their order"
-    elif flips is not None and pairs >= LEAST and flips > 0.5 - pairs**-0.5:
+    elif flips is not None and pairs >= LEAST and flips > 0.5 - pairs**-0.5 and accuracy is None:
         yield (
             "judge collapse",
-            f"{flips:.0%} of {pairs} pairs change their winner with their order: within two standard "
-            "errors of chance",
+            f"{flips:.0%} of {pairs} pairs change their winner with their order, as by chance (within "
+            "two standard errors), or as where most steps are equally good",
         )
     ties, steps = entry.get("tie_share"), entry.get("num_judged_steps") or 0
     if ties is not None and steps >= LEAST and ties > TIES:
@@ -103,7 +107,7 @@ def judge_alarms(entry: Json) -> Alarms:
     unparsable = entry.get("unparsable_share")
     if unparsable is not None and unparsable > UNPARSABLE:
         yield "judge collapse", f"{unparsable:.0%} of verdicts cannot be parsed"
-    accuracy, num = entry.get("judge_accuracy_on_policy"), entry.get("num_gradable_verdicts") or 0
+    num = entry.get("num_gradable_verdicts") or 0
     if accuracy is not None and num >= LEAST and accuracy < JUDGE_ACCURACY:
         yield "judge collapse", f"only {accuracy:.0%} of gradable verdicts on own steps are right"
     longer, by_truth = entry.get("longer_win_share"), entry.get("longer_true_share")

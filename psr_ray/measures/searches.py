@@ -37,6 +37,7 @@ class SearchFigures:
     num_compare_tokens: int = 0
     num_thinking_tokens: int = 0
     num_cut_texts: int = 0
+    num_spent_steps: int = 0
     num_pairs: int = 0
     num_right_pairs: int = 0
     num_gradable_pairs: int = 0
@@ -76,10 +77,12 @@ class SearchFigures:
             truth = [c["is_right"] for c in candidates]
             verdicts = verdicts_of(step)
             self._add_pair(step)
+            self.num_spent_steps += bool(step.get("spent"))
             self.verdicts.add(
                 [c["count"] for c in candidates],
                 verdicts,
                 tie=step["tied"],
+                spent=bool(step.get("spent")),
                 is_right=None if None in truth else truth,
             )
             self._add_ranking(candidates)
@@ -153,6 +156,7 @@ class SearchFigures:
             "num_compare_tokens": self.num_compare_tokens,
             "num_thinking_tokens": self.num_thinking_tokens,
             "num_cut_texts": self.num_cut_texts,
+            "num_spent_steps": self.num_spent_steps,
             "num_pairs_found": self.num_pairs,
             "num_right_pairs": self.num_right_pairs if self.num_gradable_pairs else None,
             "tokens_per_pair": per(self.num_tokens, self.num_pairs),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psr_ray.config import Config
+from psr_ray.measures.health import JUDGE_ACCURACY
 from psr_ray.measures.searches import figures_of
 from psr_ray.method.steps import STEP_HEADER
 from psr_ray.storage.files import Row
@@ -106,7 +107,9 @@ def verdict_findings(rows: Sequence[Row], config: Config) -> list[Finding]:
     said = f"verdicts: {1 - unparsable:.0%} of {figures['num_verdicts']} can be read"
     remedy = f"raise judge.max_tokens (now {config.judge.max_tokens}), or set judge.mode verdict"
     found = [Finding(said, remedy if unparsable > 0.2 else "")]
-    if (num := figures["num_compared_pairs"]) and flips is not None:
+    if not figures["num_compared_pairs"] and unparsable <= 0.2:
+        found.append(Finding("order: no pair has a letter in both orders", "see docs/judging.md"))
+    if (num := figures["num_compared_pairs"]) and flips is not None:  # pairs with two letters
         found.append(order_finding(round((1 - flips) * num), num, figures))
     if (mass := figures["verdict_mass"]) is not None and mass < LEAST_MASS:
         said = f"letters: A and B have {mass:.1%} of the probability where the verdict stands"
@@ -125,12 +128,17 @@ def order_finding(num_same: int, num: int, figures: Mapping[str, Any]) -> Findin
         f"order: in {num_same} of {num} pairs both orders name the same step "
         f"({chance:.0%} likely by chance); {figures['tie_share']:.0%} of steps give no preference"
     )
-    if chance <= LIKELY_CHANCE:
+    accuracy = figures["judge_accuracy_on_policy"]
+    if accuracy is not None:  # equally good steps flip, too: what counts is who is right
+        said += (
+            f"; {accuracy:.0%} of {figures['num_gradable_verdicts']} gradable verdicts are right"
+        )
+    if chance <= LIKELY_CHANCE or (accuracy is not None and accuracy >= JUDGE_ACCURACY):
         return Finding(said)
     if num < LEAST_PAIRS:
         return Finding(said + "; too few pairs to say more")
     return Finding(
         said,
-        "these verdicts follow the place or chance: take a larger model, or fine-tune; another "
-        "judge.mode may help (docs/judging.md)",
+        "these verdicts follow the place or chance, or most of these steps are equally good: look at "
+        "them above; take a larger model, fine-tune, or try another judge.mode (docs/judging.md)",
     )

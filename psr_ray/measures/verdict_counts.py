@@ -24,15 +24,17 @@ def letters(verdicts: Verdicts) -> Verdicts:
 
 @dataclass
 class VerdictCounts:
-    """A *flip*: both orders of a pair name the same letter; ``disagreement`` is its degree, how far the
-    two orders' probabilities of a candidate are apart. A *tie*: a step that gave no preference; a
-    *letter tie* is the paper's rule, all scores equal when only letters count. ``num_right`` of
-    ``num_gradable`` where the truth is known: comparisons of two steps of which exactly one is right."""
+    """``num_pairs``: both orders name a letter. A *flip*: the same one; ``disagreement`` is its degree,
+    how far the two orders' probabilities of a candidate are apart. A *tie*: a step that gave no
+    preference; a *letter tie* is the paper's rule, all scores equal when only letters count.
+    ``num_right`` of ``num_gradable`` where the truth is known: comparisons of two steps of which exactly
+    one is right."""
 
     num_verdicts: int = 0
     num_possible: int = 0
     num_unparsable: int = 0
     num_pairs: int = 0
+    num_read_pairs: int = 0
     num_flips: int = 0
     disagreement: float = 0.0
     num_first: int = 0
@@ -51,14 +53,15 @@ class VerdictCounts:
         verdicts: Verdicts,
         *,
         tie: bool,
+        spent: bool = False,
         is_right: Sequence[bool] | None,
     ) -> None:
         """Count one judged step: how often each candidate was sampled, its verdicts, whether it is tied,
         the truth."""
-        self.num_steps += 1
+        self.num_steps += not spent
         self.num_ties += tie
         possible = len(counts) * (len(counts) - 1)
-        if verdicts:
+        if verdicts or spent:
             self.num_possible += possible
         if verdicts and len(verdicts) == possible:
             self.num_whole_steps += 1
@@ -76,9 +79,11 @@ class VerdictCounts:
                 self.num_right += names_first is is_right[comparison.first]
             other = verdicts.get(comparison.swap())
             if comparison.first < comparison.second and other is not None:
-                self.num_pairs += 1
-                self.num_flips += names_first is not None and names_first is named(other)
+                if names_first is not None and named(other) is not None:
+                    self.num_pairs += 1
+                    self.num_flips += names_first is named(other)
                 if verdict.first_wins is not None and other.first_wins is not None:
+                    self.num_read_pairs += 1
                     self.disagreement += abs(verdict.first_wins + other.first_wins - 1)
 
     def shares(self) -> dict[str, float | None]:
@@ -91,7 +96,7 @@ class VerdictCounts:
         return {
             "judge_accuracy_on_policy": share(self.num_right, self.num_gradable),
             "order_flip_share": share(self.num_flips, self.num_pairs),
-            "order_disagreement": share(self.disagreement, self.num_pairs),
+            "order_disagreement": share(self.disagreement, self.num_read_pairs),
             "first_share": share(self.num_first, self.num_verdicts - self.num_unparsable),
             "tie_share": share(self.num_ties, self.num_steps),
             "letter_tie_share": share(self.num_letter_ties, self.num_whole_steps),

@@ -64,7 +64,7 @@ class Usage:
     num_thinking_tokens: int = 0
     """Those of the judge's tokens that stand between thinking marks."""
     num_cut_texts: int = 0
-    """Texts of the judge that were cut off at their limit."""
+    """Texts of the judge that were cut off at their limit, or are empty."""
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
 

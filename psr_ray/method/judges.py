@@ -147,6 +147,8 @@ class SharedJudge(VerdictJudge):
             usage.add(request, completions)
             answer = self.prompts.answer(completions[0].token_ids, thinking=thinks)
             usage.num_thinking_tokens += answer.num_thinking_tokens
+            # one that is nothing, or nothing but thinking, is as bad as one that is cut off
+            usage.num_cut_texts += completions[0].finish == "eos" and not answer.final.strip()
             found.append(answer.final)
         return found
 
@@ -186,7 +188,8 @@ JUDGES = {"explain": ExplainJudge, "verdict": VerdictJudge, "shared": SharedJudg
 
 def judge_class(settings: JudgeConfig) -> type[Judge]:
     """The class that `judge.mode` names. Raises ``PsrError`` where it is the user's and does not fit."""
-    takes, methods = ("prompts", "settings", "role"), ("prompt", "requests", "read", "target")
+    takes = ("prompts", "settings", "role")
+    methods = ("prompt", "prepare", "requests", "read", "target", "lessons")
     found: type[Judge] = find("judge.mode", settings.mode, JUDGES, takes, methods)
     return found
 

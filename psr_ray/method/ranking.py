@@ -18,7 +18,7 @@ from psr_ray.method.generation import EngineTask, GenerationRequest, ModelRole, 
 from psr_ray.method.judge import Judge, Notes, check_room, parse_points, with_room
 from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder, TokenIds
-from psr_ray.method.standings import SCHEDULES, Rules, Standings
+from psr_ray.method.standings import SCHEDULES, Rules, Standings, leaders
 from psr_ray.method.steps import Candidate
 from psr_ray.method.truth import right_candidates
 from psr_ray.method.verdicts import Comparison, Verdict, both_orders, first_wins, scores
@@ -49,6 +49,8 @@ class Ranked:
     judgements: list[str] = field(default_factory=list)
     notes: Notes | None = None
     """What the judge wrote before it compared (`judge.mode: shared`)."""
+    leaders: tuple[int, int] | None = None
+    """Best and worst, where they are not those of the scores (`judge.comparisons: knockout`)."""
     has_lead: bool = True
     """Whether the best candidate leads the worst by more than the judge's error (`judge.min_lead`)."""
     is_spent: bool = False
@@ -81,19 +83,21 @@ class PairwiseRanking:
         }
         verdicts = {c: self.decided[key] for c, key in keys.items() if key in self.decided}
         standings = Standings(candidates, verdicts, self.rules)
-        schedule = SCHEDULES[self.judge.settings.comparisons]
-        while asked := schedule(standings):
+        comparisons = self.judge.settings.comparisons
+        while asked := SCHEDULES[comparisons](standings):
             if self.is_spent(state):
                 break
             found = yield from self.compare(state, texts, asked)
             for comparison, verdict in found.items():
                 verdicts[comparison] = self.decided[keys[comparison]] = verdict
                 standings.set(comparison, first_wins(verdict))
+        best, worst = leaders(comparisons, standings)
         return Ranked(
             scores(standings.counts, verdicts),
             verdicts,
             notes=self.notes.get(state.prefix_ids),
-            has_lead=len(candidates) == 1 or standings.has_lead(),
+            leaders=(best, worst),
+            has_lead=standings.has_lead(best, worst),
             is_spent=bool(asked),
         )
 

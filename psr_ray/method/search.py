@@ -41,6 +41,8 @@ class SearchedStep:
     kept: bool = True
     is_tied: bool = False
     """Whether the ranking gave no preference: all scores equal, or no lead beyond the judge's error."""
+    is_spent: bool = False
+    """Whether the judge's tokens for this problem were used up before it was decided."""
     num_truncated: int = 0
     opening_ids: tuple[int, ...] = ()
     """The last ids of ``prefix_ids`` where they begin this step: given, not sampled."""
@@ -164,7 +166,8 @@ def search_steps(
         identical = len(candidates) == 1
         is_equal = is_tie(ranked.scores) or not ranked.has_lead
         tied = is_equal and not (identical and search.when_all_identical == "accept")
-        step.is_tied = is_equal and not identical
+        step.is_spent, step.is_tied = ranked.is_spent, is_equal and not identical
+        step.is_tied &= not step.is_spent
         if tied and not ranked.is_spent and config.when_tied == "rollback":
             step.outcome, step.kept = "rolled_back", False
             if whole:
@@ -177,7 +180,7 @@ def search_steps(
                 record.end = "max_rollbacks"
                 return record
             continue
-        step.chosen, worst = pick(ranked.scores, candidates, search.tie_break)
+        step.chosen, worst = ranked.leaders or pick(ranked.scores, candidates, search.tie_break)
         if identical or tied or ranked.is_spent:
             step.outcome = "appended_without_pair"
         else:

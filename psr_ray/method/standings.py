@@ -103,10 +103,9 @@ class Standings:
         wins_tie = (weight[leader], -leader) > (weight[other], -other)
         return apart > 2 * EQUAL or (wins_tie and apart >= -ROUNDING)
 
-    def has_lead(self) -> bool:
+    def has_lead(self, best: int, worst: int) -> bool:
         """Whether the best leads the worst by enough to be a preference; where that is open, as if the
         open verdicts were one half."""
-        best, worst = self.leaders()
         found = self.lead(best, worst)
         if found is None:
             open_ones = self.open()
@@ -207,34 +206,55 @@ def needed(standings: Standings) -> list[Comparison]:
     return wanted[: max(ROUND, math.ceil(len(wanted) / 3))]
 
 
-def knockout(standings: Standings) -> list[Comparison]:
-    """`knockout`: the open matches of a round, in both orders. After the first round winners play on for
-    the best place and losers for the worst; who is left over waits, in both brackets. A drawn match goes
-    to the candidate that comes first (most sampled first)."""
+def brackets(standings: Standings) -> tuple[list[Comparison], tuple[int, int] | None]:
+    """`knockout`: the open matches of a round, in both orders; without any, the best and the worst.
+
+    After the first round winners play on for the best place and losers for the worst; who is left over
+    waits, in both brackets. Of a drawn match the candidate that comes first (most sampled first) plays
+    on, in either bracket, as `search.tie_break` has it for equal scores; in the first round it wins."""
     asked = list[Comparison]()
 
-    def play(players: list[int]) -> tuple[list[int], list[int]] | None:
-        """Winners and losers of a round of matches; None where a verdict is missing."""
-        winners, losers = list[int](), list[int]()
+    def play(players: list[int], sign: int) -> tuple[list[int], list[int]] | None:
+        """Who goes on (those who win, or with ``sign`` -1 lose), and the others; None while a verdict is
+        missing."""
+        on, others = list[int](), list[int]()
         for i, j in zip(players[::2], players[1::2], strict=False):
             match = Comparison(i, j)
             missing = [c for c in (match, match.swap()) if c not in standings.known]
             asked.extend(missing)
             if not missing:
-                first_won = standings.known[match] + 1 - standings.known[match.swap()] >= 1 - EQUAL
-                winners.append(i if first_won else j)
-                losers.append(j if first_won else i)
-        if asked:
-            return None
+                lead = standings.known[match] - standings.known[match.swap()]
+                first = sign * lead >= -EQUAL
+                on.append(i if first else j)
+                others.append(j if first else i)
         waiting = players[len(players) // 2 * 2 :]
-        return winners + waiting, losers + waiting
+        return (on + waiting, others + waiting) if not asked else None
 
-    first = play(list(range(len(standings.counts))))
-    for bracket, side in zip(first or (), (0, 1), strict=False):
-        found: tuple[list[int], list[int]] | None = (bracket, bracket)
-        while found is not None and len(found[side]) > 1:
-            found = play(found[side])
-    return asked
+    def last(players: list[int], sign: int) -> int:
+        """The last of a bracket, where its matches are known."""
+        while len(players) > 1 and (found := play(players, sign)) is not None:
+            players = found[0]
+        return players[0]
+
+    first = play(list(range(len(standings.counts))), 1)
+    if first is None:
+        return asked, None
+    best = last(first[0], 1)
+    open_for_best, asked = asked, []
+    worst = last(sorted(first[1]), -1)
+    asked = [*dict.fromkeys([*open_for_best, *asked])]
+    return asked, (best, worst) if not asked and best != worst else None
+
+
+def knockout(standings: Standings) -> list[Comparison]:
+    """`knockout`: the matches to play next."""
+    return brackets(standings)[0]
 
 
 SCHEDULES = {"all": all_open, "needed": needed, "knockout": knockout}
+
+
+def leaders(schedule: str, standings: Standings) -> tuple[int, int]:
+    """The best and the worst candidate, as a schedule that has ended, or has been ended, has it."""
+    found = brackets(standings)[1] if schedule == "knockout" else None
+    return found or standings.leaders()

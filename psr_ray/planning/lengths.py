@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,8 @@ class Lengths:
     critique: float = 40.0
     """A critique of a candidate: one or two sentences."""
     tokens_per_search: float | None = None
+    judge_per_search: float = 0.0
+    """Those of ``tokens_per_search`` that the judge wrote, with all comparisons."""
     asked_share: float | None = None
     """Share of all comparisons that the run's newest search asked (`judge.comparisons: needed`)."""
 
@@ -71,9 +74,15 @@ def lengths_of(config: Config) -> Lengths:
             steps=facts["steps_per_solution"],
             step=facts["tokens_per_step"],
             tokens_per_search=(facts.get("test_time") or {}).get("search_tokens"),
+            judge_per_search=judge_per_search(facts.get("search") or {}),
             origin=f"the evaluation of {planned.model}",
         )
     return lengths
+
+
+def judge_per_search(figures: Mapping[str, Any]) -> float:
+    """The judge's tokens a search, by the figures of an evaluation."""
+    return (figures.get("num_judge_tokens") or 0) / max(figures.get("num_searches") or 0, 1)
 
 
 def rows_lengths(config: Config) -> Lengths:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from psr_ray.config import Config, MethodConfig, SourceConfig
 from psr_ray.data.benchmarks import num_problems
-from psr_ray.planning.judging import Judging, judge_of_step, judging
+from psr_ray.planning.judging import Judging, judge_of_search, judging
 from psr_ray.planning.lengths import Lengths
 from psr_ray.plugins import is_plugin
 from psr_ray.stages import PlannedStage
@@ -21,7 +21,6 @@ from psr_ray.training.examples import batch_sizes, mixed_batches
 @dataclass(frozen=True)
 class Work:
     """The work of one stage. ``prompt_tokens`` are those that no earlier request of the stage shares;
-    ``judge_tokens`` the judge's part of ``tokens`` in a search, by the lengths of its texts alone;
     ``trained_tokens`` go through a training's forward and backward pass."""
 
     rows: int
@@ -29,7 +28,6 @@ class Work:
     tokens: int = 0
     most: int = 0
     prompt_tokens: int = 0
-    judge_tokens: int = 0
     trained_tokens: int = 0
     note: str = ""
 
@@ -45,10 +43,13 @@ def search_work(config: Config, source: SourceConfig, rows: int, lengths: Length
     )
     expected_steps = steps_of_source(source, lengths)
     steps = rows * (1 if whole else min(expected_steps, config.search.max_steps))
-    judge = judge_of_step(config, lengths).times(steps)
+    judge = judge_of_search(config, lengths, steps / max(rows, 1)).times(rows)
     tokens = steps * w * each_step + judge.tokens
     if lengths.tokens_per_search is not None and method == MethodConfig():
-        tokens = rows * lengths.tokens_per_search
+        saved = 1 - judge.tokens / max(
+            judge_of_search(config.as_measured(), lengths, steps / max(rows, 1)).tokens * rows, 1
+        )
+        tokens = rows * (lengths.tokens_per_search - saved * lengths.judge_per_search)
     # the text so far is in the prefix cache; the judge reads it again behind its own, once a step
     prompt = rows * lengths.problem_prompt
     prompt += steps * lengths.judge_prompt if judge.requests else 0
@@ -59,8 +60,8 @@ def search_work(config: Config, source: SourceConfig, rows: int, lengths: Length
         round(tokens),
         round(steps * w * most_step + judge.most),
         round(prompt),
-        round(judge.tokens),
         note=f"at most {round(steps)} preference pairs"
+        + (f"; judge: {judge.tokens:,.0f} tokens by their lengths" if judge.tokens else "")
         + ("; requests of your own ranking not counted" if is_plugin(method.ranking) else ""),
     )
 

@@ -44,6 +44,8 @@ LEARNED_FROM = (
     "num_critique_tokens",
     "num_compare_tokens",
     "num_cut_texts",
+    "num_spent_steps",
+    "num_judged_steps",
     "asked_share",
     "num_pairs_found",
     "num_right_pairs",

@@ -11,14 +11,15 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from psr_ray.config import JudgeConfig
+from psr_ray.config import Config, JudgeConfig
 from psr_ray.data.rows import pair_of
 from psr_ray.errors import PsrError
 from psr_ray.method.judges import judge_of
 from psr_ray.method.preferences import PAIRS, SOLUTIONS
-from psr_ray.method.prompts import PromptBuilder, TokenIds
+from psr_ray.method.prompts import PromptBuilder, TokenIds, load_tokenizer
 from psr_ray.method.ranking import points_prompt
 from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards
@@ -76,6 +77,17 @@ def eft_example(row: Row, prompts: PromptBuilder, settings: JudgeConfig) -> SFTE
     lessons = judge_of(prompts, settings).lessons(pair_of(row))
     (prompt, completion), *others = [(asked, said + end) for asked, said in lessons]
     return SFTExample(row["id"], prompt, completion, tuple(others))
+
+
+def check_eft(config: Config, data: Path) -> None:
+    """Look at the EFT rows for what the run's judge teaches, before anything is evaluated or trained.
+    Raises ``PsrError`` with the first row that lacks it."""
+    if config.sft is None:
+        return
+    tokenizer = load_tokenizer(config.model.base, trust_remote_code=config.model.trust_remote_code)
+    prompts = PromptBuilder(tokenizer, config.prompts)
+    for row in read_rows([data / "eft.parquet"]):
+        judge_of(prompts, config.judge).lessons(pair_of(row))
 
 
 def points_example(row: Row, prompts: PromptBuilder) -> SFTExample:

@@ -100,7 +100,9 @@ def sft_term(examples: Sequence[SFTExample], plan: list[list[int]]) -> LossTerm:
     def size(indices: list[int]) -> float:
         return sum(len(said) for i in indices for _, said in examples[i].paths)
 
-    return LossTerm(examples, plan, lambda indices, _: sft_trees(examples, indices), score, size)
+    return LossTerm(
+        examples, plan, lambda indices, budget: sft_trees(examples, indices, budget), score, size
+    )
 
 
 def dpo_term(

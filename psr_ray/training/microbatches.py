@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from psr_ray.training.examples import PreferenceExample, SFTExample
@@ -30,9 +30,23 @@ class MicroBatch:
         return [row for packed in self.trees for row in packed.rows]
 
 
-def sft_trees(examples: Sequence[SFTExample], indices: Iterable[int]) -> list[PackedTree]:
-    """A tree for each row: one path, but for rows that teach several completions."""
-    return [PackedTree(token_tree(examples[i].paths), (i,)) for i in indices]
+def sft_trees(
+    examples: Sequence[SFTExample], indices: Iterable[int], budget: int
+) -> list[PackedTree]:
+    """A tree for each row: one path, but for rows that teach several completions. One larger than the
+    budget is divided by its paths, which then repeat their beginning."""
+    return [PackedTree(tree, (i,)) for i in indices for tree in row_trees(examples[i], budget)]
+
+
+def row_trees(example: SFTExample, budget: int) -> Iterator[TokenTree]:
+    """The trees of a row, each of as many of its paths as the budget holds, at least of one."""
+    paths = example.paths
+    while paths:
+        num = len(paths)
+        while num > 1 and len(token_tree(paths[:num])) > budget:
+            num -= 1
+        yield token_tree(paths[:num])
+        paths = paths[num:]
 
 
 def pair_tree(pairs: Iterable[PreferenceExample]) -> TokenTree:
