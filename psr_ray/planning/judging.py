@@ -9,7 +9,7 @@ from psr_ray.config import Config
 from psr_ray.planning.lengths import Lengths
 
 # Share of all comparisons that `judge.comparisons: needed` asks of six different candidates, where no
-# search of the run has shown it yet: 0.79 to 0.93 for three simulated judges (docs/judging.md).
+# search of the run has shown it yet: 0.77 to 0.94 for three simulated judges (docs/judging.md).
 NEEDED_SHARE = 0.9
 
 
