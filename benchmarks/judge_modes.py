@@ -221,6 +221,24 @@ def searched_for(folders: dict[tuple[str, int], Path], mode: str, seeds: list[in
     return found
 
 
+def wrong_verdicts(rows: list[Row]) -> dict[str, int]:
+    """Wrong verdicts of `shared` on gradable pairs, by whether its critiques of both steps say the truth
+    (the embedded ones end with right or wrong)."""
+    found = {"critiques right": 0, "a critique wrong": 0}
+    for row in rows:
+        for step in row["steps"] or ():
+            candidates = step["candidates"]
+            true = [("right" in (c["critique"] or "")) is c["is_right"] for c in candidates]
+            for comparison, verdict in verdicts_of(step).items():
+                first, second = candidates[comparison.first], candidates[comparison.second]
+                if first["is_right"] != second["is_right"] and (
+                    named(verdict) is not first["is_right"]
+                ):
+                    both = true[comparison.first] and true[comparison.second]
+                    found["critiques right" if both else "a critique wrong"] += 1
+    return found
+
+
 @app.command()
 def development(
     runs: Annotated[list[Path], typer.Argument(help="runs on the development split")],
@@ -296,6 +314,12 @@ def record(
                 for model in ("M1", "M4")
             }
             for mode in MODES
+        },
+        "wrong_verdicts": {
+            model: wrong_verdicts(
+                [r for s in seeds for r in rows_of(folders["shared", s], f"evaluate-{model}")]
+            )
+            for model in ("M1", "M4")
         },
         "searches": {mode: searched_for(folders, mode, seeds) for mode in MODES},
         "accuracy_difference": own["M1"],
