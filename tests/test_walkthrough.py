@@ -35,7 +35,7 @@ def test_a_reader_walks_through_a_search(report, tmp_path):
     with opened(report) as (page, trouble):
         page.locator("#list button").first.wait_for()
         assert page.locator("#found").inner_text() == "11 of 11 searches"
-        page.get_by_label("ties (went back)").check()
+        page.get_by_label("ties (no preference)").check()
         assert page.locator("#list button").count() == 2  # one in each iteration
         steps = page.locator("#search .step")
         notes = [text.split("\n")[0] for text in steps.all_inner_texts()]
@@ -45,7 +45,7 @@ def test_a_reader_walks_through_a_search(report, tmp_path):
         assert "chosen" in chosen
         assert "right" in chosen
         assert page.locator("#search tr.rejected").count() == steps.count() - 1
-        page.get_by_label("ties (went back)").uncheck()
+        page.get_by_label("ties (no preference)").uncheck()
         page.get_by_label("order flips").check()
         flipped = page.locator("#search button.flip")
         assert flipped.count() > 0
