@@ -18,6 +18,9 @@ from psr_ray.method.verdicts import EQUAL, Comparison, Verdict, both_orders, fir
 
 # Comparisons of a round of `needed`, at least: fewer save a little more, and take more rounds.
 ROUND = 4
+# Candidates of which all pairs are compared at once: two need both orders in any case, and of three the
+# rounds take more time than the few comparisons that they save.
+ALL_AT_ONCE = 3
 # Rounding of sums of verdicts, well below EQUAL.
 ROUNDING = 1e-12
 
@@ -176,6 +179,8 @@ def needed(standings: Standings) -> list[Comparison]:
     if standings.is_decided():
         return []
     open_ones = standings.open()
+    if len(standings.counts) <= ALL_AT_ONCE:
+        return open_ones
     scores = standings.scores()
     ranks = {
         index: rank
