@@ -140,17 +140,8 @@ def speed(
 
 def right_verdicts(rows: list[Row]) -> dict[str, tuple[int, int]]:
     """Right and gradable verdicts of each problem's search."""
-    found = {}
-    for row in rows:
-        right = gradable = 0
-        for step in row["steps"] or ():
-            truth = [candidate["is_right"] for candidate in step["candidates"]]
-            for comparison, verdict in verdicts_of(step).items():
-                if truth[comparison.first] != truth[comparison.second]:
-                    gradable += 1
-                    right += named(verdict) is truth[comparison.first]
-        found[row["id"]] = right, gradable
-    return found
+    counts = {row["id"]: figures_of([row]).verdicts for row in rows}
+    return {name: (found.num_right, found.num_gradable) for name, found in counts.items()}
 
 
 def tokens_by_candidates(rows: list[Row], prompts: PromptBuilder) -> dict[int, list[int]]:

@@ -3,11 +3,11 @@
 from psr_ray.config.base import Frozen
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.engine import EngineConfig
+from psr_ray.config.judge import JudgeConfig
 from psr_ray.config.prompts import PromptConfig
 from psr_ray.config.run import (
     Config,
     EvaluationConfig,
-    JudgeConfig,
     MethodConfig,
     ModelConfig,
     SearchConfig,

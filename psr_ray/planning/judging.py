@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from psr_ray.config import Config
+from psr_ray.method.standings import ALL_AT_ONCE
 from psr_ray.planning.lengths import Lengths
 
 # Share of all comparisons that `judge.comparisons: needed` asks of six different candidates, where no
@@ -49,7 +50,7 @@ def num_comparisons(config: Config, lengths: Lengths) -> float:
     w = config.search.num_candidates
     if config.judge.comparisons == "knockout":
         return 2 * (w // 2 + 2 * (math.ceil(w / 2) - 1))
-    if config.judge.comparisons == "all" or w == 2:
+    if config.judge.comparisons == "all" or w <= ALL_AT_ONCE:
         return w * (w - 1)
     return (lengths.asked_share or NEEDED_SHARE) * w * (w - 1)
 

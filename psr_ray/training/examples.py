@@ -82,8 +82,8 @@ def eft_example(row: Row, prompts: PromptBuilder, settings: JudgeConfig) -> SFTE
 def check_eft(config: Config, data: Path) -> None:
     """Look at the EFT rows for what the run's judge teaches, before anything is evaluated or trained.
     Raises ``PsrError`` with the first row that lacks it."""
-    if config.sft is None:
-        return
+    if config.sft is None or config.judge.mode in ("explain", "verdict"):
+        return  # these teach any judged pair
     tokenizer = load_tokenizer(config.model.base, trust_remote_code=config.model.trust_remote_code)
     prompts = PromptBuilder(tokenizer, config.prompts)
     for row in read_rows([data / "eft.parquet"]):
