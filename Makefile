@@ -23,7 +23,7 @@ bench-train: install  ## step-DPO against TRL, about a quarter of an hour on two
 
 bench-search: install  ## step search against lock-step and one by one, and by ways of judging; half an hour
 	$(BIN)/python -m benchmarks.search
-	$(BIN)/python -m benchmarks.judge_modes speed
+	$(BIN)/python -m benchmarks.judge_speed
 
 bench-scale: install  ## many problems on many simulated engines, about half an hour
 	$(BIN)/python -m benchmarks.scale
