@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,7 @@ SETTINGS = [
     "evaluation.max_tokens=320", "seed_data.num_rollouts=6", "judge.max_tokens=300",
     "engine.cpus_per_engine=2", "engine.max_num_seqs=64", "engine.enforce_eager=true",
 ]  # fmt: skip
+TREES_AT_ONCE = 16
 WAYS: dict[str, list[str]] = {
     "verdict": ["judge.mode=verdict"],
     "explain": [],
@@ -88,21 +90,21 @@ def pairs(
         problem_from(record, problems, line) for line, record in read_records(problems, Failures())
     ]
     waiting = [p for p in found[first:] if p.id not in known]
-    started, at_once = time.perf_counter(), 8
+    started, count = time.perf_counter(), sum(len(list(tree_pairs(tree, gap))) for tree in done)
+    running = set[Future[Row]]()
     with file.open("a") as store:
-        while waiting and sum(len(list(tree_pairs(t, gap))) for t in done) < num:
-            some, waiting = waiting[:at_once], waiting[at_once:]
-            for tree in engine.run(
-                [tree_task(problem_row("tree", p), prompts, config) for p in some]
-            ):
+        while count < num and (waiting or running):
+            while waiting and len(running) < TREES_AT_ONCE:
+                row = problem_row("tree", waiting.pop(0))
+                running.add(engine.submit(tree_task(row, prompts, config)))
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for tree in (future.result() for future in ended):
                 store.write(json.dumps(tree) + "\n")
+                count += len(list(tree_pairs(tree, gap)))
                 done.append(tree)
             store.flush()
-            count = sum(len(list(tree_pairs(t, gap))) for t in done)
-            print(
-                f"{len(done)} trees, {count} pairs, {time.perf_counter() - started:.0f} s",
-                flush=True,
-            )
+            seconds = time.perf_counter() - started
+            print(f"{len(done)} trees, {count} pairs, {seconds:.0f} s", flush=True)
     engine.close()
 
 

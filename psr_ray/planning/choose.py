@@ -212,8 +212,10 @@ def gpu_settings(recipe: Recipe, machine: Machine, length: int) -> Iterator[Json
 def cpu_settings(length: int, machine: Machine) -> Json:
     """A small run on CPU cores, of sequences of ``length`` tokens."""
     return {
+        # a nucleus is a sort of the vocabulary: 43 % of an engine's time with Qwen2.5's 152,000 tokens
         "search": {
             "num_candidates": 4,
+            "top_p": 1.0,
             "max_steps": 8,
             "max_step_tokens": min(160, length // 4),
         },
