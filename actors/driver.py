@@ -10,11 +10,12 @@ import json
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from actors.preferences import build_preferences
-from actors.remote import in_task
+from actors.remote import in_task, result_of
 from actors.seed import eft_stage, ift_stage
 from actors.stream import run_rows
 from actors.trainer import run_training
@@ -39,11 +40,13 @@ from psr_ray.training.job import TrainingJob
 class IterationDriver:
     """Runs one iteration: 0 makes M1 from M0 (or measures M1), k makes M(k+1) from Mk (section 3).
 
-    ``wanted`` names the stages to run; the others are left out.
+    ``wanted`` names the stages to run; the others are left out. ``pool`` has the run's engines,
+    ``group`` its training workers.
     """
 
-    def __init__(self, config: Config, wanted: Collection[str]) -> None:
+    def __init__(self, config: Config, wanted: Collection[str], pool: Any, group: Any) -> None:
         self.config = config
+        self.pool, self.group = pool, group
         self.wanted = wanted
         self.plan = planned_stages(RunDirectory(config))
         self.stages = {planned.stage.name: planned for planned in self.plan}
@@ -102,8 +105,8 @@ class IterationDriver:
         k, folder = planned.iteration, planned.stage.folder
         config = self.config.in_iteration(k)
         first = self._model("M1") if config.method.first_judges else None
-        self._run_engines(planned, [self._data(f"search-{k}")], config, first)
-        return in_task(search_summary, folder)
+        num_starts = self._run_engines(planned, [self._data(f"search-{k}")], config, first)
+        return in_task(search_summary, folder) | {"engine_starts": num_starts}
 
     def build_preferences(self, planned: PlannedStage) -> Json:
         searched = self.stages[f"search-{planned.iteration}"].stage.folder
@@ -121,17 +124,19 @@ class IterationDriver:
         inputs = [self._data(name) for name in evaluation_files(config, planned.model)]
         if planned.iteration > 0 and (first / PROBES).is_file():
             inputs.append(first / PROBES)
-        self._run_engines(planned, inputs, config)
+        num_starts = self._run_engines(planned, inputs, config)
         if planned.model == "M1" and config.evaluation.num_probes:
             in_task(write_probes, folder, config.evaluation.num_probes, config.seed)
         before = self.stages[f"evaluate-M{max(planned.iteration, 1)}"].stage.folder
         figures = in_task(model_figures, folder, first=first, before=before)
         key, number = self.stages["data"].stage.key, int(planned.model.removeprefix("M"))
         track_evaluation(self.config, folder, key, number, figures)
-        return figures | {"measured_with": provenance(self.config)}
+        facts = {"engine_starts": num_starts, "measured_with": provenance(self.config)}
+        return figures | facts
 
     def _train(self, planned: PlannedStage, start_from: str, preferences: Path | None) -> Json:
         folder = planned.stage.folder
+        result_of(self.pool.rest.remote(self.config.engine.layout))
         run_training(
             TrainingJob(
                 kind="sft" if preferences is None else "dpo",
@@ -142,16 +147,19 @@ class IterationDriver:
                 out=folder,
                 data=self.stages["data"].stage.folder,
                 preferences=preferences,
-            )
+            ),
+            self.group,
         )
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 
     def _run_engines(
         self, planned: PlannedStage, inputs: list[Path], config: Config, first: str | None = None
-    ) -> None:
+    ) -> int:
         model, progress = self._model(planned.model), self._progress(planned)
-        run_rows(inputs, planned.stage.folder, model, config, progress, first)
+        return run_rows(
+            inputs, planned.stage.folder, model, config, progress, first, pool=self.pool
+        )
 
     def _progress(self, planned: PlannedStage) -> ProgressWriter:
         return ProgressWriter(self.config.run_dir, planned.title, "rows")

@@ -6,7 +6,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from actors.searcher import EngineWorker
+from actors.searcher import EngineWorker, StageWork
 from psr_ray.config import Config
 from psr_ray.config.seed import EndpointConfig
 from psr_ray.errors import PsrError, first_line
@@ -64,7 +64,7 @@ class Endpoint:
 class EndpointWorker(EngineWorker):
     """A Ray Data actor that asks a server; shards, failures and resumption are the engine's."""
 
-    def _start_engine(self, _model: str, _first: str | None) -> None:
+    def _load(self, _work: StageWork) -> None:
         settings = self.config.seed_data.endpoint
         assert settings is not None
         self.engine: Any = Endpoint(settings, self.config.seed_data.max_tokens)

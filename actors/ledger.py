@@ -6,10 +6,10 @@ when the stage's engines have ended.
 | event | file | read by, and why |
 |---|---|---|
 | a command starts a pool | ``command.json``: its versions | an engine: it sees this folder, and has these versions |
-| an engine is ready | ``engine-*.json``: node, processes, load time | the command: waits for the processes to end |
+| an engine is ready | ``engine-*.json``: node, processes, load time | an engine that cannot start: whether others work |
 | an engine gets a batch | ``batch-*`` | an engine that gets it again: it skips the rows in shards |
 | an engine dies or hangs | ``death-*.json``: reason, rows in flight | later engines: these rows run one at a time; a row in flight at ``MAX_ROW_DEATHS`` deaths fails |
-| an engine is restarted | ``restart-*.json``: rows finished so far | a starting engine: too many restarts without progress end the stage |
+| an engine is replaced | ``restart-*.json``: rows finished so far | a starting engine: too many restarts without progress end the stage |
 """  # noqa: E501 (a table)
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 import psutil
 import ray
 
-from actors.processes import Process, end_processes, on_nodes
 from psr_ray.cluster.nodes import check_sees, check_versions, node_name, versions_here
 from psr_ray.data.rows import key_of
 from psr_ray.errors import PsrError
@@ -62,8 +61,8 @@ class EngineLedger:
             path.unlink(missing_ok=True)
         write_text(self.folder / "command.json", json.dumps(versions_here()))
 
-    def enter(self, num_finished: Callable[[], int], num_engines: int) -> None:
-        """An engine is about to start in this process.
+    def enter(self, num_finished: Callable[[], int], num_engines: int, replaces: bool) -> None:
+        """An engine is about to start in this process, perhaps in the place of one that died.
 
         Raises ``PsrError`` where this node cannot take part, and ``EnginesOnlyDie``.
         """
@@ -71,10 +70,10 @@ class EngineLedger:
         check_sees(command, node_name())
         check_versions(read_json(command) or {}, node_name())
         restarts = [read_json(path) or {} for path in self.folder.glob("restart-*.json")]
-        if not restarted() and not restarts:
+        if not replaces and not restarts:
             return
         now = num_finished()
-        if restarted():
+        if replaces:
             restarts.append({"num_finished": now})
             self._write("restart", restarts[-1])
         idle = sum(restart["num_finished"] == now for restart in restarts)
@@ -86,8 +85,8 @@ class EngineLedger:
                 "finished rows are kept: fix the cause and rerun the command"
             )
 
-    def ready(self, loading_s: float) -> None:
-        """This process and its children are an engine that can take rows."""
+    def ready(self, loading_s: float) -> Json:
+        """This process and its children are an engine that can take rows; returns their mark."""
         me = psutil.Process()
         family = [me, *me.children(recursive=True)]
         mark = {
@@ -97,6 +96,7 @@ class EngineLedger:
             "ready_at": time.time(),
         }
         self._write("engine", mark)
+        return mark
 
     def engines(self) -> list[Json]:
         """The engines that were ready, in that order."""
@@ -125,24 +125,9 @@ class EngineLedger:
                 found.setdefault((folder, name), []).append(death["reason"])
         return found
 
-    def close(self) -> None:
-        """Wait until the engines' processes have ended, wherever they ran: their GPUs are then free."""
-        by_node: dict[str, list[Process]] = {}
-        for mark in self.engines():
-            by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
-        on_nodes(end_processes, by_node)
-
     def remove(self) -> None:
         """Remove the ledger."""
         remove(self.folder)
 
     def _write(self, kind: str, values: Json) -> None:
         write_text(self.folder / f"{kind}-{uuid.uuid4().hex}.json", json.dumps(values))
-
-
-def restarted() -> bool:
-    """Whether this actor takes the place of one that died."""
-    if not ray.is_initialized():
-        return False
-    context = ray.get_runtime_context()
-    return context.get_actor_id() is not None and context.was_current_actor_reconstructed

@@ -121,6 +121,8 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from actors.driver import IterationDriver
+        from actors.pool import engine_pool
+        from actors.training_group import training_group
         from psr_ray.cluster.nodes import check_nodes, node_kinds
 
         check_capacity(demands_of(config), node_kinds())
@@ -129,13 +131,19 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
         here = ray.get_runtime_context()
         # Ray Train's helpers look the cluster up again, and find several where several run on a machine
         variables = DRIVER_ENVIRONMENT | python_path() | {"RAY_ADDRESS": here.gcs_address}
+        env = {"env_vars": variables}
         placed = actor_class.options(
-            runtime_env={"env_vars": variables},
+            runtime_env=env,
             # a driver's node goes only with the command's
             scheduling_strategy=NodeAffinitySchedulingStrategy(here.get_node_id(), soft=True),
         )
         names = {planned.stage.name for planned in due}
-        yield lambda: placed.remote(config, names)
+        keep = config.engine.layout != "restart"
+        with (
+            engine_pool(runtime_env=env) as pool,
+            training_group(keep=keep, runtime_env=env) as group,
+        ):
+            yield lambda: placed.remote(config, names, pool, group)
 
 
 def python_path() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The actor of an engine: one vLLM engine, many task rows, Parquet shards out, each row exactly once.
 
 Each engine writes its own shards; only counts travel back. An engine that dies or hangs ends its
-process, and Ray Data starts another and hands its batches out again (actors/ledger.py).
+process, and the pool starts another that gets its batches again (actors/pool.py, actors/ledger.py).
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger, EnginesOnlyDie
+from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger
 from actors.processes import end_this_process
 from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA, key_of
 from psr_ray.errors import PsrError
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
+from psr_ray.inference.weights import doubt, proof_of
 from psr_ray.method.generation import EngineTask
 from psr_ray.method.judges import judge_class
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
-from psr_ray.storage.files import Row
+from psr_ray.runs import fingerprint
+from psr_ray.storage.files import Json, Row
 from psr_ray.storage.locations import local_copy
 from psr_ray.storage.shards import ShardWriter, finished_ids, num_rows
 from psr_ray.telemetry.counters import RowMetrics
@@ -35,55 +39,103 @@ from psr_ray.telemetry.traces import Tracer
 UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
 
 
-class EngineWorker:
-    """A Ray Data actor: one vLLM engine (with M1 beside it, where ``first`` is given), many rows."""
+@dataclass(frozen=True)
+class StageWork:
+    """What an engine does in a stage: by which model (with M1 beside it, where ``first`` is given), and
+    where its rows go."""
 
-    def __init__(self, model: str, config: Config, folder: Path, first: str | None) -> None:
-        self.config = config
-        self.folder = folder
-        self.shards = ShardWriter(self._place, config.engine.rows_per_shard)
-        self.metrics = RowMetrics(folder)
-        self.log = StageLogger(folder)
-        self.tracer = Tracer(folder, config.telemetry.num_traces)
-        self.ledger = EngineLedger(folder)
+    model: str
+    config: Config
+    folder: Path
+    first: str | None = None
+
+
+class EngineWorker:
+    """An actor: one vLLM engine, stage after stage; many rows of one stage at a time."""
+
+    engine: Any = None
+    work: StageWork | None = None
+    mark: Json
+
+    def __init__(self) -> None:
+        self.loaded: tuple[str, str | None] | None = None
+        self.opening = threading.Lock()
         self.alone = threading.Lock()
         self.ending = threading.Lock()
-        self.start_error: PsrError | None = None
-        started = time.monotonic()
-        try:
-            self.ledger.enter(self._num_finished, config.engine.num_engines[1])
-            self._start_engine(model, first)
-            loading_s = time.monotonic() - started
-            self.ledger.ready(loading_s)
-        except Exception as error:
-            self.log.exception("no engine could be started")
-            if self.ledger.engines() and not isinstance(error, EnginesOnlyDie):
-                raise  # other engines work: Ray Data tries again, and gives up after a few
-            # raised by the first batch: Ray would pass on text alone from here
-            why = error if isinstance(error, PsrError) else f"{type(error).__name__}: {error}"
-            self.start_error = PsrError(
-                f"no engine could be started for {model}: {' '.join(str(why).split())} (the engine's "
-                "full output is in Ray's worker logs)"
-            )
-            return
-        self.log.info("engine ready", extra={"loading_s": round(loading_s, 1)})
-        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
-    def _start_engine(self, model: str, first: str | None) -> None:
-        config = self.config
+    def open(self, work: StageWork, *, replaces: bool = False) -> Json:
+        """Be ready for a stage's rows: start the engine, or load its model in place. No rows of another
+        stage may be left. Returns the engine's node, processes and load time.
+
+        ``replaces`` where this engine takes the place of one that died in this stage.
+        """
+        with self.opening:
+            if self.work == work:
+                return self.mark
+            self.config, self.folder = work.config, work.folder
+            self.shards = ShardWriter(self._place, work.config.engine.rows_per_shard)
+            self.metrics = RowMetrics(work.folder)
+            self.log = StageLogger(work.folder)
+            self.tracer = Tracer(work.folder, work.config.telemetry.num_traces)
+            self.ledger = EngineLedger(work.folder)
+            self.ledger.enter(self._num_finished, work.config.engine.num_engines[1], replaces)
+            started, is_new = time.monotonic(), self.engine is None
+            try:
+                self._load(work)
+            except Exception as error:
+                self.log.exception("no engine could be started")
+                why = error if isinstance(error, PsrError) else f"{type(error).__name__}: {error}"
+                raise PsrError(
+                    f"no engine could be started for {work.model}: {' '.join(str(why).split())} (the "
+                    "engine's full output is in Ray's worker logs)"
+                ) from error
+            loading_s = time.monotonic() - started
+            self.mark, self.work = self.ledger.ready(loading_s), work
+            self.log.info("engine ready", extra={"loading_s": round(loading_s, 1), "new": is_new})
+            if is_new:
+                threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+            return self.mark
+
+    def _load(self, work: StageWork) -> None:
+        """Have the engine answer by the stage's model. Weights that are loaded in place are proven; an
+        engine whose answers are others ends its process."""
+        config = work.config
         judge_class(config.judge)  # the user's own code, where there is some, is on this node
         ranking_factory(config)
-        model = local_copy(model)
-        first = None if first is None else local_copy(first)
+        model = local_copy(work.model)
+        first = None if work.first is None else local_copy(work.first)
+        wanted = fingerprint(model), None if first is None else fingerprint(first)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
-        self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
+        proof = proof_of(work.model)
+        if self.loaded is None:
+            self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
+            if proof is not None:
+                wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
+                if wrong is not None:
+                    self.log.warning("a fresh engine and the trainer disagree: %s", wrong)
+        elif wanted[0] != self.loaded[0]:
+            if proof is None:
+                self._end(f"{work.model} has no proof by which it could be loaded in place")
+            before = None if self.engine.is_asleep else self.engine.answers(proof)
+            self.engine.load(model)
+            wrong = doubt(proof, self.engine.answers(proof), before, config.model.dtype)
+            if wrong is not None:
+                self._end(f"weights that were loaded in place are stale or not whole: {wrong}")
+        if self.loaded is not None and wanted[1] not in (None, self.loaded[1]):
+            self._end("a judging model is wanted that it was not started with")
+        self.loaded = wanted[0], wanted[1] if self.loaded is None else self.loaded[1]
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Do a batch of task rows; return counts when all are in shards. Ray Data calls this from many
+    def sleep(self) -> None:
+        """Free the GPU's memory until the next stage; the weights are then loaded again."""
+        if self.work is not None and self.work.config.engine.tensor_parallel_size:
+            self.engine.sleep()
+            self.loaded = None if self.loaded is None else ("asleep", self.loaded[1])
+        self.work = None
+
+    def do(self, batch: pa.Table) -> pa.Table:
+        """Do a batch of the stage's task rows; return counts when all are in shards. Called from many
         threads: other batches are in flight meanwhile."""
-        if self.start_error is not None:
-            raise self.start_error
         rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]
         left = rows if self.ledger.is_new(rows) else self._unfinished(rows)
         deaths = self.ledger.suspects()
@@ -140,9 +192,9 @@ class EngineWorker:
             if self.engine.stalled_s > hang_s:
                 self._end(f"no token for {hang_s:g} s")
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str) -> NoReturn:
         """End this process and its engine's, once finished rows are in shards and those in flight are in
-        the ledger. Ray Data gives its batches to another worker."""
+        the ledger. Its batches go to another engine."""
         with self.ending:  # never released: the first thread ends all
             try:
                 self.log.error("engine ended: %s", reason)

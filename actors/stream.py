@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pyarrow.compute as pc
 
 from actors.ledger import EngineLedger
 from actors.placement import await_room
-from actors.remote import in_task
-from actors.searcher import EngineWorker
+from actors.pool import EngineClient, engine_pool
+from actors.remote import in_task, result_of
+from actors.searcher import EngineWorker, StageWork
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import Config
 from psr_ray.errors import PsrError
@@ -41,25 +43,30 @@ def run_rows(
     progress: ProgressWriter,
     first: str | None = None,
     worker: type[EngineWorker] = EngineWorker,
-) -> None:
+    pool: Any = None,
+) -> int:
     """Stream all task rows that are not finished yet through the engine pool.
 
     ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
-    (benchmarks simulate engines).
+    (benchmarks simulate engines). Without a ``pool`` engines start and end here.
 
-    Raises ``PsrError`` where rows are missing in the end.
+    Returns how many engines were started. Raises ``PsrError`` where rows are missing in the end.
     """
     paths = list(inputs)
     expected, num_done = in_task(count_rows, paths, folder)
     total = sum(expected.values())
     progress.start(total, num_done)
-    ledger = EngineLedger(folder)
+    ledger, num_started = EngineLedger(folder), 0
     if num_done < total:
         ledger.open()
-        stream_rows(paths, total - num_done, folder, model, config, progress, first, worker)
-        ledger.close()
+        work = StageWork(model, config, folder, first)
+        with nullcontext(pool) if pool is not None else engine_pool() as engines:
+            before = result_of(engines.starts.remote())
+            stream_rows(paths, total - num_done, work, progress, worker, engines)
+            num_started = result_of(engines.starts.remote()) - before
     ledger.remove()
     in_task(check_rows, folder, expected, config.engine.max_failed_share)
+    return num_started
 
 
 def with_names(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -113,17 +120,15 @@ def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: floa
 def stream_rows(
     paths: list[Path],
     num_left: int,
-    folder: Path,
-    model: str,
-    config: Config,
+    work: StageWork,
     progress: ProgressWriter,
-    first: str | None,
     worker: type[EngineWorker],
+    pool: Any,
 ) -> None:
     """The Ray Data pipeline: rows that are not finished, engines, counts."""
     import ray.data
 
-    engine = config.engine
+    config, folder, engine = work.config, work.folder, work.config.engine
     least, most = engine.num_engines
     # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
     places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
@@ -133,8 +138,9 @@ def stream_rows(
     num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
-    demand, timeout_s = engine_demand(engine), config.resources_timeout_s
-    await_room(demand, progress.stage, timeout_s, progress.wait, "STRICT_PACK")
+    if not result_of(pool.begin.remote(str(folder))):
+        demand, timeout_s = engine_demand(engine), config.resources_timeout_s
+        await_room(demand, progress.stage, timeout_s, progress.wait, "STRICT_PACK")
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
@@ -149,8 +155,8 @@ def stream_rows(
         )
         del left
         counted = dataset.map_batches(
-            worker,
-            fn_constructor_args=(model, config, folder, first),
+            EngineClient,
+            fn_constructor_args=(pool, work, worker),
             batch_format="pyarrow",
             batch_size=per_batch,
             compute=ray.data.ActorPoolStrategy(
@@ -160,8 +166,7 @@ def stream_rows(
                 max_concurrent_calls_per_actor=num_batches,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=engine.cpus_per_engine,
-            num_gpus=engine.tensor_parallel_size,
+            num_cpus=0,
         )
         # block by block: batches of a size would wait for that many counts
         for counts in counted.iter_batches(

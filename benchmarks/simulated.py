@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from actors.searcher import EngineWorker
+from actors.searcher import EngineWorker, StageWork
 from psr_ray.storage.files import Row
 
 # A search without steps.
@@ -96,8 +96,8 @@ class SimulatedWorker(EngineWorker):
     """An engine worker whose engine is simulated; ``model`` is ``MEDIAN,SIGMA``. Its shards hold search
     rows without steps; ``end`` says when the search started and ended (Unix seconds), and where."""
 
-    def _start_engine(self, model: str, _first: str | None) -> None:
-        self.median, self.sigma = map(float, model.split(","))
+    def _load(self, work: StageWork) -> None:
+        self.median, self.sigma = map(float, work.model.split(","))
         up = self.folder / "up"
         up.mkdir(exist_ok=True)
         (up / str(os.getpid())).touch()

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from actors.ledger import EngineLedger
+from actors.searcher import StageWork
 from benchmarks.simulated import SimulatedWorker
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
@@ -87,14 +88,16 @@ def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):
     rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": name} for name in names]
     batch = pa.Table.from_pylist(rows, schema=TASK_SCHEMA)
     EngineLedger(tmp_path).open()
-    dead = SimulatedWorker("0.001,0", config, tmp_path, None)
+    dead = SimulatedWorker()
+    dead.open(StageWork("0.001,0", config, tmp_path))
     assert dead.ledger.is_new(rows)
     dead.shards.expect(5)
     for name in names[:2]:
         dead.shards.add("search", {"id": name, "end": "dead", "error": None})
     dead.shards.add("search", {"id": names[2], "end": "dead", "error": None})  # pooled, and lost
-    other = SimulatedWorker("0.001,0", config, tmp_path, None)
-    assert other(batch)["rows"].to_pylist() == [5]
+    other = SimulatedWorker()
+    other.open(StageWork("0.001,0", config, tmp_path), replaces=True)
+    assert other.do(batch)["rows"].to_pylist() == [5]
     found = {row["id"]: row["end"] for row in read_rows(shards(tmp_path / "search"))}
     assert sorted(found) == names
     assert [name for name in names if found[name] == "dead"] == names[:2]
@@ -102,21 +105,15 @@ def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):
 
 
 class Failing(SimulatedWorker):
-    def _start_engine(self, *_):
+    def _load(self, _work):
         raise OSError("no memory\nfor this")
 
 
-def test_an_engine_that_cannot_start_says_why_by_its_first_batch_or_is_tried_again(tmp_path):
+def test_an_engine_that_cannot_start_says_why(tmp_path):
     config = load_config(ROOT / "configs" / "smoke.yaml")
-    ledger = EngineLedger(tmp_path)
-    ledger.open()
-    alone = Failing("m0", config, tmp_path, None)
-    batch = pa.Table.from_pylist([], schema=TASK_SCHEMA)
+    EngineLedger(tmp_path).open()
     with pytest.raises(PsrError, match="no engine could be started for m0: OSError: no memory for"):
-        alone(batch)
-    ledger.ready(1.0)  # another engine works: Ray Data may try this one again
-    with pytest.raises(OSError, match="no memory"):
-        Failing("m0", config, tmp_path, None)
+        Failing().open(StageWork("m0", config, tmp_path))
 
 
 def test_a_shard_cut_off_by_a_machine_that_failed_is_one_line_that_says_which(tmp_path):

@@ -53,20 +53,27 @@ def resources_text(resources: Resources) -> str:
     return ", ".join(f"{value:g} {name}" for name, value in shown if value) or "nothing"
 
 
+# Shares of a GPU, and of CPU cores, in the layout `colocated`: one engine and one worker fit on a GPU,
+# two engines do not.
+ENGINE_SHARE, TRAINING_SHARE = 0.51, 0.49
+
+
 def engine_demand(engine: EngineConfig, num: int = 1) -> Demand:
     """Engines: an actor each, whose GPUs are of one node."""
-    bundle: dict[str, float] = {"CPU": engine.cpus_per_engine}
+    share = ENGINE_SHARE if engine.layout == "colocated" else 1
+    bundle: dict[str, float] = {"CPU": engine.cpus_per_engine * share}
     if engine.tensor_parallel_size:
-        bundle["GPU"] = engine.tensor_parallel_size
+        bundle["GPU"] = engine.tensor_parallel_size * share
     names = "engine.num_engines, engine.tensor_parallel_size, engine.cpus_per_engine"
     return Demand("vLLM engine(s)", num, bundle, names)
 
 
-def training_demand(training: TrainingConfig, name: str) -> Demand:
+def training_demand(training: TrainingConfig, name: str, layout: str) -> Demand:
     """The workers of a training, all at once."""
-    bundle: dict[str, float] = {"CPU": training.cpus_per_worker}
+    share = TRAINING_SHARE if layout == "colocated" else 1
+    bundle: dict[str, float] = {"CPU": training.cpus_per_worker * share}
     if training.use_gpu:
-        bundle["GPU"] = 1
+        bundle["GPU"] = share
     names = f"{name}.num_workers, {name}.cpus_per_worker"
     return Demand("training worker(s)", training.num_workers, bundle, names)
 
@@ -75,7 +82,10 @@ def demands_of(config: Config) -> list[Demand]:
     """The resources that each kind of stage needs at once to run at all."""
     return [
         engine_demand(config.engine, config.engine.num_engines[0]),
-        *(training_demand(training, name) for name, training in config.trainings().items()),
+        *(
+            training_demand(training, name, config.engine.layout)
+            for name, training in config.trainings().items()
+        ),
     ]
 
 

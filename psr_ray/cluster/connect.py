@@ -43,10 +43,13 @@ def start_local(num_gpus: int, telemetry: TelemetryConfig) -> None:
     import ray
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    slots = (os.cpu_count() or 1) + SPARE_SLOTS
+    # by the number of cores it warns of "a large number of actors", of which most here wait
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(slots))
     with on_loopback() as arguments:
         ray.init(
             address="local",
-            num_cpus=(os.cpu_count() or 1) + SPARE_SLOTS,
+            num_cpus=slots,
             num_gpus=num_gpus,
             include_dashboard=False,
             log_to_driver=telemetry.logs == "json",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,10 @@ from psr_ray.config.base import Frozen, Positive, Probability, Share
 class EngineConfig(Frozen):
     num_engines: tuple[Positive, Positive] = (1, 1)
     """Least and most vLLM engines; the pool grows and shrinks between them."""
+    layout: Literal["restart", "colocated", "apart"] = "restart"
+    """During training engines are ended (``restart``: they start again for each model), asleep on the
+    resources that training uses, too (``colocated``: one GPU an engine), or kept beside it (``apart``).
+    The last two load a new model in place, and prove it."""
     cpus_per_engine: Positive = 1
     """CPU cores reserved for an engine."""
     tensor_parallel_size: Annotated[int, Field(ge=0)] = 1
@@ -47,5 +51,14 @@ class EngineConfig(Frozen):
             raise ValueError(
                 "`kv_cache_gib` must be set where `tensor_parallel_size` is 0 (CPU): "
                 "vLLM would take nearly all memory"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def colocated_takes_one_gpu(self) -> EngineConfig:
+        if self.layout == "colocated" and self.tensor_parallel_size > 1:
+            raise ValueError(
+                "`layout: colocated` shares one GPU between an engine and a training worker, "
+                f"`tensor_parallel_size` is {self.tensor_parallel_size}: take `restart` or `apart`"
             )
         return self

@@ -25,7 +25,9 @@ from psr_ray.inference.vllm_api import (
     engine_arguments,
     engine_environment,
     sampling_params,
+    scoring_params,
 )
+from psr_ray.inference.weights import Proof
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, ModelRole
 
 if TYPE_CHECKING:
@@ -145,6 +147,51 @@ class VllmEngine:
         """Empty the prefix cache. No task may be in flight."""
         for engine in self._engines.values():
             engine.reset_prefix_cache()
+
+    def load(self, folder: str) -> None:
+        """Load the policy's weights from a folder of the same architecture, in place. No task may be in
+        flight."""
+        asleep = self.is_asleep
+        for role, engine in self._engines.items():
+            if asleep:
+                engine.wake_up(["weights"])
+            if role == "policy":
+                engine.collective_rpc("load_in_place", args=(folder,))
+            if asleep:
+                engine.wake_up(["kv_cache"])
+        self.forget_prefixes()
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until ``load``: the policy's weights go, M1's are kept in main
+        memory. No task may be in flight."""
+        for role, engine in self._engines.items():
+            engine.sleep(level=2 if role == "policy" else 1)
+
+    @property
+    def is_asleep(self) -> bool:
+        return bool(self._engines["policy"].is_sleeping())
+
+    def answers(self, proof: Proof) -> list[float]:
+        """The policy's log-probabilities of a proof's completions. No task may be in flight."""
+        engine, found = self._engines["policy"], dict[str, float]()
+        pairs = zip(proof.prompt_ids, proof.completion_ids, strict=True)
+        for number, (prompt_ids, completion_ids) in enumerate(pairs):
+            engine.add_request(
+                f"proof-{number}",
+                {"prompt_token_ids": [*prompt_ids, *completion_ids]},
+                scoring_params(),
+            )
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                number = int(output.request_id.removeprefix("proof-"))
+                ids = proof.completion_ids[number]
+                found[output.request_id] = sum(
+                    logprobs[token].logprob
+                    for token, logprobs in zip(
+                        ids, output.prompt_logprobs[-len(ids) :], strict=True
+                    )
+                )
+        return [found[f"proof-{number}"] for number in range(len(found))]
 
     def close(self) -> None:
         """End the engine's thread once the tasks in flight have ended."""

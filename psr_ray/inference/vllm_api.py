@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from psr_ray.config import EngineConfig, ModelConfig
+from psr_ray.inference.weights import ReloadingWorker
 from psr_ray.method.generation import Completion, Finish, GenerationRequest
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def engine_arguments(
         "generation_config": "vllm",
         "load_format": "safetensors",  # never a pickle
         "hf_overrides": with_exact_logits,
+        "worker_extension_cls": f"{ReloadingWorker.__module__}.{ReloadingWorker.__qualname__}",
     }
     if settings.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
@@ -73,6 +75,8 @@ def engine_arguments(
             "tensor_parallel_size": settings.tensor_parallel_size,
             "gpu_memory_utilization": settings.gpu_memory_utilization / num_models,
         }
+        if settings.layout == "colocated":
+            arguments["enable_sleep_mode"] = True
         if settings.tensor_parallel_size > 1:
             arguments["distributed_executor_backend"] = "mp"
     return arguments
@@ -106,6 +110,13 @@ def sampling_params(request: GenerationRequest, seed: int | None = None) -> Samp
             else RequestOutputKind.CUMULATIVE
         ),
     )
+
+
+def scoring_params() -> SamplingParams:
+    """vLLM's parameters for a request of which only the prompt's log-probabilities are wanted."""
+    from vllm import SamplingParams
+
+    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
 
 
 def choice_place(token_ids: Sequence[int], request: GenerationRequest) -> int | None:

@@ -72,7 +72,7 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
     learned_from: Json = done.get(f"search-{number - 1}") or {}
     entry: Json = {"name": name}
     for key, value in evaluation.items():
-        if key not in ("stage", "key", "search", "wall_s"):
+        if key not in ("stage", "key", "search", "wall_s", "engine_starts"):
             entry[key] = value
     entry |= {key: search.get(key) for key in SEARCH_FIGURES}
     if entry["unparsable_share"] is None:
@@ -129,6 +129,9 @@ def summarize(run: RunDirectory) -> Json:
         },
         "num_failed_input_rows": data.get("num_failed", 0),
         "wall_s": wall,
+        "engine_starts": sum(
+            (planned.stage.manifest or {}).get("engine_starts", 0) for planned in plan
+        ),
         "versions": versions(),
         "peak_rss_bytes": (read_json(run.path / MEMORY_FILE) or {}).get("peak_rss_bytes"),
     }

@@ -32,6 +32,7 @@ from psr_ray.training.losses import LossTerm, Metrics, dpo_term, objective_of, s
 from psr_ray.training.metrics import MetricsWriter
 from psr_ray.training.microbatches import MicroBatch, microbatches_of
 from psr_ray.training.packs import pack_trees
+from psr_ray.training.proof import write_proof
 from psr_ray.training.reference import TOLERANCES, changes_of, check_packing, reference_of
 
 Sums = dict[str, float]
@@ -83,6 +84,9 @@ class Trainer:
         if self.data.pair_plan:
             learned = changes_of(self.engine, self.data.pairs, self.reference, worker, budget)
         writer.close()
+        lora = self.training.lora
+        if lora is None or not lora.four_bit:  # what is exported then is not what was trained
+            write_proof(self.engine, first, job.out, worker)
         export(self.model, self.tokenizer, job, worker.rank)
         if worker.rank == 0:
             facts = {

@@ -1,0 +1,180 @@
+"""The engines of a run: started once, kept from stage to stage, replaced where one dies.
+
+Ray Data streams a stage's batches to *clients*, which take no resources; each holds one engine of the
+pool for the stage. The pool is an actor of the command's, so that engines survive the drivers.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from actors.ledger import EngineLedger
+from actors.processes import Process, end_processes, on_nodes
+from actors.remote import result_of, user_error
+from actors.searcher import EngineWorker, StageWork
+from psr_ray.cluster.capacity import engine_demand
+from psr_ray.errors import PsrError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Batches that an engine works on at once, at most; more wait at it.
+MAX_BATCHES = 64
+
+
+class EnginePool:
+    """An actor: starts engines, lends them to clients, ends them."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, Any] = {}
+        self.marks: dict[str, dict[str, Any]] = {}
+        self.leases: dict[tuple[str, str], str] = {}
+        self.num_started = 0
+
+    def begin(self, stage: str) -> int:
+        """A stage begins, perhaps once more: none is lent for it. Returns how many engines there are."""
+        self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
+        return len(self.engines)
+
+    def lend(
+        self, work: StageWork, client: str, worker: type[EngineWorker], broken: str | None
+    ) -> tuple[str, Any]:
+        """An engine for a client of a stage: its own, a free one, or a new one; above the config's
+        number one that others hold, too. ``broken`` names the engine that it had and that died."""
+        stage, most = str(work.folder), work.config.engine.num_engines[1]
+        if broken is not None:
+            self._drop(broken)
+        held = self.leases.get((stage, client))
+        if held not in self.engines:
+            holders = [name for key, name in self.leases.items() if key[0] == stage]
+            by_use = sorted(self.engines, key=holders.count)
+            if by_use and (by_use[0] not in holders or len(by_use) >= most):
+                held = by_use[0]
+            else:
+                held = self._start(work, worker)
+            self.leases[stage, client] = held
+        return held, self.engines[held]
+
+    def ready(self, name: str, mark: dict[str, Any]) -> None:
+        """An engine has started: its node and processes."""
+        self.marks[name] = mark
+
+    def end_engines(self) -> None:
+        """End all engines and wait until their processes have ended, wherever they ran: their GPUs are
+        then free."""
+        by_node: dict[str, list[Process]] = {}
+        for name in list(self.engines):
+            mark = self.marks.get(name)
+            if mark is not None:
+                by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
+            self._drop(name)
+        on_nodes(end_processes, by_node)
+
+    def rest(self, layout: str) -> None:
+        """A training begins: engines end, sleep or stay."""
+        if layout == "restart":
+            self.end_engines()
+        elif layout == "colocated":
+            asleep = {engine.sleep.remote(): name for name, engine in self.engines.items()}
+            for answer, name in asleep.items():
+                try:
+                    ray.get(answer)
+                except ray.exceptions.RayError:  # it died, or cannot: training needs its place
+                    self._drop(name)
+
+    def starts(self) -> int:
+        """How many engines were started so far."""
+        return self.num_started
+
+    def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
+        bundle = dict(engine_demand(work.config.engine).bundle)
+        actor: Any = ray.remote(worker).options(
+            num_cpus=bundle.pop("CPU"),
+            num_gpus=bundle.pop("GPU", 0),
+            max_concurrency=MAX_BATCHES,
+            max_restarts=0,
+        )
+        name = uuid.uuid4().hex[:8]
+        self.engines[name] = actor.remote()
+        self.num_started += 1
+        return name
+
+    def _drop(self, name: str) -> None:
+        engine = self.engines.pop(name, None)
+        if engine is not None:
+            ray.kill(engine)
+        self.leases = {key: held for key, held in self.leases.items() if held != name}
+
+
+class EngineClient:
+    """A Ray Data actor: passes batches on to its engine, and to another where that dies."""
+
+    def __init__(self, pool: Any, work: StageWork, worker: type[EngineWorker]) -> None:
+        self.pool, self.work, self.worker = pool, work, worker
+        self.name = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
+        self.replacing = threading.Lock()
+        self.start_error: PsrError | None = None
+        self.held: tuple[str, Any] | None = None
+        try:
+            self._connect(None)
+        except PsrError as error:
+            if EngineLedger(work.folder).engines():
+                raise  # other engines work: Ray Data tries again, and gives up after a few
+            # raised by the first batch: Ray would pass on text alone from here
+            self.start_error = error
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Have a batch of task rows done; returns counts. Called from many threads."""
+        if self.start_error is not None:
+            raise self.start_error
+        while True:
+            assert self.held is not None
+            name, engine = self.held
+            try:
+                done: pa.Table = ray.get(engine.do.remote(batch))
+                return done
+            except ray.exceptions.RayActorError:
+                self._connect(name)
+            except ray.exceptions.RayTaskError as error:  # a full disk keeps its type
+                raise (user_error(error.cause) or error.cause) from error
+
+    def _connect(self, broken: str | None) -> None:
+        """Get an engine that is ready; ``broken`` is the one that died."""
+        with self.replacing:
+            if self.held is not None and self.held[0] != broken:
+                return  # another thread has replaced it
+            while True:
+                lent = result_of(self.pool.lend.remote(self.work, self.name, self.worker, broken))
+                name, engine = lent
+                try:
+                    mark = result_of(engine.open.remote(self.work, replaces=broken is not None))
+                except ray.exceptions.RayActorError:
+                    broken = name
+                    continue
+                self.pool.ready.remote(name, mark)
+                self.held = lent
+                return
+
+
+@contextmanager
+def engine_pool(**options: Any) -> Iterator[Any]:
+    """A pool on this node, with these options of its actor; its engines end with the block.
+
+    Where its process dies its engines die, and it starts again without any.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(EnginePool)
+    pool = actor.options(scheduling_strategy=here, **options).remote()
+    try:
+        yield pool
+    finally:
+        result_of(pool.end_engines.remote())
+        ray.kill(pool)

@@ -1,0 +1,216 @@
+"""The training workers of a run: Ray Train over DeepSpeed, one group for training after training.
+
+A group's train function asks for a job, does it, and asks for the next one: imports, processes and
+process group are paid once. A group ends where one of its workers dies, where a job needs other workers,
+or where it is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from actors.remote import result_of, user_error
+from psr_ray.cluster.capacity import Demand, training_demand
+from psr_ray.errors import PsrError, first_line, last_line
+from psr_ray.storage.locations import is_remote, store_of
+from psr_ray.training.job import TrainingJob, environment
+
+# Times a group of workers may fail to start, or to find its resources within a minute.
+MAX_FAILED_STARTS = 20
+# Seconds that a group has to end by itself.
+END_S = 60.0
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a group ended before its training did: the error's last line, all of it, whether a worker died
+    without a word."""
+
+    reason: str
+    text: str
+    was_killed: bool
+
+
+class TrainingGroup:
+    """An actor: starts a group of workers, gives it jobs, ends it. Jobs are numbered from 0."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self.keep = keep
+        self.jobs: list[TrainingJob] = []
+        self.finished_by: set[int] = set()
+        self.num_finished = 0
+        self.is_closing = False
+        self.changed = asyncio.Condition()
+        self.running: asyncio.Future[Death | None] | None = None
+
+    async def is_up(self, job: TrainingJob) -> bool:
+        """Whether there is a group that can take this job."""
+        same = bool(self.jobs) and workers_of(self.jobs[-1]) == workers_of(job)
+        return self.running is not None and not self.running.done() and same
+
+    async def train(self, job: TrainingJob) -> Death | None:
+        """Have a job done, by a new group where there is none for it; a job that is being done is waited
+        for. Returns how the group died, None where the job is done. Raises a worker's ``PsrError``."""
+        up = await self.is_up(job)
+        if not (up and self.jobs[-1] == job and self.num_finished < len(self.jobs)):
+            if not up:
+                await self.end()
+                self.num_finished = len(self.jobs)  # what died with its group is given again
+                handle, number = ray.get_runtime_context().current_actor, len(self.jobs)
+                self.is_closing = False
+                self.running = asyncio.ensure_future(asyncio.to_thread(fit, job, handle, number))
+                self.running.add_done_callback(lambda _: asyncio.ensure_future(self._tell()))
+            self.jobs.append(job)
+            await self._tell()
+        number, running = len(self.jobs), self.running
+        assert running is not None
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.num_finished >= number or running.done())
+        if self.num_finished < number:
+            return running.result() or Death(
+                "its workers ended", "its workers ended", was_killed=True
+            )
+        if not self.keep:
+            await self.end()
+        return None
+
+    async def next(self, number: int) -> TrainingJob | None:
+        """The job of a number, once it is there; None where the group is to end."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
+        return self.jobs[number] if len(self.jobs) > number else None
+
+    async def finished(self, number: int, rank: int) -> None:
+        """A worker has done its part of a job and freed its memory."""
+        self.finished_by.add(rank)
+        if len(self.finished_by) == self.jobs[number].training.num_workers:
+            self.finished_by, self.num_finished = set(), number + 1
+            await self._tell()
+
+    async def end(self) -> None:
+        """End the group, once its job is done."""
+        running, self.running = self.running, None
+        self.is_closing, self.finished_by = True, set()
+        await self._tell()
+        if running is not None:
+            await asyncio.wait([running], timeout=END_S)
+
+    async def _tell(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+
+@contextmanager
+def training_group(*, keep: bool, **options: Any) -> Iterator[Any]:
+    """A group's actor, with these options; its workers end with the block."""
+    actor: Any = ray.remote(num_cpus=0)(TrainingGroup)
+    group = actor.options(max_concurrency=1000, **options).remote(keep=keep)
+    try:
+        yield group
+    except BaseException:
+        ray.kill(group)  # its workers go with it, whatever they do
+        raise
+    result_of(group.end.remote())
+    ray.kill(group)
+
+
+def workers_of(job: TrainingJob) -> tuple[Any, ...]:
+    """What a job asks of its workers: jobs that ask for the same can have the same group."""
+    demand, training = demand_of(job), job.training
+    return demand.num, demand.bundle, training.use_gpu, environment(training)
+
+
+def demand_of(job: TrainingJob) -> Demand:
+    """The resources of a training's workers."""
+    return training_demand(job.training, job.kind, job.config.engine.layout)
+
+
+def fit(job: TrainingJob, group: Any, number: int) -> Death | None:
+    """A group of workers from its first job, of this number, to its end."""
+    from ray.train import (
+        ControllerError,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
+    from ray.train.torch import TorchConfig
+
+    from actors.ray_train_internals import CleanTrainer
+
+    training = job.training
+    trainer = CleanTrainer(
+        train_on_worker,
+        train_loop_config={"group": group, "number": number},
+        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=training.num_workers,
+            use_gpu=training.use_gpu,
+            resources_per_worker=demand_of(job).bundle,
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            failure_config=FailureConfig(controller_failure_limit=MAX_FAILED_STARTS),
+            **storage_settings(job.out),
+            worker_runtime_env={"env_vars": environment(training)},
+        ),
+    )
+    try:
+        trainer.fit()
+    except ControllerError as error:
+        raise PsrError(
+            f"{job.stage}: {training.num_workers} training workers could not be started "
+            f"({first_line(error.controller_failure)}); see that the cluster has their CPUs, GPUs "
+            "and memory, then rerun the command to resume"
+        ) from error
+    except TrainingFailedError as error:
+        for cause in getattr(error, "worker_failures", {}).values():
+            found = user_error(cause)
+            if found is not None:
+                raise found from error
+        return Death(last_line(error), str(error), was_killed(error))
+    return None
+
+
+def train_on_worker(settings: dict[str, Any]) -> None:
+    """Run by Ray Train in each worker, inside its process group."""
+    import gc
+
+    import torch
+    from ray.train import get_context
+
+    from psr_ray.training.trainer import Trainer
+
+    group, number, rank = settings["group"], settings["number"], get_context().get_world_rank()
+    while (job := ray.get(group.next.remote(number))) is not None:
+        Trainer(job).run()
+        gc.collect()  # engine, hooks and model refer to each other
+        if job.training.use_gpu:
+            torch.cuda.empty_cache()
+        ray.get(group.finished.remote(number, rank))
+        number += 1
+
+
+def storage_settings(folder: Path) -> dict[str, Any]:
+    """Ray Train's settings for what it keeps of its own, in a training's folder."""
+    if not is_remote(folder):
+        return {"storage_path": str(folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    files, name = store_of(folder)
+    return {"storage_path": name, "storage_filesystem": PyFileSystem(FSSpecHandler(files))}
+
+
+def was_killed(error: Any) -> bool:
+    """Whether a worker of a training died without a word; its peers fail where they wait for it."""
+    causes = getattr(error, "worker_failures", {}).values()
+    found = [getattr(cause, "health_check_failure", cause) for cause in causes]
+    return any(isinstance(cause, RayActorError) for cause in found)
