@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from actors.remote import result_of
-from psr_ray.cluster.capacity import check_capacity, demands_of
+from psr_ray.cluster.capacity import check_apart, check_capacity, demands_of
 from psr_ray.config import Config
 from psr_ray.data.stage import check_sources
 from psr_ray.errors import PsrError, first_line
@@ -125,7 +125,9 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
         from actors.training_group import training_group
         from psr_ray.cluster.nodes import check_nodes, node_kinds
 
-        check_capacity(demands_of(config), node_kinds())
+        kinds = node_kinds()
+        check_capacity(demands_of(config), kinds)
+        check_apart(config, kinds)
         check_nodes(config.run_dir / CONFIG_FILE)
         actor_class: Any = IterationDriver
         here = ray.get_runtime_context()

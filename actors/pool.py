@@ -39,6 +39,7 @@ class EnginePool:
 
     def begin(self, stage: str) -> int:
         """A stage begins, perhaps once more: none is lent for it. Returns how many engines there are."""
+        self._drop_pending()
         self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
         return len(self.engines)
 
@@ -77,16 +78,10 @@ class EnginePool:
         on_nodes(end_processes, by_node)
 
     def rest(self, layout: str) -> None:
-        """A training begins: engines end, sleep or stay."""
+        """A training begins: engines end, or stay as they are."""
+        self._drop_pending()
         if layout == "restart":
             self.end_engines()
-        elif layout == "colocated":
-            asleep = {engine.sleep.remote(): name for name, engine in self.engines.items()}
-            for answer, name in asleep.items():
-                try:
-                    ray.get(answer)
-                except ray.exceptions.RayError:  # it died, or cannot: training needs its place
-                    self._drop(name)
 
     def starts(self) -> int:
         """How many engines were started so far."""
@@ -104,6 +99,11 @@ class EnginePool:
         self.engines[name] = actor.remote()
         self.num_started += 1
         return name
+
+    def _drop_pending(self) -> None:
+        """End the engines that an earlier stage asked for and that never got a place."""
+        for name in set(self.engines) - set(self.marks):
+            self._drop(name)
 
     def _drop(self, name: str) -> None:
         engine = self.engines.pop(name, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +40,15 @@ UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A model that an engine holds: where it was, and its weights' fingerprint."""
+
+    model: str
+    weights: str
+    first: str | None
+
+
+@dataclass(frozen=True)
 class StageWork:
     """What an engine does in a stage: by which model (with M1 beside it, where ``first`` is given), and
     where its rows go."""
@@ -58,7 +67,7 @@ class EngineWorker:
     mark: Json
 
     def __init__(self) -> None:
-        self.loaded: tuple[str, str | None] | None = None
+        self.loaded: Loaded | None = None
         self.opening = threading.Lock()
         self.alone = threading.Lock()
         self.ending = threading.Lock()
@@ -104,34 +113,32 @@ class EngineWorker:
         ranking_factory(config)
         model = local_copy(work.model)
         first = None if work.first is None else local_copy(work.first)
-        wanted = fingerprint(model), None if first is None else fingerprint(first)
+        wanted, held = (
+            Loaded(work.model, fingerprint(model, num_windows=256), work.first),
+            self.loaded,
+        )
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         proof = proof_of(work.model)
-        if self.loaded is None:
+        if held is not None and not self.engine.is_idle:
+            self._end("rows of another stage are in flight")  # its driver died
+        if held is None:
             self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
             if proof is not None:
                 wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
                 if wrong is not None:
                     self.log.warning("a fresh engine and the trainer disagree: %s", wrong)
-        elif wanted[0] != self.loaded[0]:
+        elif (wanted.model, wanted.weights) != (held.model, held.weights):
             if proof is None:
                 self._end(f"{work.model} has no proof by which it could be loaded in place")
-            before = None if self.engine.is_asleep else self.engine.answers(proof)
+            before = self.engine.answers(proof)
             self.engine.load(model)
             wrong = doubt(proof, self.engine.answers(proof), before, config.model.dtype)
             if wrong is not None:
                 self._end(f"weights that were loaded in place are stale or not whole: {wrong}")
-        if self.loaded is not None and wanted[1] not in (None, self.loaded[1]):
+        if held is not None and wanted.first not in (None, held.first):
             self._end("a judging model is wanted that it was not started with")
-        self.loaded = wanted[0], wanted[1] if self.loaded is None else self.loaded[1]
-
-    def sleep(self) -> None:
-        """Free the GPU's memory until the next stage; the weights are then loaded again."""
-        if self.work is not None and self.work.config.engine.tensor_parallel_size:
-            self.engine.sleep()
-            self.loaded = None if self.loaded is None else ("asleep", self.loaded[1])
-        self.work = None
+        self.loaded = wanted if held is None else replace(wanted, first=held.first)
 
     def do(self, batch: pa.Table) -> pa.Table:
         """Do a batch of the stage's task rows; return counts when all are in shards. Called from many
@@ -175,6 +182,7 @@ class EngineWorker:
             if not self.engine.is_alive:
                 self._end(str(error))
             result = failed_row(row, error)
+        result["weights"] = None if self.loaded is None else self.loaded.weights[:16]
         self.shards.add(key_of(row)[0], result)
         self.metrics.add(row["task"], result)
         facts = {"problem": row["id"], "task": row["task"], "tokens": num_tokens(result)}
@@ -214,4 +222,5 @@ class EngineWorker:
 
     def _place(self, name: str) -> tuple[Path, pa.Schema]:
         """The folder and the columns of an output (``benchmark-solve``: those of the task ``solve``)."""
-        return self.folder / name, TASKS[name.rpartition("-")[2]].schema
+        schema = TASKS[name.rpartition("-")[2]].schema
+        return self.folder / name, schema.append(pa.field("weights", pa.string()))

@@ -24,7 +24,7 @@ from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import Config
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import read_table
-from psr_ray.storage.shards import drop_doubles, drop_failed, failed, finished_ids
+from psr_ray.storage.shards import drop_doubles, drop_failed, failed, finished_ids, weights_of
 from psr_ray.telemetry.progress import ProgressWriter
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
@@ -105,6 +105,12 @@ def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: floa
             raise PsrError(
                 f"{folder}: {found} {name} rows of {num_expected} came back; rerun the command to do "
                 "the rest"
+            )
+        weights = weights_of(folder / name)
+        if len(weights) > 1:
+            raise PsrError(
+                f"{folder}: {name} rows of {len(weights)} models ({', '.join(sorted(weights))}); delete "
+                "the folder and rerun the command"
             )
     for name, num_expected in expected.items():
         reasons = failed(folder / name)

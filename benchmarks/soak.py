@@ -31,7 +31,7 @@ from benchmarks.heads import Head
 from benchmarks.whole import expected_and_found
 
 VICTIMS = {
-    "engine killed": "MapWorker",
+    "engine killed": "EngineWorker",
     "training worker killed": "RayTrainWorker",
     "driver actor killed": "IterationDriver",
 }

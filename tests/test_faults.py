@@ -56,7 +56,7 @@ def ids_in(folder):
 
 def engines():
     """Processes of engine workers of this Ray."""
-    return children(os.getpid(), "MapWorker")
+    return children(os.getpid(), "EngineWorker")
 
 
 class Saboteur(threading.Thread):
@@ -147,7 +147,7 @@ def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
 )
 def test_what_a_worker_raises_reaches_the_command_as_it_is(ray_up, tmp_path, error, said):
     class Failing(EngineWorker):
-        def __call__(self, batch):
+        def do(self, batch):
             raise error
 
     _, do = stage(tmp_path, 4, "solve")

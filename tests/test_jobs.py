@@ -61,7 +61,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
             assert time.time() < started + 480, head.get("/api/jobs/first/logs")
             time.sleep(0.5)
         kept = {path: path.stat().st_mtime for path in run_dir.glob("*/*/part-*.parquet")}
-        ours = head.processes("jobs/run.py", "MapWorker", "IterationDriver", "EngineCore")
+        ours = head.processes("jobs/run.py", "EngineWorker", "IterationDriver", "EngineCore")
         assert len(ours) >= 3
         assert "is running it, job first" in status().stdout
         counted = exported(head.metrics)
@@ -73,7 +73,9 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         _, alive = psutil.wait_procs(ours, timeout=END_S)
         assert not alive, [p.cmdline() for p in alive]
         seconds = time.time() - stopped
-        assert not head.processes("jobs/run.py", "MapWorker", "IterationDriver", "RayTrainWorker")
+        assert not head.processes(
+            "jobs/run.py", "EngineWorker", "IterationDriver", "RayTrainWorker"
+        )
         assert "not running: rerun the command" in status().stdout
 
         code = f"""

@@ -53,27 +53,25 @@ def resources_text(resources: Resources) -> str:
     return ", ".join(f"{value:g} {name}" for name, value in shown if value) or "nothing"
 
 
-# Shares of a GPU, and of CPU cores, in the layout `colocated`: one engine and one worker fit on a GPU,
-# two engines do not.
-ENGINE_SHARE, TRAINING_SHARE = 0.51, 0.49
+# In the layout `colocated` engines and training workers reserve half of the cores that they use: they
+# never work at the same time.
+SHARES = {"restart": 1.0, "colocated": 0.5, "apart": 1.0}
 
 
 def engine_demand(engine: EngineConfig, num: int = 1) -> Demand:
     """Engines: an actor each, whose GPUs are of one node."""
-    share = ENGINE_SHARE if engine.layout == "colocated" else 1
-    bundle: dict[str, float] = {"CPU": engine.cpus_per_engine * share}
+    bundle: dict[str, float] = {"CPU": engine.cpus_per_engine * SHARES[engine.layout]}
     if engine.tensor_parallel_size:
-        bundle["GPU"] = engine.tensor_parallel_size * share
+        bundle["GPU"] = engine.tensor_parallel_size
     names = "engine.num_engines, engine.tensor_parallel_size, engine.cpus_per_engine"
     return Demand("vLLM engine(s)", num, bundle, names)
 
 
 def training_demand(training: TrainingConfig, name: str, layout: str) -> Demand:
     """The workers of a training, all at once."""
-    share = TRAINING_SHARE if layout == "colocated" else 1
-    bundle: dict[str, float] = {"CPU": training.cpus_per_worker * share}
+    bundle: dict[str, float] = {"CPU": training.cpus_per_worker * SHARES[layout]}
     if training.use_gpu:
-        bundle["GPU"] = share
+        bundle["GPU"] = 1
     names = f"{name}.num_workers, {name}.cpus_per_worker"
     return Demand("training worker(s)", training.num_workers, bundle, names)
 
@@ -87,6 +85,23 @@ def demands_of(config: Config) -> list[Demand]:
             for name, training in config.trainings().items()
         ),
     ]
+
+
+def check_apart(config: Config, kinds: Sequence[NodeKind] | None) -> None:
+    """Raises ``PsrError`` where engines and training can never stand beside each other, as the layout
+    `apart` wants it."""
+    if kinds is None or config.engine.layout != "apart":
+        return
+    engines, *trainings = demands_of(config)
+    for name in ("CPU", "GPU"):
+        there = sum(kind.count * kind.resources.get(name, 0) for kind in kinds)
+        most = max(training.num * training.bundle.get(name, 0) for training in trainings)
+        wanted = engines.num * engines.bundle.get(name, 0) + most
+        if wanted > there:
+            raise PsrError(
+                f"engine.layout apart: engines and training ask for {wanted:g} {name} together, the "
+                f"cluster can have {there:g}; take engine.layout restart, or add nodes"
+            )
 
 
 def places_on(resources: Resources, bundle: Resources) -> int:

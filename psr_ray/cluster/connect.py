@@ -28,7 +28,7 @@ def wanted_gpus(config: Config) -> int:
     training = max(
         training.num_workers if training.use_gpu else 0 for training in config.trainings().values()
     )
-    return max(engines, training)
+    return engines + training if config.engine.layout == "apart" else max(engines, training)
 
 
 def local_gpus() -> int:

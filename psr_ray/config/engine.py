@@ -13,9 +13,9 @@ class EngineConfig(Frozen):
     num_engines: tuple[Positive, Positive] = (1, 1)
     """Least and most vLLM engines; the pool grows and shrinks between them."""
     layout: Literal["restart", "colocated", "apart"] = "restart"
-    """During training engines are ended (``restart``: they start again for each model), asleep on the
-    resources that training uses, too (``colocated``: one GPU an engine), or kept beside it (``apart``).
-    The last two load a new model in place, and prove it."""
+    """During training engines end (``restart``: they start again for each model), wait on the cores
+    that training uses (``colocated``: CPU only), or have their own (``apart``). The last two load each
+    model in place, prove it, and keep the training workers, too."""
     cpus_per_engine: Positive = 1
     """CPU cores reserved for an engine."""
     tensor_parallel_size: Annotated[int, Field(ge=0)] = 1
@@ -55,10 +55,10 @@ class EngineConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def colocated_takes_one_gpu(self) -> EngineConfig:
-        if self.layout == "colocated" and self.tensor_parallel_size > 1:
+    def colocated_is_for_cpu(self) -> EngineConfig:
+        if self.layout == "colocated" and self.tensor_parallel_size:
             raise ValueError(
-                "`layout: colocated` shares one GPU between an engine and a training worker, "
-                f"`tensor_parallel_size` is {self.tensor_parallel_size}: take `restart` or `apart`"
+                "`layout: colocated` is for engines on CPU (`tensor_parallel_size: 0`): an engine and a "
+                "training worker do not share a GPU yet; take `restart` or `apart`"
             )
         return self

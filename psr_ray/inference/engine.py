@@ -143,6 +143,11 @@ class VllmEngine:
                 num[role] += waiting.request.num_samples
         return list(names.values())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no task is in flight."""
+        return not self._open and self._incoming.empty()
+
     def forget_prefixes(self) -> None:
         """Empty the prefix cache. No task may be in flight."""
         for engine in self._engines.values():
@@ -151,25 +156,8 @@ class VllmEngine:
     def load(self, folder: str) -> None:
         """Load the policy's weights from a folder of the same architecture, in place. No task may be in
         flight."""
-        asleep = self.is_asleep
-        for role, engine in self._engines.items():
-            if asleep:
-                engine.wake_up(["weights"])
-            if role == "policy":
-                engine.collective_rpc("load_in_place", args=(folder,))
-            if asleep:
-                engine.wake_up(["kv_cache"])
+        self._engines["policy"].collective_rpc("load_in_place", args=(folder,))
         self.forget_prefixes()
-
-    def sleep(self) -> None:
-        """Give the GPU's memory back until ``load``: the policy's weights go, M1's are kept in main
-        memory. No task may be in flight."""
-        for role, engine in self._engines.items():
-            engine.sleep(level=2 if role == "policy" else 1)
-
-    @property
-    def is_asleep(self) -> bool:
-        return bool(self._engines["policy"].is_sleeping())
 
     def answers(self, proof: Proof) -> list[float]:
         """The policy's log-probabilities of a proof's completions. No task may be in flight."""

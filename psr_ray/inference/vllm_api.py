@@ -75,8 +75,6 @@ def engine_arguments(
             "tensor_parallel_size": settings.tensor_parallel_size,
             "gpu_memory_utilization": settings.gpu_memory_utilization / num_models,
         }
-        if settings.layout == "colocated":
-            arguments["enable_sleep_mode"] = True
         if settings.tensor_parallel_size > 1:
             arguments["distributed_executor_backend"] = "mp"
     return arguments

@@ -77,6 +77,14 @@ def drop_doubles(folder: Path) -> int:
     return len(seen)
 
 
+def weights_of(folder: Path) -> set[str]:
+    """The fingerprints of the weights that made a folder's rows."""
+    found = (
+        read_table(path, ["weights"])["weights"].unique().to_pylist() for path in shards(folder)
+    )
+    return {value for values in found for value in values if value is not None}
+
+
 def failed(folder: Path) -> dict[str, str]:
     """The reasons of the rows that failed, by their ids."""
     columns = (read_table(path, ["id", "error"]).to_pylist() for path in shards(folder))
