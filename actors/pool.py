@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Batches that an engine works on at once, at most; more wait at it.
 MAX_BATCHES = 64
+# What a call to an engine whose process has died raises.
+DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 
 
 class EnginePool:
@@ -139,7 +141,7 @@ class EngineClient:
             try:
                 done: pa.Table = ray.get(engine.do.remote(batch))
                 return done
-            except ray.exceptions.RayActorError:
+            except DEATHS:
                 self._connect(name)
             except ray.exceptions.RayTaskError as error:  # a full disk keeps its type
                 raise (user_error(error.cause) or error.cause) from error
@@ -154,7 +156,7 @@ class EngineClient:
                 name, engine = lent
                 try:
                     mark = result_of(engine.open.remote(self.work, replaces=broken is not None))
-                except ray.exceptions.RayActorError:
+                except DEATHS:
                     broken = name
                     continue
                 self.pool.ready.remote(name, mark)
@@ -176,5 +178,6 @@ def engine_pool(**options: Any) -> Iterator[Any]:
     try:
         yield pool
     finally:
-        result_of(pool.end_engines.remote())
-        ray.kill(pool)
+        with suppress(ray.exceptions.RayError):  # where Ray itself has ended, so have they
+            ray.get(pool.end_engines.remote())
+            ray.kill(pool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,16 +110,16 @@ class TrainingGroup:
 
 @contextmanager
 def training_group(*, keep: bool, **options: Any) -> Iterator[Any]:
-    """A group's actor, with these options; its workers end with the block."""
-    actor: Any = ray.remote(num_cpus=0)(TrainingGroup)
+    """A group's actor, with these options; its workers end with the block. Where its process dies they
+    die with it, and it starts again without any."""
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(TrainingGroup)
     group = actor.options(max_concurrency=1000, **options).remote(keep=keep)
     try:
         yield group
-    except BaseException:
-        ray.kill(group)  # its workers go with it, whatever they do
-        raise
-    result_of(group.end.remote())
-    ray.kill(group)
+        result_of(group.end.remote())
+    finally:
+        with suppress(ray.exceptions.RayError):
+            ray.kill(group)  # and with it its workers, whatever they do
 
 
 def workers_of(job: TrainingJob) -> tuple[Any, ...]:

@@ -46,7 +46,7 @@ def write_preferences(folder):
     )
 
 
-def train(folder, out, kind, *overrides):
+def train(folder, out, kind, *overrides, group=None):
     """Train under Ray Train and return weights and the metrics of each step."""
     from actors.trainer import run_training
     from psr_ray.training.job import TrainingJob
@@ -72,7 +72,8 @@ def train(folder, out, kind, *overrides):
             out=out,
             data=folder,
             preferences=folder if kind == "dpo" else None,
-        )
+        ),
+        group,
     )
     model = AutoModelForCausalLM.from_pretrained(out / "model")
     lines = (out / "metrics.jsonl").read_text().splitlines()

@@ -1,0 +1,98 @@
+"""The pool of engines: who gets which, without any process."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from actors.pool import EnginePool
+from actors.searcher import EngineWorker, StageWork
+from psr_ray.cluster.capacity import NodeKind, check_apart, demands_of
+from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+
+
+class Pool(EnginePool):
+    """Engines are names; ``ended`` are those that were ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended = []
+
+    def _start(self, _work, _worker):
+        self.num_started += 1
+        name = f"engine-{self.num_started}"
+        self.engines[name] = name
+        return name
+
+    def _drop(self, name):
+        if self.engines.pop(name, None):
+            self.ended.append(name)
+        self.leases = {key: held for key, held in self.leases.items() if held != name}
+
+
+def work(stage, most=2):
+    config = load_config(ROOT / "configs" / "smoke.yaml", [f"engine.num_engines=[1,{most}]"])
+    return StageWork("model", config, Path(stage))
+
+
+def lend(pool, stage, client, broken=None, most=2):
+    name, _ = pool.lend(work(stage, most), client, EngineWorker, broken)
+    pool.ready(name, {"node": "here", "processes": []})
+    return name
+
+
+def test_clients_of_a_stage_have_engines_of_their_own_and_those_of_another_stage_the_same():
+    pool = Pool()
+    pool.begin("evaluate")
+    first = [lend(pool, "evaluate", client) for client in "ab"]
+    assert len(set(first)) == 2
+    assert lend(pool, "evaluate", "a") == first[0]  # asked again, after its node came back
+    pool.begin("search")
+    assert {lend(pool, "search", client) for client in "cd"} == set(first)
+    assert pool.starts() == 2
+
+
+def test_a_dead_engine_is_replaced_once_and_a_client_beyond_the_most_shares_one():
+    pool = Pool()
+    pool.begin("search")
+    dead, other = lend(pool, "search", "a"), lend(pool, "search", "b")
+    new = lend(pool, "search", "a", broken=dead)
+    assert new not in (dead, other)
+    assert pool.ended == [dead]
+    assert lend(pool, "search", "c") in (new, other)  # its own ended with Ray Data's smaller pool
+    assert pool.starts() == 3
+
+
+def test_a_driver_that_starts_a_stage_again_finds_its_engines_free():
+    pool = Pool()
+    pool.begin("search")
+    engine = lend(pool, "search", "a")
+    assert pool.begin("search") == 1
+    assert lend(pool, "search", "b") == engine
+
+
+def test_engines_that_never_got_a_place_end_with_their_stage():
+    pool = Pool()
+    pool.begin("search")
+    engine = lend(pool, "search", "a")
+    pool.lend(work("search"), "b", EngineWorker, None)  # waits for a node that does not come
+    assert pool.begin("evaluate") == 1
+    assert list(pool.engines) == [engine]
+
+
+def test_engines_and_training_apart_need_room_for_both():
+    config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.layout=apart"])
+    engines, *trainings = demands_of(config)
+    most = engines.num + max(t.num for t in trainings)
+    check_apart(config, [NodeKind("node", {"CPU": most}, 1)])
+    with pytest.raises(
+        PsrError, match=f"ask for {most} CPU together, the cluster can have {most - 1}"
+    ):
+        check_apart(config, [NodeKind("node", {"CPU": most - 1}, 1)])
+    shared = config.model_copy(update={"engine": replace_layout(config.engine, "colocated")})
+    assert [demand.bundle["CPU"] for demand in demands_of(shared)] == [0.5] * 3
+
+
+def replace_layout(engine, layout):
+    return engine.model_copy(update={"layout": layout})

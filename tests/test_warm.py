@@ -1,0 +1,113 @@
+"""Engines and training workers that are kept: the same results as new ones, and fewer starts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import ROOT
+from trainings import train
+
+from benchmarks.heads import children
+from psr_ray.storage.shards import read_rows, shards
+
+pytestmark = pytest.mark.slow
+
+WARM = ["engine.layout=colocated", "engine.seeded_sampling=true"]
+
+
+def run(folder, *settings):
+    command = [sys.executable, "-m", "psr_ray.cli", "run", "--config", "configs/smoke.yaml"]
+    for setting in (f"runs_dir={folder}", "data.heldout.num=8", *settings):
+        command += ["--set", setting]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def rows_of(folder, stage, task):
+    found = {row["id"]: row for row in read_rows(shards(folder / "smoke" / stage / task))}
+    for row in found.values():
+        row.pop("num_cached_tokens", None)
+    return found
+
+
+def finished(process):
+    said = process.communicate(timeout=500)[0]
+    assert process.returncode == 0, said[-3000:]
+
+
+def summary(folder):
+    return json.loads((folder / "smoke" / "summary.json").read_text())
+
+
+def test_a_run_with_kept_engines_makes_the_same_rows_with_one_start(tmp_path):
+    for layout in ("restart", "colocated"):
+        finished(run(tmp_path / layout, *WARM, f"engine.layout={layout}"))
+    for stage, task in [("evaluate-M1", "solve"), ("search-1", "search"), ("evaluate-M2", "solve")]:
+        old, new = (rows_of(tmp_path / layout, stage, task) for layout in ("restart", "colocated"))
+        assert old == new, (stage, task)
+    assert summary(tmp_path / "colocated")["engine_starts"] == 1
+    assert summary(tmp_path / "restart")["engine_starts"] == 3  # M0, M1, M2
+    weights = [
+        {row["weights"] for row in rows_of(tmp_path / "colocated", stage, "solve").values()}
+        for stage in ("evaluate-M0", "evaluate-M1", "evaluate-M2")
+    ]
+    assert [len(values) for values in weights] == [1, 1, 1]
+    assert len(set.union(*weights)) == 3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("when", ["search-1", "evaluate-M2"])
+def test_a_kept_engine_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, record, when):
+    process = run(tmp_path, *WARM)
+    stage = tmp_path / "smoke" / when / "engines"
+    started = []
+
+    def kill():
+        while not (stage / "command.json").exists():  # it is about to load this stage's model
+            time.sleep(0.02)
+        [engine, *_] = children(process.pid, "EngineWorker")
+        os.kill(engine.pid, signal.SIGKILL)
+        started.append(time.time())
+
+    saboteur = threading.Thread(target=kill, daemon=True)
+    saboteur.start()
+    finished(process)
+    assert started
+    assert summary(tmp_path)["engine_starts"] == 2
+    task = "search" if when == "search-1" else "solve"
+    found = list(rows_of(tmp_path, when, task))
+    expected = [row["id"] for row in rows_of(tmp_path, "evaluate-M1", "solve").values()]
+    if when == "search-1":
+        expected = found
+        assert len(found) == 12
+    record(f"kept engine killed as {when} begins", 1, expected, found, time.time() - started[0])
+
+
+def test_a_kept_group_trains_as_new_ones_do(ray_up, preferences, tmp_path):
+    from actors.training_group import training_group
+
+    def weights(model):
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    with training_group(keep=True) as group:
+        workers = []
+        kept = []
+        for kind in ("sft", "dpo", "sft"):
+            out = tmp_path / f"kept-{len(kept)}"
+            model, metrics = train(preferences, out, kind, group=group)
+            kept.append((weights(model), [line["loss"] for line in metrics]))
+            workers.append({worker.pid for worker in children(os.getpid(), "RayTrainWorker")})
+    assert workers[0]
+    assert workers[0] == workers[1] == workers[2]
+    for place, kind in ((0, "sft"), (1, "dpo")):
+        model, metrics = train(preferences, tmp_path / f"new-{kind}", kind)
+        assert [line["loss"] for line in metrics] == pytest.approx(kept[place][1], abs=1e-5)
+        for name, value in weights(model).items():
+            assert (value - kept[place][0][name]).abs().max() < 1e-5, name
+    assert kept[0][1] == pytest.approx(kept[2][1], abs=1e-5)
