@@ -105,8 +105,8 @@ class IterationDriver:
         k, folder = planned.iteration, planned.stage.folder
         config = self.config.in_iteration(k)
         first = self._model("M1") if config.method.first_judges else None
-        num_starts = self._run_engines(planned, [self._data(f"search-{k}")], config, first)
-        return in_task(search_summary, folder) | {"engine_starts": num_starts}
+        used = self._run_engines(planned, [self._data(f"search-{k}")], config, first)
+        return in_task(search_summary, folder) | {"engines": used}
 
     def build_preferences(self, planned: PlannedStage) -> Json:
         searched = self.stages[f"search-{planned.iteration}"].stage.folder
@@ -124,14 +124,14 @@ class IterationDriver:
         inputs = [self._data(name) for name in evaluation_files(config, planned.model)]
         if planned.iteration > 0 and (first / PROBES).is_file():
             inputs.append(first / PROBES)
-        num_starts = self._run_engines(planned, inputs, config)
+        used = self._run_engines(planned, inputs, config)
         if planned.model == "M1" and config.evaluation.num_probes:
             in_task(write_probes, folder, config.evaluation.num_probes, config.seed)
         before = self.stages[f"evaluate-M{max(planned.iteration, 1)}"].stage.folder
         figures = in_task(model_figures, folder, first=first, before=before)
         key, number = self.stages["data"].stage.key, int(planned.model.removeprefix("M"))
         track_evaluation(self.config, folder, key, number, figures)
-        facts = {"engine_starts": num_starts, "measured_with": provenance(self.config)}
+        facts = {"engines": used, "measured_with": provenance(self.config)}
         return figures | facts
 
     def _train(self, planned: PlannedStage, start_from: str, preferences: Path | None) -> Json:
@@ -155,7 +155,7 @@ class IterationDriver:
 
     def _run_engines(
         self, planned: PlannedStage, inputs: list[Path], config: Config, first: str | None = None
-    ) -> int:
+    ) -> Json:
         model, progress = self._model(planned.model), self._progress(planned)
         return run_rows(
             inputs, planned.stage.folder, model, config, progress, first, pool=self.pool

@@ -17,7 +17,7 @@ from psr_ray.storage.files import Row
 class Endpoint:
     """Has the face of an engine; takes rows of the task ``write`` only."""
 
-    is_alive, stalled_s = True, 0.0
+    is_alive, stalled_s, busy_s = True, 0.0, 0.0
 
     def __init__(self, settings: EndpointConfig, max_tokens: int) -> None:
         import openai

@@ -69,6 +69,7 @@ class EngineWorker:
     def __init__(self) -> None:
         self.loaded: Loaded | None = None
         self.opening = threading.Lock()
+        self.told_s = 0.0  # of the engine's busy seconds
         self.alone = threading.Lock()
         self.ending = threading.Lock()
 
@@ -165,7 +166,14 @@ class EngineWorker:
         except BaseException:
             self.shards.flush()
             raise
-        return pa.table({"rows": [len(rows)], "tokens": [tokens]})
+        counts = {"rows": [len(rows)], "tokens": [tokens], "busy_s": [self._busy_s()]}
+        return pa.table(counts)
+
+    def _busy_s(self) -> float:
+        """Seconds that the engine worked since this was last asked."""
+        with self.opening:
+            before, self.told_s = self.told_s, self.engine.busy_s
+            return self.told_s - before
 
     def _submit(self, row: Row) -> Future[Row]:
         future: Future[Row] = self.engine.submit(self._task(row), key_of(row))

@@ -23,7 +23,7 @@ from actors.searcher import EngineWorker, StageWork
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import Config
 from psr_ray.errors import PsrError
-from psr_ray.storage.files import read_table
+from psr_ray.storage.files import Json, read_table
 from psr_ray.storage.shards import drop_doubles, drop_failed, failed, finished_ids, weights_of
 from psr_ray.telemetry.progress import ProgressWriter
 
@@ -44,29 +44,32 @@ def run_rows(
     first: str | None = None,
     worker: type[EngineWorker] = EngineWorker,
     pool: Any = None,
-) -> int:
+) -> Json:
     """Stream all task rows that are not finished yet through the engine pool.
 
     ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
     (benchmarks simulate engines). Without a ``pool`` engines start and end here.
 
-    Returns how many engines were started. Raises ``PsrError`` where rows are missing in the end.
+    Returns what engines it took: ``engine_starts``, ``loading_s`` (the longest start or load) and
+    ``busy_s`` (of all engines). Raises ``PsrError`` where rows are missing in the end.
     """
     paths = list(inputs)
     expected, num_done = in_task(count_rows, paths, folder)
     total = sum(expected.values())
     progress.start(total, num_done)
-    ledger, num_started = EngineLedger(folder), 0
+    ledger = EngineLedger(folder)
+    used: Json = {"engine_starts": 0, "loading_s": 0.0, "busy_s": 0.0}
     if num_done < total:
         ledger.open()
         work = StageWork(model, config, folder, first)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
             before = result_of(engines.starts.remote())
-            stream_rows(paths, total - num_done, work, progress, worker, engines)
-            num_started = result_of(engines.starts.remote()) - before
+            used["busy_s"] = stream_rows(paths, total - num_done, work, progress, worker, engines)
+            used["engine_starts"] = result_of(engines.starts.remote()) - before
+        used["loading_s"] = max((mark["loading_s"] for mark in ledger.engines()), default=0.0)
     ledger.remove()
     in_task(check_rows, folder, expected, config.engine.max_failed_share)
-    return num_started
+    return used
 
 
 def with_names(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -130,9 +133,12 @@ def stream_rows(
     progress: ProgressWriter,
     worker: type[EngineWorker],
     pool: Any,
-) -> None:
-    """The Ray Data pipeline: rows that are not finished, engines, counts."""
+) -> float:
+    """The Ray Data pipeline: rows that are not finished, engines, counts. Returns the seconds that all
+    engines worked."""
     import ray.data
+
+    busy_s = 0.0
 
     config, folder, engine = work.config, work.folder, work.config.engine
     least, most = engine.num_engines
@@ -181,3 +187,5 @@ def stream_rows(
             rows: list[dict[str, Any]] = counts.to_pylist()
             for row in rows:
                 progress.advance(row["rows"], row["tokens"])
+                busy_s += row["busy_s"]
+    return busy_s

@@ -57,7 +57,7 @@ class SimulatedEngine:
     """``submit((row, seconds))`` returns a future of a search row, at once."""
 
     is_alive = True
-    stalled_s = 0.0
+    stalled_s = busy_s = 0.0
 
     def __init__(self, max_open: int, is_ready: Callable[[], bool]) -> None:
         self.max_open = max_open

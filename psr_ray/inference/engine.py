@@ -81,6 +81,8 @@ class VllmEngine:
         self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
         self._death: str | None = None
+        self.busy_s = 0.0
+        """Seconds in steps of the engine so far."""
         self._beat: float | None = (
             None  # when the loop last went round; None while it waits for tasks
         )
@@ -219,7 +221,10 @@ class VllmEngine:
                     self._resume(new, None)
                 for engine in self._engines.values():
                     if engine.has_unfinished_requests():
-                        for output in engine.step():
+                        started = time.perf_counter()
+                        outputs = engine.step()
+                        self.busy_s += time.perf_counter() - started
+                        for output in outputs:
                             self._take(output)
                         self._cut_off()
         except BaseException as error:

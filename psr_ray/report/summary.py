@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from psr_ray.config import Config
 from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
@@ -72,7 +73,7 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
     learned_from: Json = done.get(f"search-{number - 1}") or {}
     entry: Json = {"name": name}
     for key, value in evaluation.items():
-        if key not in ("stage", "key", "search", "wall_s", "engine_starts"):
+        if key not in ("stage", "key", "search", "wall_s", "engines"):
             entry[key] = value
     entry |= {key: search.get(key) for key in SEARCH_FIGURES}
     if entry["unparsable_share"] is None:
@@ -129,12 +130,48 @@ def summarize(run: RunDirectory) -> Json:
         },
         "num_failed_input_rows": data.get("num_failed", 0),
         "wall_s": wall,
-        "engine_starts": sum(
-            (planned.stage.manifest or {}).get("engine_starts", 0) for planned in plan
-        ),
+        "engine_starts": sum(engines_of(planned).get("engine_starts", 0) for planned in plan),
+        "rounds": rounds_of(plan, run.config),
         "versions": versions(),
         "peak_rss_bytes": (read_json(run.path / MEMORY_FILE) or {}).get("peak_rss_bytes"),
     }
+
+
+def engines_of(planned: PlannedStage) -> Json:
+    """What engines a complete stage took; empty where it took none."""
+    found: Json = (planned.stage.manifest or {}).get("engines") or {}
+    return found
+
+
+def rounds_of(plan: list[PlannedStage], config: Config) -> list[Json]:
+    """Where the time of each iteration went, in seconds of wall time, over its complete stages.
+
+    ``start``: engines that start or load a model. ``solve``, ``judge`` and ``evaluate``: steps of the
+    engines (the mean of all; a search's are divided by its tokens). ``train``: optimizer steps.
+    ``other`` is the rest: what a round costs beside its work.
+    """
+    rounds = []
+    for iteration in range(1, config.num_iterations + 1):
+        stages = [p for p in plan if p.iteration == iteration and p.stage.manifest is not None]
+        seconds = dict.fromkeys(("start", "solve", "judge", "train", "evaluate", "other"), 0.0)
+        for planned in stages:
+            facts, engines = planned.stage.manifest or {}, engines_of(planned)
+            busy_s = engines.get("busy_s", 0.0) / config.engine.num_engines[1]
+            parts = {"start": engines.get("loading_s", 0.0), "train": facts.get("steps_s", 0.0)}
+            if planned.kind == "search":
+                tokens = facts.get("num_judge_tokens", 0), facts.get("num_sampled_tokens", 0)
+                parts["judge"] = busy_s * tokens[0] / max(sum(tokens), 1)
+                parts["solve"] = busy_s - parts["judge"]
+            else:
+                parts["evaluate"] = busy_s
+            for name, value in parts.items():
+                seconds[name] += value
+            seconds["other"] += facts["wall_s"] - sum(parts.values())
+        if stages:
+            rounds.append(
+                {"iteration": iteration, "seconds": {n: round(s, 2) for n, s in seconds.items()}}
+            )
+    return rounds
 
 
 def write_summary(run: RunDirectory) -> Json:

@@ -75,7 +75,9 @@ class Trainer:
         progress = ProgressWriter(job.run_dir, job.stage, "steps")
         writer = MetricsWriter(job.out, progress, self.num_steps, worker.rank, num_done, trackers)
         try:
+            started = time.monotonic()
             last = self.run_steps(writer, checkpoints, num_done)
+            steps_s = time.monotonic() - started
         except NotFiniteError as error:
             if worker.rank == 0:
                 keep_batch(job.out, self.terms, error)
@@ -94,6 +96,7 @@ class Trainer:
                 "num_rows": len(self.data.pairs) or len(self.data.examples),
                 "num_dropped": len(self.data.dropped),
                 "dropped": self.data.dropped[:20],
+                "steps_s": steps_s,
                 "last": last,
                 "learned": learned,
             }
