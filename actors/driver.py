@@ -135,8 +135,8 @@ class IterationDriver:
         return figures | facts
 
     def _train(self, planned: PlannedStage, start_from: str, preferences: Path | None) -> Json:
-        folder = planned.stage.folder
-        result_of(self.pool.rest.remote(self.config.engine.layout))
+        folder, engine = planned.stage.folder, self.config.engine
+        result_of(self.pool.rest.remote(engine.layout, engine.num_engines[0]))
         run_training(
             TrainingJob(
                 kind="sft" if preferences is None else "dpo",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.ledger import EngineLedger
+from actors.ledger import EngineLedger, EnginesOnlyDie
 from actors.processes import Process, end_processes, on_nodes
 from actors.remote import result_of, user_error
 from actors.searcher import EngineWorker, StageWork
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 # Batches that an engine works on at once, at most; more wait at it.
 MAX_BATCHES = 64
+# Seconds that an engine has to say whether it is idle.
+ANSWER_S = 5.0
+# Deaths of engines in a row, as they start, after which a client gives up.
+MAX_STARTS = 5
 # What a call to an engine whose process has died raises.
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 
@@ -38,6 +42,7 @@ class EnginePool:
         self.marks: dict[str, dict[str, Any]] = {}
         self.leases: dict[tuple[str, str], str] = {}
         self.num_started = 0
+        self.is_closing = False
 
     def begin(self, stage: str) -> int:
         """A stage begins, perhaps once more: none is lent for it. Returns how many engines there are."""
@@ -53,14 +58,17 @@ class EnginePool:
         stage, most = str(work.folder), work.config.engine.num_engines[1]
         if broken is not None:
             self._drop(broken)
+        if self.is_closing:
+            raise PsrError("the run is ending")
         held = self.leases.get((stage, client))
         if held not in self.engines:
             holders = [name for key, name in self.leases.items() if key[0] == stage]
-            by_use = sorted(self.engines, key=holders.count)
-            if by_use and (by_use[0] not in holders or len(by_use) >= most):
-                held = by_use[0]
-            else:
-                held = self._start(work, worker)
+            free = [name for name in self.engines if name not in holders]
+            if (
+                not free and len(self.engines) >= most
+            ):  # Ray Data has ended a client and starts another
+                free = [name for name in self.engines if self._is_idle(name)] or list(self.engines)
+            held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
         return held, self.engines[held]
 
@@ -68,22 +76,15 @@ class EnginePool:
         """An engine has started: its node and processes."""
         self.marks[name] = mark
 
-    def end_engines(self) -> None:
-        """End all engines and wait until their processes have ended, wherever they ran: their GPUs are
-        then free."""
-        by_node: dict[str, list[Process]] = {}
-        for name in list(self.engines):
-            mark = self.marks.get(name)
-            if mark is not None:
-                by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
-            self._drop(name)
-        on_nodes(end_processes, by_node)
+    def close(self) -> None:
+        """End all engines; no more are lent."""
+        self.is_closing = True
+        self._end(list(self.engines))
 
-    def rest(self, layout: str) -> None:
-        """A training begins: engines end, or stay as they are."""
+    def rest(self, layout: str, num: int) -> None:
+        """A training begins: engines end or, in other layouts, ``num`` of them stay."""
         self._drop_pending()
-        if layout == "restart":
-            self.end_engines()
+        self._end(list(self.engines)[0 if layout == "restart" else num :])
 
     def starts(self) -> int:
         """How many engines were started so far."""
@@ -102,6 +103,23 @@ class EnginePool:
         self.num_started += 1
         return name
 
+    def _end(self, names: Sequence[str]) -> None:
+        """End engines, and wait until their processes and those of engines that died have ended,
+        wherever they ran: their GPUs are then free."""
+        for name in names:
+            self._drop(name)
+        by_node: dict[str, list[Process]] = {}
+        for name in set(self.marks) - set(self.engines):
+            mark = self.marks.pop(name)
+            by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
+        on_nodes(end_processes, by_node)
+
+    def _is_idle(self, name: str) -> bool:
+        try:
+            return bool(ray.get(self.engines[name].is_idle.remote(), timeout=ANSWER_S))
+        except ray.exceptions.RayError:
+            return False
+
     def _drop_pending(self) -> None:
         """End the engines that an earlier stage asked for and that never got a place."""
         for name in set(self.engines) - set(self.marks):
@@ -119,14 +137,14 @@ class EngineClient:
 
     def __init__(self, pool: Any, work: StageWork, worker: type[EngineWorker]) -> None:
         self.pool, self.work, self.worker = pool, work, worker
-        self.name = ray.get_runtime_context().get_actor_id() or uuid.uuid4().hex
+        self.name = uuid.uuid4().hex
         self.replacing = threading.Lock()
         self.start_error: PsrError | None = None
         self.held: tuple[str, Any] | None = None
         try:
             self._connect(None)
         except PsrError as error:
-            if EngineLedger(work.folder).engines():
+            if EngineLedger(work.folder).engines() and not isinstance(error, EnginesOnlyDie):
                 raise  # other engines work: Ray Data tries again, and gives up after a few
             # raised by the first batch: Ray would pass on text alone from here
             self.start_error = error
@@ -151,17 +169,23 @@ class EngineClient:
         with self.replacing:
             if self.held is not None and self.held[0] != broken:
                 return  # another thread has replaced it
-            while True:
+            for _ in range(MAX_STARTS):
                 lent = result_of(self.pool.lend.remote(self.work, self.name, self.worker, broken))
                 name, engine = lent
                 try:
-                    mark = result_of(engine.open.remote(self.work, replaces=broken is not None))
+                    mark = result_of(
+                        engine.open.remote(self.work, self.name, replaces=broken is not None)
+                    )
                 except DEATHS:
                     broken = name
                     continue
                 self.pool.ready.remote(name, mark)
                 self.held = lent
                 return
+            raise EnginesOnlyDie(
+                f"{self.work.folder}: {MAX_STARTS} engines died in a row as they started (out of "
+                "memory? Ray's worker logs say more); finished rows are kept: rerun the command to resume"
+            )
 
 
 @contextmanager
@@ -179,5 +203,5 @@ def engine_pool(**options: Any) -> Iterator[Any]:
         yield pool
     finally:
         with suppress(ray.exceptions.RayError):  # where Ray itself has ended, so have they
-            ray.get(pool.end_engines.remote())
+            ray.get(pool.close.remote())
             ray.kill(pool)

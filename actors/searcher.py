@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from concurrent.futures import Future, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger
 from actors.processes import end_this_process
 from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA, key_of
-from psr_ray.errors import PsrError
+from psr_ray.errors import PsrError, first_line
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
 from psr_ray.inference.weights import doubt, proof_of
@@ -57,6 +58,8 @@ class StageWork:
     config: Config
     folder: Path
     first: str | None = None
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """A driver that starts the stage again does not get the rows of the one that died."""
 
 
 class EngineWorker:
@@ -70,16 +73,23 @@ class EngineWorker:
         self.loaded: Loaded | None = None
         self.opening = threading.Lock()
         self.told_s = 0.0  # of the engine's busy seconds
+        self.num_open = 0  # batches
+        self.client = ""
         self.alone = threading.Lock()
         self.ending = threading.Lock()
 
-    def open(self, work: StageWork, *, replaces: bool = False) -> Json:
-        """Be ready for a stage's rows: start the engine, or load its model in place. No rows of another
-        stage may be left. Returns the engine's node, processes and load time.
+    def open(self, work: StageWork, client: str = "", *, replaces: bool = False) -> Json:
+        """Be ready for a stage's rows: start the engine, or load its model in place. Returns the
+        engine's node, processes and load time.
 
-        ``replaces`` where this engine takes the place of one that died in this stage.
+        ``replaces`` where this engine takes the place of one that died in this stage. Batches that are
+        still open are those of a client that died: they are given again, so this process ends with
+        them.
         """
         with self.opening:
+            if self.num_open and (self.work, self.client) != (work, client):
+                self._end("the process that waited for its rows has died")
+            self.client = client
             if self.work == work:
                 return self.mark
             self.config, self.folder = work.config, work.folder
@@ -121,10 +131,11 @@ class EngineWorker:
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         proof = proof_of(work.model)
-        if held is not None and not self.engine.is_idle:
-            self._end("rows of another stage are in flight")  # its driver died
+        if proof is not None:
+            proof = proof.within(config.model.max_length)
         if held is None:
             self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
+            self.loaded = wanted
             if proof is not None:
                 wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
                 if wrong is not None:
@@ -132,9 +143,13 @@ class EngineWorker:
         elif (wanted.model, wanted.weights) != (held.model, held.weights):
             if proof is None:
                 self._end(f"{work.model} has no proof by which it could be loaded in place")
-            before = self.engine.answers(proof)
-            self.engine.load(model)
-            wrong = doubt(proof, self.engine.answers(proof), before, config.model.dtype)
+            try:
+                before = self.engine.answers(proof)
+                self.engine.load(model)
+                wrong = doubt(proof, self.engine.answers(proof), before, config.model.dtype)
+            except Exception as error:
+                self.log.exception("weights could not be loaded in place")
+                self._end(f"loading in place: {type(error).__name__}: {first_line(error)}")
             if wrong is not None:
                 self._end(f"weights that were loaded in place are stale or not whole: {wrong}")
         if held is not None and wanted.first not in (None, held.first):
@@ -144,6 +159,19 @@ class EngineWorker:
     def do(self, batch: pa.Table) -> pa.Table:
         """Do a batch of the stage's task rows; return counts when all are in shards. Called from many
         threads: other batches are in flight meanwhile."""
+        with self.opening:
+            self.num_open += 1
+        try:
+            return self._do(batch)
+        finally:
+            with self.opening:
+                self.num_open -= 1
+
+    def is_idle(self) -> bool:
+        """Whether no batch is open."""
+        return not self.num_open
+
+    def _do(self, batch: pa.Table) -> pa.Table:
         rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]
         left = rows if self.ledger.is_new(rows) else self._unfinished(rows)
         deaths = self.ledger.suspects()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+from ray.exceptions import RayActorError
+
 from actors.placement import await_room
 from actors.remote import result_of
-from actors.training_group import demand_of, training_group
-from psr_ray.errors import PsrError
+from actors.training_group import Death, demand_of, training_group
+from psr_ray.errors import PsrError, last_line
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.training.job import TrainingJob, steps_kept
@@ -28,12 +30,15 @@ def run_training(job: TrainingJob, group: Any = None) -> None:
     num_deaths = 0
     with nullcontext(group) if group is not None else training_group(keep=False) as workers:
         while True:
-            if not result_of(workers.is_up.remote(job)):
-                # before Ray Train, which would wait silently
-                timeout_s = job.config.resources_timeout_s
-                await_room(demand_of(job), job.stage, timeout_s, progress.wait, "PACK")
             kept = steps_kept(job.out)
-            death = result_of(workers.train.remote(job))
+            try:
+                if not result_of(workers.is_up.remote(job)):
+                    # before Ray Train, which would wait silently
+                    timeout_s = job.config.resources_timeout_s
+                    await_room(demand_of(job), job.stage, timeout_s, progress.wait, "PACK")
+                death = result_of(workers.train.remote(job))
+            except RayActorError as error:
+                death = Death(last_line(error), str(error), was_killed=True)
             if death is None:
                 return
             now = steps_kept(job.out)

@@ -8,6 +8,7 @@ or where it is not kept.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from psr_ray.training.job import TrainingJob, environment
 
 # Times a group of workers may fail to start, or to find its resources within a minute.
 MAX_FAILED_STARTS = 20
+# The variable that sets another number.
+FAILED_STARTS = "PSR_RAY_MAX_FAILED_STARTS"
 # Seconds that a group has to end by itself.
 END_S = 60.0
 
@@ -110,10 +113,14 @@ class TrainingGroup:
 
 @contextmanager
 def training_group(*, keep: bool, **options: Any) -> Iterator[Any]:
-    """A group's actor, with these options; its workers end with the block. Where its process dies they
-    die with it, and it starts again without any."""
-    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(TrainingGroup)
-    group = actor.options(max_concurrency=1000, **options).remote(keep=keep)
+    """A group's actor on this node, with these options; its workers end with the block. Where its
+    process dies they die with it, and it starts again without any."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(TrainingGroup)
+    options |= {"max_concurrency": 1000, "scheduling_strategy": here}
+    group = actor.options(**options).remote(keep=keep)
     try:
         yield group
         result_of(group.end.remote())
@@ -158,7 +165,11 @@ def fit(job: TrainingJob, group: Any, number: int) -> Death | None:
         ),
         run_config=RunConfig(
             name="ray_train",
-            failure_config=FailureConfig(controller_failure_limit=MAX_FAILED_STARTS),
+            # a group that lost a worker is a death of ours: another one goes on from the last checkpoint
+            failure_config=FailureConfig(
+                max_preemption_failures=0,
+                controller_failure_limit=int(os.environ.get(FAILED_STARTS, MAX_FAILED_STARTS)),
+            ),
             **storage_settings(job.out),
             worker_runtime_env={"env_vars": environment(training)},
         ),

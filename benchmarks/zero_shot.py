@@ -167,6 +167,7 @@ def judge(
     num: Annotated[int, typer.Option(help="pairs")] = 150,
     gap: Annotated[float, typer.Option(help="least difference of value")] = 0.5,
     name: Annotated[str, typer.Option(help="of the model, for the page")] = "",
+    problems: Annotated[str, typer.Option(help="what the problems are, for the page")] = "GSM8K",
     overrides: Overrides = None,
 ) -> None:
     """Judge the stored pairs in each way and store the figures."""
@@ -190,6 +191,7 @@ def judge(
         "zero_shot": found,
         "zero_shot_of": {
             "model": name or model.name,
+            "problems": problems,
             "dtype": config.model.dtype,
             "gap": gap,
             "rollouts": config.seed_data.num_rollouts,

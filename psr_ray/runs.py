@@ -29,6 +29,8 @@ KEY_FILE = "_KEY"
 CONFIG_FILE = "config.yaml"
 # Beside the runs: which Ray job works on which run, a file a job.
 JOBS = "_jobs"
+# A training's model, in its stage's folder.
+MODEL_FOLDER = "model"
 # A training's checkpoints, in its stage's folder until that is complete.
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.

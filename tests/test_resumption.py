@@ -57,7 +57,7 @@ def training_workers():
 def test_a_training_whose_workers_only_die_is_one_line(
     ray_up, preferences, tmp_path, monkeypatch, when, said
 ):
-    monkeypatch.setattr(trainer, "MAX_FAILED_STARTS", 1)
+    monkeypatch.setenv(FAILED_STARTS, "1")
     over, metrics = threading.Event(), tmp_path / "out" / "metrics.jsonl"
 
     def kill():

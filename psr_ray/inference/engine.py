@@ -145,15 +145,11 @@ class VllmEngine:
                 num[role] += waiting.request.num_samples
         return list(names.values())
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no task is in flight."""
-        return not self._open and self._incoming.empty()
-
     def forget_prefixes(self) -> None:
-        """Empty the prefix cache. No task may be in flight."""
+        """Empty the prefix cache. No task may be in flight. Raises ``RuntimeError`` where it is not."""
         for engine in self._engines.values():
-            engine.reset_prefix_cache()
+            if not engine.reset_prefix_cache():
+                raise RuntimeError("the prefix cache is in use and was not emptied")
 
     def load(self, folder: str) -> None:
         """Load the policy's weights from a folder of the same architecture, in place. No task may be in
@@ -163,25 +159,17 @@ class VllmEngine:
 
     def answers(self, proof: Proof) -> list[float]:
         """The policy's log-probabilities of a proof's completions. No task may be in flight."""
-        engine, found = self._engines["policy"], dict[str, float]()
-        pairs = zip(proof.prompt_ids, proof.completion_ids, strict=True)
-        for number, (prompt_ids, completion_ids) in enumerate(pairs):
-            engine.add_request(
-                f"proof-{number}",
-                {"prompt_token_ids": [*prompt_ids, *completion_ids]},
-                scoring_params(),
-            )
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                number = int(output.request_id.removeprefix("proof-"))
-                ids = proof.completion_ids[number]
-                found[output.request_id] = sum(
-                    logprobs[token].logprob
-                    for token, logprobs in zip(
-                        ids, output.prompt_logprobs[-len(ids) :], strict=True
-                    )
-                )
-        return [found[f"proof-{number}"] for number in range(len(found))]
+        engine, found = self._engines["policy"], list[float]()
+        for prompt_ids, ids in zip(proof.prompt_ids, proof.completion_ids, strict=True):
+            # one at a time: the same shapes each time, so that the same weights give the same answers
+            name, outputs = f"proof-{len(found)}", list[Any]()
+            prompt = {"prompt_token_ids": [*prompt_ids, *ids]}
+            engine.add_request(name, prompt, scoring_params())
+            while engine.has_unfinished_requests():
+                outputs += engine.step()
+            logprobs = outputs[-1].prompt_logprobs[-len(ids) :]
+            found.append(sum(at[token].logprob for token, at in zip(ids, logprobs, strict=True)))
+        return found
 
     def close(self) -> None:
         """End the engine's thread once the tasks in flight have ended."""

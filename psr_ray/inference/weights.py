@@ -1,8 +1,8 @@
 """New weights in a running engine, and the proof that it answers by them.
 
 A training ends with a *proof*: log-probabilities of some of its completions under the weights that it
-exports. An engine scores the same completions, whether it has just started or has loaded new weights in
-place; where the answers are not the trainer's it is not used.
+exports. An engine scores the same completions. One that has loaded new weights in place and answers
+otherwise is not used; a fresh one that does gets a warning in its log.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psr_ray.runs import MODEL_FOLDER
 from psr_ray.storage.files import read_json
 from psr_ray.storage.locations import location
 
@@ -42,10 +43,17 @@ class Proof:
         ]
         return math.sqrt(sum(squares) / len(squares))
 
+    def within(self, max_length: int) -> Proof | None:
+        """The completions that an engine of this many tokens can score; None where there is none."""
+        rows = zip(self.prompt_ids, self.completion_ids, self.logprobs, strict=True)
+        kept = [row for row in rows if len(row[0]) + len(row[1]) < max_length]
+        return Proof(*map(list, zip(*kept, strict=True))) if kept else None
+
 
 def proof_of(model: str | Path) -> Proof | None:
     """The proof of a model that a training has exported; None for any other model."""
-    found = read_json(location(model).parent / PROOF_FILE)
+    folder = location(model)
+    found = read_json(folder.parent / PROOF_FILE) if folder.name == MODEL_FOLDER else None
     return None if found is None else Proof(**found)
 
 

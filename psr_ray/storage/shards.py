@@ -63,17 +63,20 @@ def num_rows(paths: Iterable[Path]) -> int:
 
 
 def drop_doubles(folder: Path) -> int:
-    """Remove rows that an earlier shard holds too; returns the number of rows left.
+    """Remove rows that are there already; returns the number of rows left.
 
     A worker that was cut off from the cluster may have continued a batch that another one got.
     """
     seen: set[str] = set()
     for path in shards(folder):
         ids = read_table(path, ["id"])["id"].to_pylist()
-        wanted = [index for index, value in enumerate(ids) if value not in seen]
+        wanted = []
+        for index, value in enumerate(ids):
+            if value not in seen:
+                wanted.append(index)
+                seen.add(value)
         if len(wanted) < len(ids):
             write_table(path, read_table(path).take(wanted))
-        seen.update(ids)
     return len(seen)
 
 

@@ -19,6 +19,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
+from psr_ray.runs import MODEL_FOLDER
 from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
 from psr_ray.training.attention import register_attention
 from psr_ray.training.deepspeed_internals import (
@@ -26,7 +27,7 @@ from psr_ray.training.deepspeed_internals import (
     load_cpu_adam,
     skip_shared_memory_op,
 )
-from psr_ray.training.job import MODEL_FOLDER, TrainingJob
+from psr_ray.training.job import TrainingJob
 from psr_ray.training.logprobs import PackScorer
 
 

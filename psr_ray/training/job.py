@@ -13,7 +13,6 @@ from psr_ray.storage.files import read_json
 if TYPE_CHECKING:
     import torch
 
-MODEL_FOLDER = "model"
 # In the folder of checkpoints: names the newest complete one.
 LATEST = "latest.json"
 
