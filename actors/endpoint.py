@@ -62,7 +62,7 @@ class Endpoint:
 
 
 class EndpointWorker(EngineWorker):
-    """A Ray Data actor that asks a server; shards, failures and resumption are the engine's."""
+    """An actor that asks a server; shards, failures and resumption are the engine's."""
 
     def _load(self, _work: StageWork) -> None:
         settings = self.config.seed_data.endpoint

@@ -184,7 +184,7 @@ class EngineClient:
                 return
             raise EnginesOnlyDie(
                 f"{self.work.folder}: {MAX_STARTS} engines died in a row as they started (out of "
-                "memory? Ray's worker logs say more); finished rows are kept: rerun the command to resume"
+                "memory? Ray's worker logs say more); finished rows are kept: rerun to resume"
             )
 
 

@@ -1,6 +1,6 @@
 """Ray Data over a pool of engine workers: task rows in, counts out, finished rows left out.
 
-Ray Data streams rows, grows and shrinks the pool, and retries the work of a dead node. Tasks read,
+Ray Data streams rows, grows the pool, and retries the work of a dead node. Tasks read,
 filter and check the rows; the process that runs this has no copy of them.
 """
 
@@ -50,8 +50,8 @@ def run_rows(
     ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
     (benchmarks simulate engines). Without a ``pool`` engines start and end here.
 
-    Returns what engines it took: ``engine_starts``, ``loading_s`` (the longest start or load) and
-    ``busy_s`` (of all engines). Raises ``PsrError`` where rows are missing in the end.
+    Returns what engines it took: ``engine_starts``, ``num_engines``, ``loading_s`` (the longest start or
+    load) and ``busy_s`` (of all engines). Raises ``PsrError`` where rows are missing in the end.
     """
     paths = list(inputs)
     expected, num_done = in_task(count_rows, paths, folder)
@@ -65,8 +65,9 @@ def run_rows(
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
             before = result_of(engines.starts.remote())
             used["busy_s"] = stream_rows(paths, total - num_done, work, progress, worker, engines)
-            used["engine_starts"] = result_of(engines.starts.remote()) - before
-        used["loading_s"] = max((mark["loading_s"] for mark in ledger.engines()), default=0.0)
+            used["engine_starts"] = max(0, result_of(engines.starts.remote()) - before)
+        loading = [mark["loading_s"] for mark in ledger.engines()]
+        used |= {"num_engines": len(loading), "loading_s": max(loading, default=0.0)}
     ledger.remove()
     in_task(check_rows, folder, expected, config.engine.max_failed_share)
     return used

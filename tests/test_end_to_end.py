@@ -178,7 +178,7 @@ def test_a_missing_tokenizer_is_one_line(tmp_path):
 def test_a_gpu_config_without_gpus_is_refused_in_one_line(tmp_path):
     done = psr(
         "run", "--config", "configs/smoke.yaml", "--set", f"runs_dir={tmp_path}",
-        "--set", "engine.tensor_parallel_size=1",
+        "--set", "engine.tensor_parallel_size=1", "--set", "engine.layout=restart",
     )  # fmt: skip
     assert done.returncode == 2
     assert "asks for 1 GPU(s), this machine has 0" in done.stderr

@@ -15,7 +15,7 @@ import torch
 from hostile import Payload
 from trainings import difference, train
 
-from actors import trainer
+from actors.training_group import FAILED_STARTS, training_group
 from benchmarks.heads import children
 from psr_ray.errors import PsrError
 
@@ -54,10 +54,7 @@ def training_workers():
         ("as they train", "workers were killed 2 times without a checkpoint"),
     ],
 )
-def test_a_training_whose_workers_only_die_is_one_line(
-    ray_up, preferences, tmp_path, monkeypatch, when, said
-):
-    monkeypatch.setenv(FAILED_STARTS, "1")
+def test_a_training_whose_workers_only_die_is_one_line(ray_up, preferences, tmp_path, when, said):
     over, metrics = threading.Event(), tmp_path / "out" / "metrics.jsonl"
 
     def kill():
@@ -73,8 +70,11 @@ def test_a_training_whose_workers_only_die_is_one_line(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
-        with pytest.raises(PsrError, match=said):
-            train(preferences, tmp_path / "out", "sft", "sft.num_workers=2")
+        with (
+            pytest.raises(PsrError, match=said),
+            training_group(keep=False, runtime_env={"env_vars": {FAILED_STARTS: "1"}}) as group,
+        ):
+            train(preferences, tmp_path / "out", "sft", "sft.num_workers=2", group=group)
     finally:
         over.set()
         killer.join()

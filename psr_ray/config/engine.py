@@ -11,7 +11,7 @@ from psr_ray.config.base import Frozen, Positive, Probability, Share
 
 class EngineConfig(Frozen):
     num_engines: tuple[Positive, Positive] = (1, 1)
-    """Least and most vLLM engines; the pool grows and shrinks between them."""
+    """Least and most vLLM engines; the pool grows from one to the other as there is work and room."""
     layout: Literal["restart", "colocated", "apart"] = "restart"
     """During training engines end (``restart``: they start again for each model), wait on the cores
     that training uses (``colocated``: CPU only), or have their own (``apart``). The last two load each

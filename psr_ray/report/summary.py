@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from psr_ray.config import Config
 from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
@@ -130,8 +129,12 @@ def summarize(run: RunDirectory) -> Json:
         },
         "num_failed_input_rows": data.get("num_failed", 0),
         "wall_s": wall,
-        "engine_starts": sum(engines_of(planned).get("engine_starts", 0) for planned in plan),
-        "rounds": rounds_of(plan, run.config),
+        "engine_starts": sum(
+            engines_of(planned).get("engine_starts", 0)
+            for planned in plan
+            if planned.stage.folder.parent == run.path  # not of another run that this one shares
+        ),
+        "rounds": rounds_of(plan, run.config.num_iterations),
         "versions": versions(),
         "peak_rss_bytes": (read_json(run.path / MEMORY_FILE) or {}).get("peak_rss_bytes"),
     }
@@ -143,7 +146,7 @@ def engines_of(planned: PlannedStage) -> Json:
     return found
 
 
-def rounds_of(plan: list[PlannedStage], config: Config) -> list[Json]:
+def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
     """Where the time of each iteration went, in seconds of wall time, over its complete stages.
 
     ``start``: engines that start or load a model. ``solve``, ``judge`` and ``evaluate``: steps of the
@@ -151,12 +154,12 @@ def rounds_of(plan: list[PlannedStage], config: Config) -> list[Json]:
     ``other`` is the rest: what a round costs beside its work.
     """
     rounds = []
-    for iteration in range(1, config.num_iterations + 1):
+    for iteration in range(1, num_iterations + 1):
         stages = [p for p in plan if p.iteration == iteration and p.stage.manifest is not None]
         seconds = dict.fromkeys(("start", "solve", "judge", "train", "evaluate", "other"), 0.0)
         for planned in stages:
             facts, engines = planned.stage.manifest or {}, engines_of(planned)
-            busy_s = engines.get("busy_s", 0.0) / config.engine.num_engines[1]
+            busy_s = engines.get("busy_s", 0.0) / max(engines.get("num_engines", 1), 1)
             parts = {"start": engines.get("loading_s", 0.0), "train": facts.get("steps_s", 0.0)}
             if planned.kind == "search":
                 tokens = facts.get("num_judge_tokens", 0), facts.get("num_sampled_tokens", 0)
