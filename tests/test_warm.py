@@ -62,7 +62,7 @@ def test_a_run_with_kept_engines_makes_the_same_rows_with_one_start(tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("when", ["search-1", "evaluate-M2"])
+@pytest.mark.parametrize("when", [pytest.param("search-1", marks=pytest.mark.long), "evaluate-M2"])
 def test_a_kept_engine_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, record, when):
     process = run(tmp_path, *WARM)
     stage = tmp_path / "smoke" / when / "engines"
