@@ -190,7 +190,8 @@ class EngineClient:
 
 @contextmanager
 def engine_pool(**options: Any) -> Iterator[Any]:
-    """A pool on this node, with these options of its actor; its engines end with the block.
+    """A pool on this node, with these options of its actor; its engines end with the block. An
+    exception does not wait for them.
 
     Where its process dies its engines die, and it starts again without any.
     """
@@ -201,7 +202,7 @@ def engine_pool(**options: Any) -> Iterator[Any]:
     pool = actor.options(scheduling_strategy=here, **options).remote()
     try:
         yield pool
-    finally:
-        with suppress(ray.exceptions.RayError):  # where Ray itself has ended, so have they
-            ray.get(pool.close.remote())
+        result_of(pool.close.remote())
+    finally:  # a command that was told to stop has three seconds
+        with suppress(ray.exceptions.RayError):
             ray.kill(pool)
