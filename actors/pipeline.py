@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, Protocol
 
-from actors.remote import result_of
+from actors.remote import result_of, this_node
 from psr_ray.cluster.capacity import check_apart, check_capacity, demands_of
 from psr_ray.config import Config
 from psr_ray.data.stage import check_sources
@@ -118,7 +118,6 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
 
     with connected(config):
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from actors.driver import IterationDriver
         from actors.pool import engine_pool
@@ -137,7 +136,7 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
         placed = actor_class.options(
             runtime_env=env,
             # a driver's node goes only with the command's
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here.get_node_id(), soft=True),
+            scheduling_strategy=this_node(),
         )
         names = {planned.stage.name for planned in due}
         keep = config.engine.layout != "restart"

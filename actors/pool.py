@@ -16,7 +16,7 @@ import ray
 
 from actors.ledger import EngineLedger, EnginesOnlyDie
 from actors.processes import Process, end_processes, on_nodes
-from actors.remote import result_of, user_error
+from actors.remote import result_of, this_node, user_error
 from actors.searcher import EngineWorker, StageWork
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.errors import PsrError
@@ -64,9 +64,8 @@ class EnginePool:
         if held not in self.engines:
             holders = [name for key, name in self.leases.items() if key[0] == stage]
             free = [name for name in self.engines if name not in holders]
-            if (
-                not free and len(self.engines) >= most
-            ):  # Ray Data has ended a client and starts another
+            if not free and len(self.engines) >= most:
+                # Ray Data has ended a client and starts another
                 free = [name for name in self.engines if self._is_idle(name)] or list(self.engines)
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
@@ -195,11 +194,8 @@ def engine_pool(**options: Any) -> Iterator[Any]:
 
     Where its process dies its engines die, and it starts again without any.
     """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(EnginePool)
-    pool = actor.options(scheduling_strategy=here, **options).remote()
+    pool = actor.options(scheduling_strategy=this_node(), **options).remote()
     try:
         yield pool
         result_of(pool.close.remote())

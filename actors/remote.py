@@ -33,6 +33,14 @@ def result_of(pending: Any) -> Any:
         raise found from error
 
 
+def this_node() -> Any:
+    """Where to put an actor or task that belongs beside this process: this node, as long as it lives."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
 def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function in a process of its own on this node: this one never holds what it reads.
 
@@ -40,12 +48,12 @@ def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     dies every time.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     task: Any = ray.remote(num_cpus=0)(function)
     try:
-        return cast(T, result_of(task.options(scheduling_strategy=here).remote(*args, **kwargs)))
+        return cast(
+            T, result_of(task.options(scheduling_strategy=this_node()).remote(*args, **kwargs))
+        )
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise PsrError(
             f"{function.__name__}: its process died each time it was tried (out of memory? "

@@ -124,10 +124,8 @@ class EngineWorker:
         ranking_factory(config)
         model = local_copy(work.model)
         first = None if work.first is None else local_copy(work.first)
-        wanted, held = (
-            Loaded(work.model, fingerprint(model, num_windows=256), work.first),
-            self.loaded,
-        )
+        wanted = Loaded(work.model, fingerprint(model, num_windows=256), work.first)
+        held = self.loaded
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         self.prompts = PromptBuilder(tokenizer, config.prompts)
         proof = proof_of(work.model)

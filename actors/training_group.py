@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from actors.remote import result_of, user_error
+from actors.remote import result_of, this_node, user_error
 from psr_ray.cluster.capacity import Demand, training_demand
 from psr_ray.errors import PsrError, first_line, last_line
 from psr_ray.storage.locations import is_remote, store_of
@@ -115,11 +115,8 @@ class TrainingGroup:
 def training_group(*, keep: bool, **options: Any) -> Iterator[Any]:
     """A group's actor on this node, with these options; its workers end with the block. Where its
     process dies they die with it, and it starts again without any."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(TrainingGroup)
-    options |= {"max_concurrency": 1000, "scheduling_strategy": here}
+    options |= {"max_concurrency": 1000, "scheduling_strategy": this_node()}
     group = actor.options(**options).remote(keep=keep)
     try:
         yield group

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from psr_ray.config import EngineConfig, ModelConfig
 from psr_ray.inference.guard import guard_children
 from psr_ray.inference.vllm_api import (
+    answers_of,
     completions_of,
     engine_arguments,
     engine_environment,
     sampling_params,
-    scoring_params,
 )
 from psr_ray.inference.weights import Proof
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, ModelRole
@@ -83,21 +83,16 @@ class VllmEngine:
         self._death: str | None = None
         self.busy_s = 0.0
         """Seconds in steps of the engine so far."""
-        self._beat: float | None = (
-            None  # when the loop last went round; None while it waits for tasks
-        )
+        # when the loop last went round; None while it waits for tasks
+        self._beat: float | None = None
         self._resuming: Running | None = None
         self._suspects: list[Any] = []
+        arguments = {
+            role: engine_arguments(path, model, settings, seed, len(paths))
+            for role, path in paths.items()
+        }
         self._thread = threading.Thread(
-            target=self._run,
-            args=(
-                {
-                    role: engine_arguments(path, model, settings, seed, len(paths))
-                    for role, path in paths.items()
-                },
-            ),
-            name="vllm-engine",
-            daemon=True,
+            target=self._run, args=(arguments,), name="vllm-engine", daemon=True
         )
         self._thread.start()
         self._ready.result()
@@ -159,17 +154,7 @@ class VllmEngine:
 
     def answers(self, proof: Proof) -> list[float]:
         """The policy's log-probabilities of a proof's completions. No task may be in flight."""
-        engine, found = self._engines["policy"], list[float]()
-        for prompt_ids, ids in zip(proof.prompt_ids, proof.completion_ids, strict=True):
-            # one at a time: the same shapes each time, so that the same weights give the same answers
-            name, outputs = f"proof-{len(found)}", list[Any]()
-            prompt = {"prompt_token_ids": [*prompt_ids, *ids]}
-            engine.add_request(name, prompt, scoring_params())
-            while engine.has_unfinished_requests():
-                outputs += engine.step()
-            logprobs = outputs[-1].prompt_logprobs[-len(ids) :]
-            found.append(sum(at[token].logprob for token, at in zip(ids, logprobs, strict=True)))
-        return found
+        return answers_of(self._engines["policy"], proof)
 
     def close(self) -> None:
         """End the engine's thread once the tasks in flight have ended."""
@@ -264,9 +249,7 @@ class VllmEngine:
                     {"prompt_token_ids": list(request.prompt_ids)},
                     sampling_params(request, self._seed),
                 )
-            except (
-                self._refusals
-            ) as error:  # the request is at fault (too long, for example), not the engine
+            except self._refusals as error:  # of the request (too long, for example)
                 self._drop_requests_of(running)
                 self._close_task(running).set_exception(error)
                 return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from psr_ray.config import EngineConfig, ModelConfig
-from psr_ray.inference.weights import ReloadingWorker
+from psr_ray.inference.weights import Proof, ReloadingWorker
 from psr_ray.method.generation import Completion, Finish, GenerationRequest
 
 if TYPE_CHECKING:
@@ -115,6 +115,20 @@ def scoring_params() -> SamplingParams:
     from vllm import SamplingParams
 
     return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+
+
+def answers_of(engine: Any, proof: Proof) -> list[float]:
+    """An idle vLLM engine's log-probabilities of a proof's completions, each summed over its tokens. One
+    at a time: the same shapes each time, so that the same weights give the same answers."""
+    found = list[float]()
+    for prompt_ids, ids in zip(proof.prompt_ids, proof.completion_ids, strict=True):
+        prompt, outputs = {"prompt_token_ids": [*prompt_ids, *ids]}, list[Any]()
+        engine.add_request(f"proof-{len(found)}", prompt, scoring_params())
+        while engine.has_unfinished_requests():
+            outputs += engine.step()
+        logprobs = outputs[-1].prompt_logprobs[-len(ids) :]
+        found.append(sum(at[token].logprob for token, at in zip(ids, logprobs, strict=True)))
+    return found
 
 
 def choice_place(token_ids: Sequence[int], request: GenerationRequest) -> int | None:
