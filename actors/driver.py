@@ -26,7 +26,14 @@ from psr_ray.measures.evaluation import model_figures, search_figures
 from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, model_path, planned_stages, with_seed_files
+from psr_ray.stages import (
+    PlannedStage,
+    drop_old_models,
+    evaluated_before,
+    model_path,
+    planned_stages,
+    with_seed_files,
+)
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
@@ -67,6 +74,7 @@ class IterationDriver:
         self.stage(f"preferences-{k}", self.build_preferences)
         self.stage(f"train-{k}", self.train)
         self.stage(f"evaluate-M{k + 1}", self.evaluate)
+        drop_old_models(self.config, self.plan)
 
     def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
         """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted."""
@@ -127,7 +135,7 @@ class IterationDriver:
         used = self._run_engines(planned, inputs, config)
         if planned.model == "M1" and config.evaluation.num_probes:
             in_task(write_probes, folder, config.evaluation.num_probes, config.seed)
-        before = self.stages[f"evaluate-M{max(planned.iteration, 1)}"].stage.folder
+        before = self.stages[f"evaluate-{evaluated_before(self.plan, planned.model)}"].stage.folder
         figures = in_task(model_figures, folder, first=first, before=before)
         key, number = self.stages["data"].stage.key, int(planned.model.removeprefix("M"))
         track_evaluation(self.config, folder, key, number, figures)
@@ -147,6 +155,7 @@ class IterationDriver:
                 out=folder,
                 data=self.stages["data"].stage.folder,
                 preferences=preferences,
+                round=(max(planned.iteration, 1), max(self.config.num_iterations, 1)),
             ),
             self.group,
         )

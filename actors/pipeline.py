@@ -16,7 +16,7 @@ from psr_ray.errors import PsrError, first_line
 from psr_ray.report.memory import PeakMemory
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory
-from psr_ray.stages import PlannedStage, force, planned_stages
+from psr_ray.stages import PlannedStage, check_weights, force, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.folders import disk_checked
 from psr_ray.telemetry.progress import interval_s
@@ -66,6 +66,7 @@ def run_pipeline(
                     display.skipped(planned)
                 else:
                     due.append(planned)
+            check_weights(plan, due)
             if due:
                 with PeakMemory(run.path), driver_of(config, due) as driver:
                     for iteration, stages in groupby(due, lambda planned: planned.iteration):

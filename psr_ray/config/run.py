@@ -142,6 +142,11 @@ class Config(Frozen):
     """Seed of data, initial order and sampling."""
     num_iterations: Annotated[int, Field(ge=0)] = 3
     """Rounds of search, step preferences, step-DPO, evaluation (paper: 3)."""
+    evaluate_every: Positive = 1
+    """Evaluate every so many rounds, and after the last one. M1 always is."""
+    keep_models: Positive | None = None
+    """How many of the newest models keep their weights, beside M1; null: all. Rows and figures of the
+    others stay. To redo a round whose model is gone, redo those before it, too (`--force`)."""
     model: ModelConfig
     data: DataConfig = DataConfig()
     prompts: PromptConfig = PromptConfig()

@@ -95,6 +95,10 @@ class DPOConfig(TrainingConfig):
     """Divide each log-ratio by its number of tokens."""
     nll_weight: NonNegative = 0.0
     """Weight of the chosen step's NLL per token (arXiv 2404.19733: 1). 0 is the paper's loss."""
+    schedule_over: Literal["round", "run"] = "round"
+    """What `warmup_ratio` and `schedule` span: each round by itself (the paper's way, as its rounds are
+    trainings of their own), or all rounds of the run, each with an equal part. Adam begins anew in each
+    round either way."""
     solutions_per_batch: Annotated[int, Field(ge=0)] = 0
     """Complete solutions made of chosen steps, from finished searches, added to each batch with an SFT
     loss: they hold on to the steps on which all candidates agreed, which give no pair (compare the

@@ -17,18 +17,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Z95 = 1.96
+# Models named on an axis.
+MOST_TICKS = 12
 
 
-def training_curves(run_dir: Path, models: list[Json]) -> bytes | None:
-    """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage."""
-    curves = []
-    for entry in models:
-        number_ = int(entry["name"].removeprefix("M"))
-        path = run_dir / f"train-{number_ - 1}" / "metrics.jsonl"
-        if number_ > 1 and path.is_file():
-            curves.append((entry["name"], [json.loads(line) for line in path.open()]))
+# Rounds whose training curves are drawn beside each other; those of more are drawn as one.
+MOST_CURVES = 6
+
+
+def training_curves(run_dir: Path, num_rounds: int) -> bytes | None:
+    """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage; of many
+    rounds one after the other."""
+    curves: list[tuple[str, list[Json]]] = []
+    for number in range(1, num_rounds + 1):
+        path = run_dir / f"train-{number}" / "metrics.jsonl"
+        if path.is_file():
+            curves.append((f"M{number + 1}", [json.loads(line) for line in path.open()]))
     if not curves:
         return None
+    if len(curves) > MOST_CURVES:
+        steps = [step for _, some in curves for step in some]
+        joined = [step | {"step": place} for place, step in enumerate(steps, start=1)]
+        curves = [(f"{curves[0][0]} to {curves[-1][0]}", joined)]
     figure, (loss, chosen, margin) = new_figure(3)
     for name, steps in curves:
         xs = [step["step"] for step in steps]
@@ -132,8 +142,38 @@ def models_figure(models: list[Json]) -> bytes:
     with_bars(reward, names, mean_points(models, "pass_at_8"), "pass@8")
     reward.set(title="reward and diversity", ylabel="%", ylim=(-3, 103))
     for axis in (accuracy, judge, steps, reward):
-        axis.set_xticks(range(len(models)), names)
+        shown = range(0, len(models), -(-len(models) // MOST_TICKS))
+        axis.set_xticks(shown, [names[place] for place in shown])
         axis.set_xlim(-0.3, len(models) - 0.7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, frameon=False)
+    return to_png(figure)
+
+
+def rounds_figure(rounds: list[Json]) -> bytes | None:
+    """Seconds of each round by part, its pairs, its search and judge; None for a single round."""
+    if len(rounds) < 2:
+        return None
+    figure, (seconds, pairs, shares) = new_figure(3)
+    xs = [entry["iteration"] for entry in rounds]
+    below = [0.0] * len(rounds)
+    for part in rounds[0]["seconds"]:
+        heights = [entry["seconds"][part] for entry in rounds]
+        seconds.bar(xs, heights, bottom=below, label=part)
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    seconds.set(title="seconds by part", xlabel="round")
+    pairs.bar(xs, [entry["num_pairs"] or 0 for entry in rounds])
+    pairs.set(title="step preferences", xlabel="round")
+    for key, label in (
+        ("search_accuracy", "searches that end right"),
+        ("judge_accuracy_on_policy", "verdicts right"),
+        ("tie_share", "steps without preference"),
+    ):
+        points = [(x, 100 * e[key]) for x, e in zip(xs, rounds, strict=True) if e[key] is not None]
+        if points:
+            shares.plot(*zip(*points, strict=True), marker=".", label=label)
+    shares.set(title="searches", ylabel="%", xlabel="round", ylim=(-3, 103))
+    for axis in (seconds, shares):
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, frameon=False)
     return to_png(figure)

@@ -146,6 +146,19 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
+# Models in a table, at most; figures and summary.json have all.
+MOST_ROWS = 12
+
+
+def thinned(models: list[Json]) -> list[Json]:
+    """The models for a table: of many the first, the last, and others evenly between them."""
+    if len(models) <= MOST_ROWS:
+        return models
+    places = {round(i * (len(models) - 1) / (MOST_ROWS - 1)) for i in range(MOST_ROWS)}
+    first = next(i for i, entry in enumerate(models) if entry["name"] != "M0")
+    return [models[i] for i in sorted(places | {first})]
+
+
 COLUMNS = (
     "model",
     "accuracy",
@@ -164,8 +177,8 @@ LEGEND = (
     "pairs, and on comparisons of two fresh steps of the model's own of which exactly one is right. "
     "flips: pairs whose two orders name the same position. ties: judged steps that give no "
     "preference (all scores equal, or no lead beyond the judge's error). unparsable: verdicts. "
-    "pairs: step preferences the model was trained on. steps: per solution. time: all stages that "
-    "made or measured the model. A dash: not measured."
+    "pairs: step preferences trained on since the model above. steps: per solution. time: all stages "
+    "that made it from the model above, and measured it. A dash: not measured."
 )
 
 
@@ -245,7 +258,8 @@ WIDE = 116
 def model_table(summary: Json, width: int = WIDE) -> Table:
     """The table of a run, a row a model; a column a model where the screen is narrower."""
     table = Table(title=f"run {summary['name']}", caption=LEGEND, caption_justify="left")
-    rows = [list(COLUMNS), *(cells(entry) for entry in summary["models"])]
+    shown = thinned(summary["models"])
+    rows = [list(COLUMNS), *(cells(entry) for entry in shown)]
     if width < WIDE:
         rows = [list(row) for row in zip(*rows, strict=True)]
     for index, heading in enumerate(rows[0]):

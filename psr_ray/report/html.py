@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from psr_ray.report.curves import models_figure, training_curves
+from psr_ray.report.curves import models_figure, rounds_figure, training_curves
 from psr_ray.report.display import (
     COLUMNS,
     HEALTH_COLUMNS,
@@ -21,11 +21,14 @@ from psr_ray.report.display import (
     health_cells,
     number,
     share,
+    thinned,
 )
 from psr_ray.report.paper import write_views
 from psr_ray.report.walkthrough import as_script, searches_of
 from psr_ray.storage.files import Json, write_text
 
+# Stages whose times are shown one by one.
+MOST_STAGES = 40
 TEMPLATES = Path(__file__).parent.parent / "templates" / "report"
 
 
@@ -36,12 +39,14 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    models = summary["models"]
-    overview = models_figure(models)
+    every, rounds = summary["models"], summary["rounds"]
+    models = thinned(every)
+    overview = models_figure(every)
     (run_dir / "report.png").write_bytes(overview)
     figures = [
         ("accuracy, judge, steps, reward and diversity by model, with 95 % intervals", overview),
-        ("step-DPO training curves", training_curves(run_dir, models)),
+        ("step-DPO training curves", training_curves(run_dir, len(rounds))),
+        ("what each round took and gave", rounds_figure(rounds)),
     ]
     memory = summary["peak_rss_bytes"]
     stages = search_stages(run_dir)
@@ -55,19 +60,31 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         health_legend=HEALTH_LEGEND,
         health=[health_cells(entry) for entry in models],
         alarms=alarm_lines(summary),
+        hidden=len(every) - len(models),
         num_problems=models[0]["num_problems"] if models else 0,
         figures=[(title, base64.b64encode(png).decode()) for title, png in figures if png],
-        views=write_views(run_dir, summary),
+        views=write_views(run_dir, summary | {"models": models}),
         searches=[search_cells(entry) for entry in models],
         cost_columns=COST_COLUMNS,
         costs=[row for row in map(cost_cells, models) if row],
         searched=[model for model, _ in stages],
         walkthrough=Markup(as_script(searches_of(stages))),
-        wall=[(name, duration(seconds)) for name, seconds in summary["wall_s"].items()],
+        wall=wall_lines(summary["wall_s"]),
         memory="not measured" if memory is None else f"{memory / 2**30:.1f} GiB",
     )
     write_text(run_dir / "report.html", html)
     return run_dir / "report.html"
+
+
+def wall_lines(wall_s: dict[str, float]) -> list[tuple[str, str]]:
+    """Time by stage; of many stages, by kind of stage."""
+    found = wall_s
+    if len(wall_s) > MOST_STAGES:
+        found = {}
+        for name, seconds in wall_s.items():
+            kind = name.partition("-")[0] if not name.startswith("seed") else name
+            found[kind] = found.get(kind, 0.0) + seconds
+    return [(name, duration(seconds)) for name, seconds in found.items()]
 
 
 def search_stages(run_dir: Path) -> list[tuple[str, Path]]:

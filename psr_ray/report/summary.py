@@ -9,7 +9,7 @@ from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, planned_stages
+from psr_ray.stages import PlannedStage, evaluated_before, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 
 SEARCH_FIGURES = (
@@ -58,18 +58,30 @@ LEARNED_FROM = (
     "search_accuracy",
 )
 
+# Figures of a round in `rounds`, from its search and step preferences, which every round has.
+ROUND_FIGURES = (
+    "num_pairs",
+    "search_accuracy",
+    "judge_accuracy_on_policy",
+    "tie_share",
+    "chosen_right_share",
+    "rejected_right_share",
+)
+
 
 def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
     """The figures of one model; None while it is not evaluated."""
-    done = {planned.stage.name: planned.stage.manifest for planned in plan}
+    done = {planned.stage.name: planned.stage.manifest or {} for planned in plan}
     evaluation = done.get(f"evaluate-{name}")
-    if evaluation is None:
+    if not evaluation:
         return None
     number = int(name.removeprefix("M"))
+    before = number if number < 2 else int(evaluated_before(plan, name).removeprefix("M"))
+    rounds = range(before, number)  # since the model in the row above
     search: Json = evaluation.get("search") or {}
-    made_by: Json = done.get("sft" if number == 1 else f"train-{number - 1}") or {}
-    preferences: Json = done.get(f"preferences-{number - 1}") or {}
-    learned_from: Json = done.get(f"search-{number - 1}") or {}
+    made_by = done.get("sft" if number == 1 else f"train-{number - 1}", {})
+    preferences = together([done[f"preferences-{k}"] for k in rounds])
+    learned_from = together([done[f"search-{k}"] for k in rounds])
     entry: Json = {"name": name}
     for key, value in evaluation.items():
         if key not in ("stage", "key", "search", "wall_s", "engines"):
@@ -83,22 +95,38 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
         "rejected_right_share": preferences.get("rejected_right_share"),
         "training": (made_by.get("last") or {}) | (made_by.get("learned") or {}) or None,
         "num_dropped_rows": made_by.get("num_dropped", 0),
+        "num_rounds": len(rounds),
         "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(
             float(planned.stage.manifest["wall_s"])
             for planned in plan
-            if planned.stage.manifest and stage_belongs_to(planned, name)
+            if planned.stage.manifest and belongs_to(planned, name, rounds)
         ),
     }
     return entry
 
 
-def stage_belongs_to(planned: PlannedStage, name: str) -> bool:
-    """Whether a stage made or measured a model: its search and pairs belong to the next one."""
-    number = int(name.removeprefix("M"))
-    if planned.kind in ("search", "preferences"):
-        return planned.iteration == number - 1
+def belongs_to(planned: PlannedStage, name: str, rounds: range) -> bool:
+    """Whether a stage measured a model, or is of the rounds that made it."""
+    if planned.kind in ("search", "preferences", "train"):
+        return planned.iteration in rounds
     return planned.kind not in ("seed", "data") and planned.model == name
+
+
+def together(manifests: list[Json]) -> Json:
+    """Figures of several rounds: sums of counts, tokens a pair of all, the last round's other ones."""
+    found = [manifest for manifest in manifests if manifest]
+    if len(found) < 2:
+        return found[0] if found else {}
+    total = dict(found[-1])
+    for key, value in total.items():
+        if key.startswith("num_") and isinstance(value, int | float):
+            total[key] = sum(manifest.get(key) or 0 for manifest in found)
+    tokens = sum(total.get(f"num_{kind}_tokens") or 0 for kind in ("sampled", "judge"))
+    for key, pairs in (("pair", "num_pairs_found"), ("right_pair", "num_right_pairs")):
+        if total.get(f"tokens_per_{key}") is not None:
+            total[f"tokens_per_{key}"] = tokens / total[pairs] if total[pairs] else None
+    return total
 
 
 def summarize(run: RunDirectory) -> Json:
@@ -171,8 +199,14 @@ def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
                 seconds[name] += value
             seconds["other"] += facts["wall_s"] - sum(parts.values())
         if stages:
+            of_pairs = [p for p in stages if p.kind in ("search", "preferences")]
+            facts = {k: v for p in of_pairs for k, v in (p.stage.manifest or {}).items()}
             rounds.append(
-                {"iteration": iteration, "seconds": {n: round(s, 2) for n, s in seconds.items()}}
+                {
+                    "iteration": iteration,
+                    "seconds": {n: round(s, 2) for n, s in seconds.items()},
+                    **{key: facts.get(key) for key in ROUND_FIGURES},
+                }
             )
     return rounds
 

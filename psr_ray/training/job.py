@@ -29,6 +29,8 @@ class TrainingJob:
     out: Path
     data: Path
     preferences: Path | None = None
+    round: tuple[int, int] = (1, 1)
+    """Which round's training this is, of how many."""
 
     @property
     def training(self) -> TrainingConfig:

@@ -108,7 +108,7 @@ class Trainer:
         metrics: Sums = {}
         for step in range(num_done, self.num_steps):
             started = time.time()
-            rate = learning_rate(self.training, step, self.num_steps)
+            rate = learning_rate(self.training, step, self.num_steps, self.job.round)
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = rate
             metrics = self.run_step(step)
@@ -171,8 +171,13 @@ def run_microbatch(
     return loss * weight, {name: value * weight for name, value in metrics.items()}
 
 
-def learning_rate(training: TrainingConfig, step: int, num_steps: int) -> float:
-    """Learning rate of a step counted from 0."""
+def learning_rate(
+    training: TrainingConfig, step: int, num_steps: int, round_: tuple[int, int] = (1, 1)
+) -> float:
+    """Learning rate of a step counted from 0, of a round's training (which one, of how many)."""
+    if isinstance(training, DPOConfig) and training.schedule_over == "run":
+        number, num_rounds = round_
+        step, num_steps = (number - 1) * num_steps + step, num_rounds * num_steps
     warmup = training.warmup_ratio * num_steps
     if step < warmup:
         return training.lr * (step + 1) / (warmup + 1)

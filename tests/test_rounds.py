@@ -1,0 +1,119 @@
+"""Many small rounds: which models are evaluated, whose weights stay, what tables and figures show."""
+
+import pytest
+from conftest import ROOT
+from finished import solution
+
+from psr_ray.config.file import load_config
+from psr_ray.data.stage import write_data
+from psr_ray.errors import PsrError
+from psr_ray.measures.evaluation import judge_figures
+from psr_ray.measures.solutions import solution_figures
+from psr_ray.report.curves import rounds_figure
+from psr_ray.report.display import model_table, thinned
+from psr_ray.report.html import write_report
+from psr_ray.report.summary import summarize
+from psr_ray.runs import MODEL_FOLDER, RunDirectory
+from psr_ray.stages import (
+    check_weights,
+    drop_old_models,
+    evaluated_before,
+    made_models,
+    planned_stages,
+)
+from psr_ray.storage.shards import read_rows
+
+MANY = ("num_iterations=50", "evaluate_every=5", "keep_models=3", "data.train=[{num: 20}]",
+        "data.heldout.num=20", "data.ift.num=40", "data.eft.num=40", "data.hard=null")  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of many rounds whose first 12 are complete."""
+    config = load_config(ROOT / "configs/demo.yaml", (f"runs_dir={tmp_path}", "name=many", *MANY))
+    run = RunDirectory(config)
+    for planned in planned_stages(run):
+        stage, number = planned.stage, planned.iteration
+        if number > 12:
+            break
+        stage.open()
+        facts = {
+            "evaluate": solution_figures([solution(j, j < 5 + number) for j in range(20)])
+            | judge_figures([]),
+            "search": {"num_searches": 20, "num_sampled_tokens": 100, "num_judge_tokens": 300,
+                       "num_pairs_found": 10 + number, "tokens_per_pair": 400 / (10 + number),
+                       "tie_share": 0.1, "search_accuracy": 0.5},
+            "preferences": {"num_pairs": 10 + number},
+            "train": {"steps_s": 2.0},
+        }.get(planned.kind, {})  # fmt: skip
+        if planned.kind in ("sft", "train"):
+            (stage.folder / MODEL_FOLDER).mkdir()
+            (stage.folder / MODEL_FOLDER / "config.json").write_text("{}")
+        stage.finish(1.0, **facts)
+    return run
+
+
+def test_every_fifth_model_is_evaluated_and_the_last(run):
+    evaluated = [p.model for p in planned_stages(run) if p.kind == "evaluate"]
+    assert evaluated == ["M0", "M1", *(f"M{k}" for k in range(6, 52, 5))]
+    odd = load_config(ROOT / "configs/demo.yaml", ("num_iterations=4", "evaluate_every=3"))
+    names = [p.model for p in planned_stages(RunDirectory(odd)) if p.kind == "evaluate"]
+    assert names == ["M0", "M1", "M4", "M5"]
+    plan = planned_stages(run)
+    assert [evaluated_before(plan, m) for m in ("M1", "M6", "M11")] == ["M1", "M1", "M6"]
+
+
+def test_problems_are_dealt_out_without_repeats(run, tmp_path):
+    folder = tmp_path / "data"
+    write_data(run.config, folder)
+    names = [folder / f"search-{k}.parquet" for k in range(1, 51)]
+    texts = [row["problem"] for name in names for row in read_rows([name])]
+    assert len(texts) == len(set(texts)) == 1000
+
+
+def test_old_models_lose_their_weights_and_nothing_else(run):
+    plan = planned_stages(run)
+    drop_old_models(run.config, plan)
+    assert made_models(plan) == ["M1", "M11", "M12", "M13"]
+    assert all(p.stage.is_complete for p in plan if p.iteration <= 12)
+    check_weights(plan, [p for p in plan if not p.stage.is_complete])
+    again = [p for p in plan if p.stage.name == "search-9"]
+    with pytest.raises(PsrError, match=r"search-9 needs M9.*--force train-1 makes them again"):
+        check_weights(plan, again)
+
+
+def test_a_model_that_a_stage_still_needs_keeps_its_weights(run):
+    plan = planned_stages(run)
+    evaluation = next(p for p in plan if p.stage.name == "evaluate-M6")
+    (evaluation.stage.folder / "_MANIFEST.json").unlink()
+    drop_old_models(run.config, plan)
+    assert made_models(plan) == ["M1", "M6", "M11", "M12", "M13"]
+
+
+def test_figures_of_a_model_are_of_all_rounds_since_the_one_before(run):
+    models = {entry["name"]: entry for entry in summarize(run)["models"]}
+    assert list(models) == ["M0", "M1", "M6", "M11"]
+    assert models["M6"]["num_pairs"] == 11 + 12 + 13 + 14 + 15
+    assert models["M6"]["num_rounds"] == 5
+    assert models["M6"]["wall_s"] == 5 * 3 + 1
+    learned_from = models["M11"]["learned_from"]
+    assert learned_from["num_searches"] == 100
+    assert learned_from["tokens_per_pair"] == pytest.approx(5 * 400 / (16 + 17 + 18 + 19 + 20))
+
+
+def test_tables_stay_short_and_figures_have_every_round(run):
+    summary = summarize(run)
+    assert [entry["iteration"] for entry in summary["rounds"]] == list(range(1, 13))
+    assert summary["rounds"][3]["num_pairs"] == 14
+    assert summary["rounds"][3]["seconds"]["train"] == 2.0
+    assert rounds_figure(summary["rounds"]) is not None
+    assert rounds_figure(summary["rounds"][:1]) is None
+    first = summary["models"][1]
+    many = [summary["models"][0], *(first | {"name": f"M{k}"} for k in range(1, 52))]
+    names = [entry["name"] for entry in thinned(many)]
+    assert names[:2] == ["M0", "M1"]
+    assert names[-1] == "M51"
+    assert len(names) <= 13
+    assert model_table(summary | {"models": many}, 126).row_count == len(names)
+    html = write_report(run.path, summary | {"models": many}).read_text()
+    assert "39 more models are in the figures" in html
