@@ -14,8 +14,9 @@ from typing import Any
 
 import ray
 
+from actors.pool import resting
 from actors.preferences import build_preferences
-from actors.remote import in_task, result_of
+from actors.remote import in_task
 from actors.seed import eft_stage, ift_stage
 from actors.stream import run_rows
 from actors.trainer import run_training
@@ -143,22 +144,20 @@ class IterationDriver:
         return figures | facts
 
     def _train(self, planned: PlannedStage, start_from: str, preferences: Path | None) -> Json:
-        folder, engine = planned.stage.folder, self.config.engine
-        result_of(self.pool.rest.remote(engine.layout, engine.num_engines[0]))
-        run_training(
-            TrainingJob(
-                kind="sft" if preferences is None else "dpo",
-                config=self.config,
-                model=self._model(start_from),
-                stage=planned.title,
-                run_dir=self.config.run_dir,
-                out=folder,
-                data=self.stages["data"].stage.folder,
-                preferences=preferences,
-                round=(max(planned.iteration, 1), max(self.config.num_iterations, 1)),
-            ),
-            self.group,
+        folder = planned.stage.folder
+        job = TrainingJob(
+            kind="sft" if preferences is None else "dpo",
+            config=self.config,
+            model=self._model(start_from),
+            stage=planned.title,
+            run_dir=self.config.run_dir,
+            out=folder,
+            data=self.stages["data"].stage.folder,
+            preferences=preferences,
+            round=(max(planned.iteration, 1), max(self.config.num_iterations, 1)),
         )
+        with resting(self.pool, self.config.engine):
+            run_training(job, self.group)
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 

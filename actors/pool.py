@@ -19,6 +19,7 @@ from actors.processes import Process, end_processes, on_nodes
 from actors.remote import result_of, this_node, user_error
 from actors.searcher import EngineWorker, StageWork
 from psr_ray.cluster.capacity import engine_demand
+from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ ANSWER_S = 5.0
 MAX_STARTS = 5
 # What a call to an engine whose process has died raises.
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+# A running engine may take as long to load another model as it took to start, this many times.
+RELOADING = 3.0
 
 
 class EnginePool:
@@ -40,21 +43,27 @@ class EnginePool:
     def __init__(self) -> None:
         self.engines: dict[str, Any] = {}
         self.marks: dict[str, dict[str, Any]] = {}
+        self.judges: dict[str, str | None] = {}
         self.leases: dict[tuple[str, str], str] = {}
         self.num_started = 0
         self.is_closing = False
 
-    def begin(self, stage: str) -> int:
-        """A stage begins, perhaps once more: none is lent for it. Returns how many engines there are."""
+    def begin(self, stage: str, first: str | None = None) -> int:
+        """A stage begins, perhaps once more: none is lent for it. Engines without the M1 that it needs
+        beside the policy end. Returns how many engines there are."""
         self._drop_pending()
+        if first is not None:
+            self._end([name for name in self.engines if self.judges[name] != first])
         self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
         return len(self.engines)
 
     def lend(
         self, work: StageWork, client: str, worker: type[EngineWorker], broken: str | None
-    ) -> tuple[str, Any]:
+    ) -> tuple[str, Any, float | None]:
         """An engine for a client of a stage: its own, a free one, or a new one; above the config's
-        number one that others hold, too. ``broken`` names the engine that it had and that died."""
+        number one that others hold, too. ``broken`` names the engine that it had and that died.
+
+        Returns its name, its handle, and the seconds that it last took to load, where it runs."""
         stage, most = str(work.folder), work.config.engine.num_engines[1]
         if broken is not None:
             self._drop(broken)
@@ -69,7 +78,7 @@ class EnginePool:
                 free = [name for name in self.engines if self._is_idle(name)] or list(self.engines)
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
-        return held, self.engines[held]
+        return held, self.engines[held], self.marks.get(held, {}).get("loading_s")
 
     def ready(self, name: str, mark: dict[str, Any]) -> None:
         """An engine has started: its node and processes."""
@@ -99,6 +108,7 @@ class EnginePool:
         )
         name = uuid.uuid4().hex[:8]
         self.engines[name] = actor.remote()
+        self.judges[name] = work.first
         self.num_started += 1
         return name
 
@@ -169,22 +179,43 @@ class EngineClient:
             if self.held is not None and self.held[0] != broken:
                 return  # another thread has replaced it
             for _ in range(MAX_STARTS):
-                lent = result_of(self.pool.lend.remote(self.work, self.name, self.worker, broken))
-                name, engine = lent
+                name, engine, took_s = result_of(
+                    self.pool.lend.remote(self.work, self.name, self.worker, broken)
+                )
+                most_s = None
+                if took_s is not None:
+                    most_s = max(self.work.config.engine.hang_s, RELOADING * took_s)
+                opening = engine.open.remote(self.work, self.name, replaces=broken is not None)
                 try:
-                    mark = result_of(
-                        engine.open.remote(self.work, self.name, replaces=broken is not None)
-                    )
+                    mark = result_of(opening, timeout_s=most_s)
                 except DEATHS:
                     broken = name
                     continue
+                except ray.exceptions.GetTimeoutError:
+                    reason = f"a running engine did not load its model within {most_s:.0f} s"
+                    EngineLedger(self.work.folder).died(reason, [])
+                    broken = name
+                    continue
                 self.pool.ready.remote(name, mark)
-                self.held = lent
+                self.held = name, engine
                 return
             raise EnginesOnlyDie(
                 f"{self.work.folder}: {MAX_STARTS} engines died in a row as they started (out of "
                 "memory? Ray's worker logs say more); finished rows are kept: rerun to resume"
             )
+
+
+@contextmanager
+def resting(pool: Any, engine: EngineConfig) -> Iterator[None]:
+    """A training runs in this block: engines end or wait, by the layout, but not for ever."""
+    result_of(pool.rest.remote(engine.layout, engine.num_engines[0]))
+    giving_back = threading.Timer(engine.max_idle_s, pool.rest.remote, ("restart", 0))
+    giving_back.daemon = True
+    giving_back.start()
+    try:
+        yield
+    finally:
+        giving_back.cancel()
 
 
 @contextmanager

@@ -20,12 +20,13 @@ def user_error(error: BaseException | None) -> PsrError | None:
     return None
 
 
-def result_of(pending: Any) -> Any:
-    """The result of a task or actor method; a user's error is raised without Ray's wrapping."""
+def result_of(pending: Any, timeout_s: float | None = None) -> Any:
+    """The result of a task or actor method; a user's error is raised without Ray's wrapping, Ray's
+    ``GetTimeoutError`` after the seconds given."""
     import ray
 
     try:
-        return ray.get(pending)
+        return ray.get(pending, timeout=timeout_s)
     except ray.exceptions.RayTaskError as error:
         found = user_error(error.cause)
         if found is None:

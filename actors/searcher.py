@@ -23,7 +23,7 @@ from psr_ray.data.rows import TASK_SCHEMA, key_of
 from psr_ray.errors import PsrError, first_line
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
-from psr_ray.inference.weights import doubt, proof_of
+from psr_ray.inference.weights import doubt, misfit, proof_of
 from psr_ray.method.generation import EngineTask
 from psr_ray.method.judges import judge_class
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
@@ -141,6 +141,8 @@ class EngineWorker:
         elif (wanted.model, wanted.weights) != (held.model, held.weights):
             if proof is None:
                 self._end(f"{work.model} has no proof by which it could be loaded in place")
+            if differs := misfit(local_copy(held.model), model):
+                self._end(f"{work.model} does not fit a running engine: {differs}")
             try:
                 before = self.engine.answers(proof)
                 self.engine.load(model)

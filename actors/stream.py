@@ -151,7 +151,7 @@ def stream_rows(
     num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
-    if not result_of(pool.begin.remote(str(folder))):
+    if not result_of(pool.begin.remote(str(folder), work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         await_room(demand, progress.stage, timeout_s, progress.wait, "STRICT_PACK")
     context = ray.data.DataContext.get_current().copy()

@@ -28,7 +28,8 @@ from psr_ray.training.job import TrainingJob
 # Number types and weights: model.base is in the key as its content.
 FREE = {
     "name", "runs_dir", "shared_dir", "resources_timeout_s", "model.base", "model.trust_remote_code",
-    "engine.num_engines", "engine.layout", "engine.cpus_per_engine", "engine.tensor_parallel_size",
+    "engine.num_engines", "engine.layout", "engine.max_idle_s",
+    "engine.cpus_per_engine", "engine.tensor_parallel_size",
     "engine.max_num_seqs", "engine.kv_cache_gib", "engine.gpu_memory_utilization",
     "engine.enforce_eager", "engine.rows_per_shard", "engine.max_rows_in_flight", "engine.hang_s",
     "engine.max_failed_share",

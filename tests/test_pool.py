@@ -1,11 +1,14 @@
 """The pool of engines: who gets which, without any process."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
-from actors.pool import EnginePool
+from actors.pool import EnginePool, resting
 from actors.searcher import EngineWorker, StageWork
 from psr_ray.cluster.capacity import NodeKind, check_apart, demands_of
 from psr_ray.config.file import load_config
@@ -25,7 +28,7 @@ class Pool(EnginePool):
     def _start(self, _work, _worker):
         self.num_started += 1
         name = f"engine-{self.num_started}"
-        self.engines[name] = name
+        self.engines[name], self.judges[name] = name, _work.first
         return name
 
     def _drop(self, name):
@@ -40,7 +43,7 @@ def work(stage, most=2):
 
 
 def lend(pool, stage, client, broken=None, most=2):
-    name, _ = pool.lend(work(stage, most), client, EngineWorker, broken)
+    name, *_ = pool.lend(work(stage, most), client, EngineWorker, broken)
     pool.ready(name, {"node": "here", "processes": []})
     return name
 
@@ -74,6 +77,31 @@ def test_a_driver_that_starts_a_stage_again_finds_its_engines_free():
     engine = lend(pool, "search", "a")
     assert pool.begin("search") == 1
     assert lend(pool, "search", "b") == engine
+
+
+def test_engines_without_the_model_that_judges_end_before_a_stage_that_needs_it(monkeypatch):
+    monkeypatch.setattr("actors.pool.on_nodes", lambda *_: None)
+    pool = Pool()
+    pool.begin("evaluate-M1")
+    old = lend(pool, "evaluate-M1", "a")
+    assert pool.begin("search-2", first="M1") == 0
+    assert pool.ended == [old]
+    pool.lend(replace(work("search-2"), first="M1"), "b", EngineWorker, None)
+    pool.ready("engine-2", {"node": "here", "processes": []})
+    assert pool.begin("evaluate-M3") == pool.begin("search-3", first="M1") == 1
+
+
+@pytest.mark.parametrize(("seconds", "given_back"), [(0.05, True), (60.0, False)])
+def test_engines_that_wait_too_long_for_a_training_are_given_back(monkeypatch, seconds, given_back):
+    monkeypatch.setattr("actors.pool.result_of", lambda _: None)
+    rests = []
+    pool = SimpleNamespace(rest=SimpleNamespace(remote=lambda *how: rests.append(how)))
+    settings = {"max_idle_s": seconds, "layout": "colocated"}
+    with resting(pool, work("search").config.engine.model_copy(update=settings)):
+        time.sleep(0.3)
+    assert rests == [("colocated", 1), *([("restart", 0)] if given_back else [])]
+    time.sleep(0.1)
+    assert len(rests) == 1 + given_back
 
 
 def test_engines_that_never_got_a_place_end_with_their_stage():

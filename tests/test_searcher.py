@@ -5,6 +5,7 @@ import time
 import pytest
 from conftest import ROOT
 
+from actors.pool import engine_pool
 from actors.stream import run_rows
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
@@ -71,3 +72,30 @@ def test_a_pool_grows_while_there_is_work(ray_up, tmp_path):
         "engine.rows_per_shard=4",
     )  # fmt: skip
     assert len({process for _, _, process in times.values()}) == 2
+
+
+def test_an_engine_that_never_answers_a_reload_is_replaced(ray_up, tmp_path):
+    class HangsOnReload(SimulatedWorker):  # here, so that its code travels
+        """Never loads a second model."""
+
+        def _load(self, work):
+            if self.engine is not None:
+                time.sleep(1000)
+            super()._load(work)
+
+    rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": f"p{i}"} for i in range(4)]
+    write_rows(tmp_path / "problems.parquet", rows, TASK_SCHEMA)
+    config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.hang_s=2"])
+    with engine_pool() as pool:
+        used = []
+        for name in ("search-1", "search-2"):
+            folder, model = tmp_path / name, "0.01,0.1"
+            folder.mkdir()
+            progress = ProgressWriter(folder, name, "rows")
+            inputs = [tmp_path / "problems.parquet"]
+            used.append(
+                run_rows(inputs, folder, model, config, progress, worker=HangsOnReload, pool=pool)
+            )
+            assert len(list(read_rows(shards(folder / "search")))) == 4
+    assert [each["engine_starts"] for each in used] == [1, 1]
+    assert used[1]["num_engines"] == 1

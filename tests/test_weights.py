@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from psr_ray.inference.weights import Proof, doubt
+from psr_ray.inference.weights import Proof, doubt, misfit
 
 PROOF = Proof([[1], [1]], [[2, 3], [4]], [-2.0, -1.0])
 
@@ -31,6 +31,21 @@ PROOF = Proof([[1], [1]], [[2, 3], [4]], [-2.0, -1.0])
 def test_answers_that_are_not_the_new_weights_are_doubted(answers, before, dtype, said):
     found = doubt(PROOF, answers, before, dtype)
     assert found is None if said is None else said in found, found
+
+
+def test_weights_of_another_shape_do_not_fit_and_of_another_number_type_do(tmp_path):
+    def config(name, **values):
+        (tmp_path / name).mkdir()
+        found = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "dtype": "float32"}
+        (tmp_path / name / "config.json").write_text(json.dumps(found | values))
+        return str(tmp_path / name)
+
+    held = config("held")
+    assert misfit(held, config("other type", dtype="bfloat16")) is None
+    assert (
+        misfit(held, config("wider", hidden_size=128)) == "its hidden_size is 128, the engine's 64"
+    )
+    assert "architectures" in misfit(held, config("other", architectures=["Qwen2ForCausalLM"]))
 
 
 SCRIPT = """

@@ -16,6 +16,9 @@ class EngineConfig(Frozen):
     """During training engines end (``restart``: they start again for each model), wait on the cores
     that training uses (``colocated``: CPU only), or have their own (``apart``). The last two load each
     model in place, prove it, and keep the training workers, too."""
+    max_idle_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds of a training after which engines that wait for its end are given back; they start again
+    for the next stage. Layouts but ``restart`` only."""
     cpus_per_engine: Positive = 1
     """CPU cores reserved for an engine."""
     tensor_parallel_size: Annotated[int, Field(ge=0)] = 1

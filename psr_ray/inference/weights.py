@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 # In a training's folder, beside the model.
 PROOF_FILE = "proof.json"
+# What a config must have in common with that of the weights in an engine.
+SHAPE = (
+    "architectures",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+    "quantization_config",
+)
 # Nats a token by which an engine's answers may differ from the trainer's: other kernels and shapes.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2}
 # Changes of this size or less are not told from rounding.
@@ -55,6 +67,16 @@ def proof_of(model: str | Path) -> Proof | None:
     folder = location(model)
     found = read_json(folder.parent / PROOF_FILE) if folder.name == MODEL_FOLDER else None
     return None if found is None else Proof(**found)
+
+
+def misfit(held: str, folder: str) -> str | None:
+    """Why the weights of a folder do not go into an engine that was started with another one's; None
+    where the configs say that they do. Number types may differ: the engine's stays."""
+    before, after = (read_json(location(each) / "config.json") or {} for each in (held, folder))
+    for name in SHAPE:
+        if before.get(name) != after.get(name):
+            return f"its {name} is {after.get(name)}, the engine's {before.get(name)}"
+    return None
 
 
 def doubt(
