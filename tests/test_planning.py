@@ -15,9 +15,10 @@ from psr_ray.errors import PsrError
 from psr_ray.planning.cost import GPUS, generation_hours, training_hours
 from psr_ray.planning.judging import judge_of_step
 from psr_ray.planning.lengths import PAPER, lengths_of, rows_lengths
-from psr_ray.planning.memory import check_fits, engine_memory, training_memory
+from psr_ray.planning.memory import GIB, check_fits, engine_memory, training_memory
 from psr_ray.planning.model import model_shape
-from psr_ray.planning.show import judge_line, print_plan
+from psr_ray.planning.show import disk_line, judge_line, print_plan
+from psr_ray.planning.wall import LAYOUTS, Overheads, StageTime, layout_time
 from psr_ray.planning.work import search_work
 from psr_ray.storage.locations import local_copy
 
@@ -182,3 +183,30 @@ def test_a_measured_search_is_scaled_by_the_way_of_judging_and_its_budget():
     assert tokens() == round(100 * (100 + 900 * 0.9))
     budget = "judge.max_problem_tokens=36000"  # half of 8 steps with 9,000 tokens
     assert tokens("judge.comparisons=all", budget) == 55_000
+
+
+def test_layouts_differ_by_their_starts_and_the_gpus_they_hold():
+    over = Overheads(engine_start=100, engine_load=10, group_start=40, training=20, stage=1)
+    rounds = [StageTime("M1", 80)]  # evaluation of M1
+    for k in (1, 2):
+        rounds += [StageTime(f"M{k}", 160), StageTime(None, 40), StageTime(f"M{k + 1}", 80)]
+    work = 80 + 2 * 280
+    spent = {layout: layout_time(rounds, layout, 8, 4, over) for layout in LAYOUTS}
+    waits = (80 + 2 * 240) / 8 + 2 * 40 / 4 + 5 * 1 + 2 * 20
+    assert spent["restart"].wall_s == pytest.approx(waits + 3 * 100 + 2 * 40)
+    assert spent["colocated"].wall_s == pytest.approx(waits + 100 + 2 * 10 + 40)
+    assert spent["apart"].wall_s == spent["colocated"].wall_s
+    assert spent["colocated"].busy_share == pytest.approx(work / (8 * spent["colocated"].wall_s))
+    assert spent["apart"].busy_share == pytest.approx(work / (12 * spent["apart"].wall_s))
+
+
+def test_the_plan_says_what_models_take_on_disk(tmp_path):
+    values = {"num_iterations": 50}
+    config = load_config(ROOT / "configs" / "qwen2.5-math-7b.yaml").model_copy(update=values)
+    shape = model_shape(config.model)
+    each = shape.weight_bytes / GIB
+    assert f"{51 * each:,.1f} GiB for 51 of 51 models" in disk_line(config, shape)
+    fewer = config.model_copy(update={"keep_models": 2})
+    assert f"{3 * each:,.1f} GiB for 3 of 51 models" in disk_line(fewer, shape)
+    most = 4 * each + 12 * shape.parameters / GIB
+    assert f"at most {most:,.1f} GiB while training" in disk_line(fewer, shape)

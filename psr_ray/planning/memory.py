@@ -78,6 +78,13 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
     )
 
 
+def checkpoint_gib(shape: ModelShape, training: TrainingConfig) -> float:
+    """A checkpoint's size: optimizer states and, of 16-bit weights, the 32-bit copy; of what is trained.
+    32-bit weights are in it themselves."""
+    trained = shape.parameters if training.lora is None else lora_parameters(shape, training)
+    return trained * 12 / GIB
+
+
 @dataclass(frozen=True)
 class EngineMemory:
     """GiB on each GPU of an engine, and what its KV cache holds."""

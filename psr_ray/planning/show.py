@@ -19,8 +19,15 @@ from psr_ray.planning.cost import (
 )
 from psr_ray.planning.judging import judge_of_step
 from psr_ray.planning.lengths import Lengths, lengths_of
-from psr_ray.planning.memory import check_fits, engine_memory, training_memory
+from psr_ray.planning.memory import (
+    GIB,
+    check_fits,
+    checkpoint_gib,
+    engine_memory,
+    training_memory,
+)
 from psr_ray.planning.model import ModelShape, model_shape
+from psr_ray.planning.wall import LAYOUTS, StageTime, assumed, layout_time
 from psr_ray.planning.work import Work, work_of
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import PlannedStage, planned_stages
@@ -65,7 +72,7 @@ def print_plan(
         left = column in ("stage", "state", "note")
         if column != "GPU-hours" or kind is not None:
             table.add_column(column, justify="left" if left else "right")
-    total = 0.0
+    total, times = 0.0, list[StageTime]()
     for planned in planned_stages(RunDirectory(config)):
         work = work_of(planned, config, lengths)
         done = planned.stage.is_complete
@@ -75,6 +82,9 @@ def print_plan(
         if kind is not None and shape is not None:
             hours = gpu_hours(planned, work, config, shape, kind, lengths)
             total += 0.0 if done else hours
+            if hours and not done:
+                model = None if planned.kind in ("sft", "train") else planned.model
+                times.append(StageTime(model, 3600 * hours))
             cells.append(f"{hours:.2f}" if hours else "")
         elif kind is not None:
             cells.append("?")
@@ -97,6 +107,7 @@ def print_plan(
         console.print("memory: unknown, the model is neither a folder nor one this program knows")
         return
     print_memory(config, shape, console, kind)
+    console.print(disk_line(config, shape), soft_wrap=True)
     if kind is None:
         console.print("GPU-hours and what fits: add --gpu " + "|".join(GPUS), soft_wrap=True)
         return
@@ -107,6 +118,51 @@ def print_plan(
         f"the peak in training, {PREFILL_SHARE:.0%} in prompts, {BANDWIDTH_SHARE:.0%} of the bandwidth "
         "in decoding; loading models and idle GPUs not counted)",
         soft_wrap=True,
+    )
+    print_layouts(config, shape, times, console)
+
+
+def print_layouts(
+    config: Config, shape: ModelShape, times: list[StageTime], console: Console
+) -> None:
+    """Wall time and busy share of what is left to do, by layout."""
+    engines = config.engine.num_engines[1] * config.engine.tensor_parallel_size
+    workers = max(t.num_workers if t.use_gpu else 0 for t in config.trainings().values())
+    if not engines or not workers or not times:
+        return
+    over = assumed(config, shape)
+    for layout in LAYOUTS:
+        found = layout_time(times, layout, engines, workers, over)
+        gpus = engines + workers if layout == "apart" else max(engines, workers)
+        note = " (not for GPUs yet)" if layout == "colocated" else ""
+        console.print(
+            f"engine.layout {layout}: about {found.wall_s / 3600:,.1f} hours on {gpus} GPUs, which work "
+            f"{found.busy_share:.0%} of that{note}",
+            soft_wrap=True,
+        )
+    console.print(
+        f"(assumed, not measured on GPUs: an engine starts in {over.engine_start:.0f} s and loads "
+        f"another model in {over.engine_load:.0f} s, training workers start in "
+        f"{over.group_start:.0f} s, a training loads and exports in {over.training:.0f} s; all "
+        f"{config.engine.num_engines[1]} engines work to a stage's end)",
+        soft_wrap=True,
+    )
+
+
+def disk_line(config: Config, shape: ModelShape) -> str:
+    """What a run's models and checkpoints take on its disk or in its bucket; rows are small beside."""
+    first = 0 if config.sft is None else 1
+    made = first + config.num_iterations
+    kept = made if config.keep_models is None else min(made, first + config.keep_models)
+    most = min(made, kept + 1)  # an old one goes when the round of the new one has ended
+    weights = shape.weight_bytes / GIB
+    trainings = config.trainings().values()
+    checkpoint = max(checkpoint_gib(shape, training) for training in trainings)
+    return (
+        f"disk: {kept * weights:,.1f} GiB for {kept} of {made} models (keep_models: "
+        f"{config.keep_models or 'all'}), at most "
+        f"{most * weights + checkpoint:,.1f} GiB while training, with a checkpoint of "
+        f"{checkpoint:,.1f} GiB; rows take some KB a search"
     )
 
 
