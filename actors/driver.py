@@ -7,8 +7,10 @@ may die at any moment; another one resumes from the files.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +60,14 @@ class IterationDriver:
         self.wanted = wanted
         self.plan = planned_stages(RunDirectory(config))
         self.stages = {planned.stage.name: planned for planned in self.plan}
+        self.ended = 0.0  # when the last stage did
+        self.measuring: Future[None] | None = None  # an evaluation, beside a search
+        self.is_handed_out = threading.Event()  # all of it
 
     def run(self, iteration: int) -> None:
-        """Run the stages of an iteration that are not complete, in order."""
-        k = iteration
+        """Run the stages of an iteration that are not complete, in order; Mk is measured as it begins to
+        search, the last model at the end."""
+        k, last = iteration, self.config.num_iterations
         if k == 0:
             self.stage("seed-ift", self.make_ift)
             self.stage("seed-eft", self.make_eft)
@@ -69,17 +75,40 @@ class IterationDriver:
             if self.config.sft is not None:
                 self.stage("evaluate-M0", self.evaluate)
                 self.stage("sft", self.fine_tune)
-            self.stage("evaluate-M1", self.evaluate)
-            return
-        self.stage(f"search-{k}", self.search)
-        self.stage(f"preferences-{k}", self.build_preferences)
-        self.stage(f"train-{k}", self.train)
-        self.stage(f"evaluate-M{k + 1}", self.evaluate)
+        else:
+            self.measure_and_search(k)
+            self.stage(f"preferences-{k}", self.build_preferences)
+            self.stage(f"train-{k}", self.train)
+        if k == last:
+            self.stage(f"evaluate-M{k + 1}", self.evaluate)
         drop_old_models(self.config, self.plan)
 
+    def measure_and_search(self, k: int) -> None:
+        """Mk's evaluation, and its search once the engines have no more of the evaluation to wait for
+        them: one fills up what the other leaves free."""
+        evaluation, search = f"evaluate-M{k}", f"search-{k}"
+        if not (self.is_due(evaluation) and self.is_due(search)):
+            self.stage(evaluation, self.evaluate)
+            self.stage(search, self.search)
+            return
+        with ThreadPoolExecutor(1) as thread:
+            self.measuring = thread.submit(self.stage, evaluation, self.evaluate)
+            while not (self.measuring.done() or self.is_handed_out.wait(timeout=0.2)):
+                continue
+            if self.measuring.done():
+                self.measuring.result()
+            self.stage(search, self.search)
+            self.measuring.result()
+
+    def is_due(self, name: str) -> bool:
+        """Whether a stage is wanted and not complete."""
+        return name in self.wanted and not self.stages[name].stage.is_complete
+
     def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
-        """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted."""
-        if name not in self.wanted or self.stages[name].stage.is_complete:
+        """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted.
+
+        Its time is that by which the run got longer: without what it did beside the stage before."""
+        if not self.is_due(name):
             return
         planned = self.stages[name]
         stage = planned.stage
@@ -87,9 +116,10 @@ class IterationDriver:
         log.info("stage started")
         stage.open()
         facts = body(planned)
-        stage.finish(time.time() - started, **facts)
+        started, self.ended = max(started, self.ended), time.time()
+        stage.finish(max(self.ended - started, 0.0), **facts)
         stage.tidy()
-        log.info("stage finished", extra={"seconds": round(time.time() - started, 1)})
+        log.info("stage finished", extra={"seconds": round(self.ended - started, 1)})
 
     def make_ift(self, planned: PlannedStage) -> Json:
         """Worked solutions in steps, for the fine-tuning."""
@@ -113,8 +143,9 @@ class IterationDriver:
         """Mk searches its problems step by step and judges the candidates, or M1 does."""
         k, folder = planned.iteration, planned.stage.folder
         config = self.config.in_iteration(k)
-        first = self._model("M1") if config.method.first_judges else None
-        used = self._run_engines(planned, [self._data(f"search-{k}")], config, first)
+        used = self._run_engines(planned, [self._data(f"search-{k}")], config)
+        if self.measuring is not None:
+            wait([self.measuring])  # so that stages end in their order
         return in_task(search_summary, folder) | {"engines": used}
 
     def build_preferences(self, planned: PlannedStage) -> Json:
@@ -131,7 +162,7 @@ class IterationDriver:
         config = self.config.as_measured()
         folder, first = planned.stage.folder, self.stages["evaluate-M1"].stage.folder
         inputs = [self._data(name) for name in evaluation_files(config, planned.model)]
-        if planned.iteration > 0 and (first / PROBES).is_file():
+        if planned.model not in ("M0", "M1") and (first / PROBES).is_file():
             inputs.append(first / PROBES)
         used = self._run_engines(planned, inputs, config)
         if planned.model == "M1" and config.evaluation.num_probes:
@@ -161,16 +192,31 @@ class IterationDriver:
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 
-    def _run_engines(
-        self, planned: PlannedStage, inputs: list[Path], config: Config, first: str | None = None
-    ) -> Json:
+    def _run_engines(self, planned: PlannedStage, inputs: list[Path], config: Config) -> Json:
+        """Have the engines do a stage's rows. They have M1 beside the policy from M2 on, where it judges
+        searches: evaluation and search share them."""
         model, progress = self._model(planned.model), self._progress(planned)
+        number = int(planned.model.removeprefix("M"))
+        judges = number > 1 and self.config.method.first_judges
+        first = self._model("M1") if judges else None
+        is_evaluation = planned.kind == "evaluate"
         return run_rows(
-            inputs, planned.stage.folder, model, config, progress, first, pool=self.pool
+            inputs,
+            planned.stage.folder,
+            model,
+            config,
+            progress,
+            first,
+            pool=self.pool,
+            handed_out=self.is_handed_out.set if is_evaluation else None,
         )
 
     def _progress(self, planned: PlannedStage) -> ProgressWriter:
-        return ProgressWriter(self.config.run_dir, planned.title, "rows")
+        def is_shown() -> bool:
+            measuring = self.measuring
+            return planned.kind == "evaluate" or measuring is None or measuring.done()
+
+        return ProgressWriter(self.config.run_dir, planned.title, "rows", is_shown)
 
     def _model(self, name: str) -> str:
         return model_path(self.plan, name, self.config)

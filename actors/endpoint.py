@@ -6,7 +6,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from actors.searcher import EngineWorker, StageWork
+from actors.searcher import Desk, EngineWorker
 from psr_ray.config import Config
 from psr_ray.config.seed import EndpointConfig
 from psr_ray.errors import PsrError, first_line
@@ -64,12 +64,12 @@ class Endpoint:
 class EndpointWorker(EngineWorker):
     """An actor that asks a server; shards, failures and resumption are the engine's."""
 
-    def _load(self, _work: StageWork) -> None:
-        settings = self.config.seed_data.endpoint
+    def _load(self, desk: Desk) -> None:
+        settings = desk.config.seed_data.endpoint
         assert settings is not None
-        self.engine: Any = Endpoint(settings, self.config.seed_data.max_tokens)
+        self.engine: Any = Endpoint(settings, desk.config.seed_data.max_tokens)
 
-    def _submit(self, row: Row) -> Future[Row]:
+    def _submit(self, _desk: Desk, row: Row) -> Future[Row]:
         future: Future[Row] = self.engine.submit(row)
         return future
 

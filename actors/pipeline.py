@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -69,11 +70,18 @@ def run_pipeline(
             check_weights(plan, due)
             if due:
                 with PeakMemory(run.path), driver_of(config, due) as driver:
-                    for iteration, stages in groupby(due, lambda planned: planned.iteration):
+                    for iteration, stages in groupby(due, partial(driven_in, config)):
                         run_iteration(iteration, list(stages), driver, display)
             return write_summary(run)
         finally:
             run.release()
+
+
+def driven_in(config: Config, planned: PlannedStage) -> int:
+    """The iteration whose driver runs a stage: Mk's evaluation shares its engines with Mk's search; the
+    last evaluation has none to share with."""
+    is_later = planned.kind == "evaluate" and planned.model != "M0"
+    return min(planned.iteration + is_later, config.num_iterations)
 
 
 def run_iteration(

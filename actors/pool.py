@@ -49,13 +49,20 @@ class EnginePool:
         self.is_closing = False
 
     def begin(self, stage: str, first: str | None = None) -> int:
-        """A stage begins, perhaps once more: none is lent for it. Engines without the M1 that it needs
-        beside the policy end. Returns how many engines there are."""
-        self._drop_pending()
+        """A stage begins, perhaps once more. Engines without the M1 that it needs beside the policy end.
+        Returns how many engines there are."""
+        self.finish(stage)
         if first is not None:
             self._end([name for name in self.engines if self.judges[name] != first])
-        self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
         return len(self.engines)
+
+    def finish(self, stage: str) -> None:
+        """A stage has ended, or its driver has died: its engines are free. Those that it asked for and
+        that never got a place end."""
+        lent = {name for key, name in self.leases.items() if key[0] == stage}
+        self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
+        for name in lent - set(self.marks) - set(self.leases.values()):
+            self._drop(name)
 
     def lend(
         self, work: StageWork, client: str, worker: type[EngineWorker], broken: str | None
@@ -91,7 +98,6 @@ class EnginePool:
 
     def rest(self, layout: str, num: int) -> None:
         """A training begins: engines end or, in other layouts, ``num`` of them stay."""
-        self._drop_pending()
         self._end(list(self.engines)[0 if layout == "restart" else num :])
 
     def starts(self) -> int:
@@ -129,11 +135,6 @@ class EnginePool:
         except ray.exceptions.RayError:
             return False
 
-    def _drop_pending(self) -> None:
-        """End the engines that an earlier stage asked for and that never got a place."""
-        for name in set(self.engines) - set(self.marks):
-            self._drop(name)
-
     def _drop(self, name: str) -> None:
         engine = self.engines.pop(name, None)
         if engine is not None:
@@ -166,7 +167,7 @@ class EngineClient:
             assert self.held is not None
             name, engine = self.held
             try:
-                done: pa.Table = ray.get(engine.do.remote(batch))
+                done: pa.Table = ray.get(engine.do.remote(str(self.work.folder), batch))
                 return done
             except DEATHS:
                 self._connect(name)

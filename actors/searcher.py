@@ -1,7 +1,8 @@
 """The actor of an engine: one vLLM engine, many task rows, Parquet shards out, each row exactly once.
 
-Each engine writes its own shards; only counts travel back. An engine that dies or hangs ends its
-process, and the pool starts another that gets its batches again (actors/pool.py, actors/ledger.py).
+Each engine writes its own shards; only counts travel back. It may work for two stages at once that need
+the same model. An engine that dies or hangs ends its process, and the pool starts another that gets its
+batches again (actors/pool.py, actors/ledger.py).
 """
 
 from __future__ import annotations
@@ -62,64 +63,92 @@ class StageWork:
     """A driver that starts the stage again does not get the rows of the one that died."""
 
 
+class Desk:
+    """A stage's place at an engine: whose rows come in, and where they go."""
+
+    prompts: PromptBuilder
+    mark: Json
+
+    def __init__(self, work: StageWork, client: str) -> None:
+        self.work, self.client = work, client
+        self.config, self.folder = work.config, work.folder
+        self.shards = ShardWriter(self._place, work.config.engine.rows_per_shard)
+        self.metrics = RowMetrics(work.folder)
+        self.log = StageLogger(work.folder)
+        self.tracer = Tracer(work.folder, work.config.telemetry.num_traces)
+        self.ledger = EngineLedger(work.folder)
+        self.num_open = 0  # batches
+        self.alone = threading.Lock()
+
+    def num_finished(self) -> int:
+        """Rows of the stage that are in shards, of all engines."""
+        return num_rows(self.folder.glob("*/part-*.parquet"))
+
+    def unfinished(self, rows: list[Row]) -> list[Row]:
+        """The rows that the worker which died with this batch had not finished."""
+        names = {key_of(row)[0] for row in rows}
+        done = {name: finished_ids(self.folder / name) for name in names}
+        return [row for row in rows if row["id"] not in done[key_of(row)[0]]]
+
+    def _place(self, name: str) -> tuple[Path, pa.Schema]:
+        """The folder and the columns of an output (``benchmark-solve``: those of the task ``solve``)."""
+        schema = TASKS[name.rpartition("-")[2]].schema
+        return self.folder / name, schema.append(pa.field("weights", pa.string()))
+
+
 class EngineWorker:
-    """An actor: one vLLM engine, stage after stage; many rows of one stage at a time."""
+    """An actor: one vLLM engine, stage after stage, or two stages at once; many rows at a time."""
 
     engine: Any = None
-    work: StageWork | None = None
-    mark: Json
 
     def __init__(self) -> None:
         self.loaded: Loaded | None = None
+        self.desks: dict[str, Desk] = {}
         self.opening = threading.Lock()
         self.told_s = 0.0  # of the engine's busy seconds
-        self.num_open = 0  # batches
-        self.client = ""
-        self.alone = threading.Lock()
         self.ending = threading.Lock()
 
     def open(self, work: StageWork, client: str = "", *, replaces: bool = False) -> Json:
         """Be ready for a stage's rows: start the engine, or load its model in place. Returns the
         engine's node, processes and load time.
 
-        ``replaces`` where this engine takes the place of one that died in this stage. Batches that are
-        still open are those of a client that died: they are given again, so this process ends with
-        them.
+        ``replaces`` where this engine takes the place of one that died in this stage. Batches of this
+        stage that are still open, or of any where another model is wanted, are those of a client that
+        died: they are given again, so this process ends with them.
         """
         with self.opening:
-            if self.num_open and (self.work, self.client) != (work, client):
+            desk = self.desks.get(str(work.folder))
+            if desk is not None and desk.num_open and (desk.work, desk.client) != (work, client):
                 self._end("the process that waited for its rows has died")
-            self.client = client
-            if self.work == work:
-                return self.mark
-            self.config, self.folder = work.config, work.folder
-            self.shards = ShardWriter(self._place, work.config.engine.rows_per_shard)
-            self.metrics = RowMetrics(work.folder)
-            self.log = StageLogger(work.folder)
-            self.tracer = Tracer(work.folder, work.config.telemetry.num_traces)
-            self.ledger = EngineLedger(work.folder)
-            self.ledger.enter(self._num_finished, work.config.engine.num_engines[1], replaces)
+            if desk is not None and desk.work == work:
+                desk.client = client
+                return desk.mark
+            desk = Desk(work, client)
+            desk.ledger.enter(desk.num_finished, work.config.engine.num_engines[1], replaces)
             started, is_new = time.monotonic(), self.engine is None
             try:
-                self._load(work)
+                self._load(desk)
             except Exception as error:
-                self.log.exception("no engine could be started")
+                self.desks.pop(str(work.folder), None)
+                desk.log.exception("no engine could be started")
                 why = error if isinstance(error, PsrError) else f"{type(error).__name__}: {error}"
                 raise PsrError(
                     f"no engine could be started for {work.model}: {' '.join(str(why).split())} (the "
                     "engine's full output is in Ray's worker logs)"
                 ) from error
             loading_s = time.monotonic() - started
-            self.mark, self.work = self.ledger.ready(loading_s), work
-            self.log.info("engine ready", extra={"loading_s": round(loading_s, 1), "new": is_new})
+            desk.mark = desk.ledger.ready(loading_s)
+            self.desks[str(work.folder)] = desk
+            desk.log.info("engine ready", extra={"loading_s": round(loading_s, 1), "new": is_new})
             if is_new:
-                threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
-            return self.mark
+                hang_s = work.config.engine.hang_s
+                threading.Thread(target=self._watch, args=(hang_s,), daemon=True).start()
+            return desk.mark
 
-    def _load(self, work: StageWork) -> None:
+    def _load(self, desk: Desk) -> None:
         """Have the engine answer by the stage's model. Weights that are loaded in place are proven; an
         engine whose answers are others ends its process."""
-        config = work.config
+        work, config = desk.work, desk.config
         judge_class(config.judge)  # the user's own code, where there is some, is on this node
         ranking_factory(config)
         model = local_copy(work.model)
@@ -127,7 +156,7 @@ class EngineWorker:
         wanted = Loaded(work.model, fingerprint(model, num_windows=256), work.first)
         held = self.loaded
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-        self.prompts = PromptBuilder(tokenizer, config.prompts)
+        desk.prompts = PromptBuilder(tokenizer, config.prompts)
         proof = proof_of(work.model)
         if proof is not None:
             proof = proof.within(config.model.max_length)
@@ -137,8 +166,11 @@ class EngineWorker:
             if proof is not None:
                 wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
                 if wrong is not None:
-                    self.log.warning("a fresh engine and the trainer disagree: %s", wrong)
+                    desk.log.warning("a fresh engine and the trainer disagree: %s", wrong)
         elif (wanted.model, wanted.weights) != (held.model, held.weights):
+            if any(other.num_open for other in self.desks.values()):
+                self._end("the process that waited for its rows has died")
+            self.desks = {str(work.folder): desk}
             if proof is None:
                 self._end(f"{work.model} has no proof by which it could be loaded in place")
             if differs := misfit(local_copy(held.model), model):
@@ -148,7 +180,7 @@ class EngineWorker:
                 self.engine.load(model)
                 wrong = doubt(proof, self.engine.answers(proof), before, config.model.dtype)
             except Exception as error:
-                self.log.exception("weights could not be loaded in place")
+                desk.log.exception("weights could not be loaded in place")
                 self._end(f"loading in place: {type(error).__name__}: {first_line(error)}")
             if wrong is not None:
                 self._end(f"weights that were loaded in place are stale or not whole: {wrong}")
@@ -156,43 +188,44 @@ class EngineWorker:
             self._end("a judging model is wanted that it was not started with")
         self.loaded = wanted if held is None else replace(wanted, first=held.first)
 
-    def do(self, batch: pa.Table) -> pa.Table:
-        """Do a batch of the stage's task rows; return counts when all are in shards. Called from many
-        threads: other batches are in flight meanwhile."""
+    def do(self, stage: str, batch: pa.Table) -> pa.Table:
+        """Do a batch of the task rows of a stage (its folder); return counts when all are in shards.
+        Called from many threads: other batches are in flight meanwhile."""
+        desk = self.desks[stage]
         with self.opening:
-            self.num_open += 1
+            desk.num_open += 1
         try:
-            return self._do(batch)
+            return self._do(desk, batch)
         finally:
             with self.opening:
-                self.num_open -= 1
+                desk.num_open -= 1
 
     def is_idle(self) -> bool:
         """Whether no batch is open."""
-        return not self.num_open
+        return not any(desk.num_open for desk in self.desks.values())
 
-    def _do(self, batch: pa.Table) -> pa.Table:
+    def _do(self, desk: Desk, batch: pa.Table) -> pa.Table:
         rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]
-        left = rows if self.ledger.is_new(rows) else self._unfinished(rows)
-        deaths = self.ledger.suspects()
+        left = rows if desk.ledger.is_new(rows) else desk.unfinished(rows)
+        deaths = desk.ledger.suspects()
         suspects = [row for row in left if key_of(row) in deaths]
         tokens = 0
-        self.shards.expect(len(left))
+        desk.shards.expect(len(left))
         try:
-            futures = {self._submit(row): row for row in left if key_of(row) not in deaths}
+            futures = {self._submit(desk, row): row for row in left if key_of(row) not in deaths}
             for future in as_completed(futures):
-                tokens += self._finish(futures[future], future)
+                tokens += self._finish(desk, futures[future], future)
             for row in suspects:
                 reasons = deaths[key_of(row)]
                 if len(reasons) >= MAX_ROW_DEATHS:
-                    self.shards.add(key_of(row)[0], failed_row(row, EngineKilled(reasons)))
+                    desk.shards.add(key_of(row)[0], failed_row(row, EngineKilled(reasons)))
                 else:
-                    with self.alone:  # so that no two suspects are in flight at one death
-                        tokens += self._finish(row, self._submit(row))
-            self.shards.wait(map(key_of, left))
-            self.tracer.flush()
+                    with desk.alone:  # so that no two suspects are in flight at one death
+                        tokens += self._finish(desk, row, self._submit(desk, row))
+            desk.shards.wait(map(key_of, left))
+            desk.tracer.flush()
         except BaseException:
-            self.shards.flush()
+            desk.shards.flush()
             raise
         counts = {"rows": [len(rows)], "tokens": [tokens], "busy_s": [self._busy_s()]}
         return pa.table(counts)
@@ -203,14 +236,15 @@ class EngineWorker:
             before, self.told_s = self.told_s, self.engine.busy_s
             return self.told_s - before
 
-    def _submit(self, row: Row) -> Future[Row]:
-        future: Future[Row] = self.engine.submit(self._task(row), key_of(row))
+    def _submit(self, desk: Desk, row: Row) -> Future[Row]:
+        name = (str(desk.folder), key_of(row))
+        future: Future[Row] = self.engine.submit(self._task(desk, row), name)
         return future
 
-    def _task(self, row: Row) -> EngineTask[Row]:
-        return self.tracer.traced(TASKS[row["task"]].run(row, self.prompts, self.config), row)
+    def _task(self, desk: Desk, row: Row) -> EngineTask[Row]:
+        return desk.tracer.traced(TASKS[row["task"]].run(row, desk.prompts, desk.config), row)
 
-    def _finish(self, row: Row, future: Future[Row]) -> int:
+    def _finish(self, desk: Desk, row: Row, future: Future[Row]) -> int:
         """Wait for a row's result and keep it; returns its tokens."""
         try:
             result = future.result()
@@ -219,18 +253,17 @@ class EngineWorker:
                 self._end(str(error))
             result = failed_row(row, error)
         result["weights"] = None if self.loaded is None else self.loaded.weights[:16]
-        self.shards.add(key_of(row)[0], result)
-        self.metrics.add(row["task"], result)
+        desk.shards.add(key_of(row)[0], result)
+        desk.metrics.add(row["task"], result)
         facts = {"problem": row["id"], "task": row["task"], "tokens": num_tokens(result)}
         if result.get("error") is None:
-            self.log.info("finished", extra=facts | {"end": result.get("end")})
+            desk.log.info("finished", extra=facts | {"end": result.get("end")})
         else:
-            self.log.warning("failed: %s", result["error"], extra=facts)
+            desk.log.warning("failed: %s", result["error"], extra=facts)
         return num_tokens(result)
 
-    def _watch(self) -> None:
+    def _watch(self, hang_s: float) -> None:
         """End the process of an engine that hangs."""
-        hang_s = self.config.engine.hang_s
         while True:
             time.sleep(min(hang_s / 4, 5))
             if self.engine.stalled_s > hang_s:
@@ -241,22 +274,11 @@ class EngineWorker:
         the ledger. Its batches go to another engine."""
         with self.ending:  # never released: the first thread ends all
             try:
-                self.log.error("engine ended: %s", reason)
-                self.ledger.died(reason, self.engine.suspects())
-                self.shards.flush()
+                suspects, desks = self.engine.suspects(), list(self.desks.values())
+                for desk in [each for each in desks if each.num_open] or desks[-1:]:
+                    desk.log.error("engine ended: %s", reason)
+                    in_flight = [key for stage, key in suspects if stage == str(desk.folder)]
+                    desk.ledger.died(reason, in_flight)
+                    desk.shards.flush()
             finally:
                 end_this_process()
-
-    def _unfinished(self, rows: list[Row]) -> list[Row]:
-        """The rows that the worker which died with this batch had not finished."""
-        names = {key_of(row)[0] for row in rows}
-        done = {name: finished_ids(self.folder / name) for name in names}
-        return [row for row in rows if row["id"] not in done[key_of(row)[0]]]
-
-    def _num_finished(self) -> int:
-        return num_rows(self.folder.glob("*/part-*.parquet"))
-
-    def _place(self, name: str) -> tuple[Path, pa.Schema]:
-        """The folder and the columns of an output (``benchmark-solve``: those of the task ``solve``)."""
-        schema = TASKS[name.rpartition("-")[2]].schema
-        return self.folder / name, schema.append(pa.field("weights", pa.string()))

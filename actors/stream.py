@@ -7,7 +7,7 @@ filter and check the rows; the process that runs this has no copy of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,13 @@ def run_rows(
     first: str | None = None,
     worker: type[EngineWorker] = EngineWorker,
     pool: Any = None,
+    handed_out: Callable[[], None] | None = None,
 ) -> Json:
     """Stream all task rows that are not finished yet through the engine pool.
 
     ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
-    (benchmarks simulate engines). Without a ``pool`` engines start and end here.
+    (benchmarks simulate engines). Without a ``pool`` engines start and end here. ``handed_out`` is
+    called, perhaps often, once no row waits for an engine to have room.
 
     Returns what engines it took: ``engine_starts``, ``num_engines``, ``loading_s`` (the longest start or
     load) and ``busy_s`` (of all engines). Raises ``PsrError`` where rows are missing in the end.
@@ -57,6 +59,13 @@ def run_rows(
     expected, num_done = in_task(count_rows, paths, folder)
     total = sum(expected.values())
     progress.start(total, num_done)
+    places = config.engine.max_rows_in_flight * config.engine.num_engines[0]
+
+    def advance(rows: int, num_tokens: int) -> None:
+        progress.advance(rows, num_tokens)
+        if handed_out is not None and progress.total - progress.done <= places:
+            handed_out()
+
     ledger = EngineLedger(folder)
     used: Json = {"engine_starts": 0, "loading_s": 0.0, "busy_s": 0.0}
     if num_done < total:
@@ -64,7 +73,10 @@ def run_rows(
         work = StageWork(model, config, folder, first)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
             before = result_of(engines.starts.remote())
-            used["busy_s"] = stream_rows(paths, total - num_done, work, progress, worker, engines)
+            used["busy_s"] = stream_rows(
+                paths, total - num_done, work, progress, advance, worker, engines
+            )
+            result_of(engines.finish.remote(str(folder)))
             used["engine_starts"] = max(0, result_of(engines.starts.remote()) - before)
         loading = [mark["loading_s"] for mark in ledger.engines()]
         used |= {"num_engines": len(loading), "loading_s": max(loading, default=0.0)}
@@ -132,6 +144,7 @@ def stream_rows(
     num_left: int,
     work: StageWork,
     progress: ProgressWriter,
+    advance: Callable[[int, int], None],
     worker: type[EngineWorker],
     pool: Any,
 ) -> float:
@@ -154,39 +167,36 @@ def stream_rows(
     if not result_of(pool.begin.remote(str(folder), work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         await_room(demand, progress.stage, timeout_s, progress.wait, "STRICT_PACK")
-    context = ray.data.DataContext.get_current().copy()
+    context = ray.data.DataContext.get_current()  # of this process, which does nothing else
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
     context.raise_original_map_exception = True  # a full disk or a user's error keeps its type
     context.max_consecutive_actor_init_deaths = 2  # its node may have died meanwhile
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
-    with ray.data.DataContext.current(context):
-        # blocks, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
-        left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
-        dataset = ray.data.from_blocks(
-            [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
-        )
-        del left
-        counted = dataset.map_batches(
-            EngineClient,
-            fn_constructor_args=(pool, work, worker),
-            batch_format="pyarrow",
-            batch_size=per_batch,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
-                max_tasks_in_flight_per_actor=num_batches,
-                max_concurrent_calls_per_actor=num_batches,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=0,
-        )
-        # block by block: batches of a size would wait for that many counts
-        for counts in counted.iter_batches(
-            batch_format="pyarrow", batch_size=None, prefetch_batches=0
-        ):
-            rows: list[dict[str, Any]] = counts.to_pylist()
-            for row in rows:
-                progress.advance(row["rows"], row["tokens"])
-                busy_s += row["busy_s"]
+    # blocks, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
+    left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
+    dataset = ray.data.from_blocks(
+        [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
+    )
+    del left
+    counted = dataset.map_batches(
+        EngineClient,
+        fn_constructor_args=(pool, work, worker),
+        batch_format="pyarrow",
+        batch_size=per_batch,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            max_tasks_in_flight_per_actor=num_batches,
+            max_concurrent_calls_per_actor=num_batches,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=0,
+    )
+    # block by block: batches of a size would wait for that many counts
+    for counts in counted.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
+        rows: list[dict[str, Any]] = counts.to_pylist()
+        for row in rows:
+            advance(row["rows"], row["tokens"])
+            busy_s += row["busy_s"]
     return busy_s

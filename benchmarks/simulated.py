@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from actors.searcher import EngineWorker, StageWork
+from actors.searcher import Desk, EngineWorker
 from psr_ray.storage.files import Row
 
 # A search without steps.
@@ -96,15 +96,15 @@ class SimulatedWorker(EngineWorker):
     """An engine worker whose engine is simulated; ``model`` is ``MEDIAN,SIGMA``. Its shards hold search
     rows without steps; ``end`` says when the search started and ended (Unix seconds), and where."""
 
-    def _load(self, work: StageWork) -> None:
-        self.median, self.sigma = map(float, work.model.split(","))
-        up = self.folder / "up"
+    def _load(self, desk: Desk) -> None:
+        self.median, self.sigma = map(float, desk.work.model.split(","))
+        up = desk.folder / "up"
         up.mkdir(exist_ok=True)
         (up / str(os.getpid())).touch()
-        engine = self.config.engine
+        engine = desk.config.engine
         self.engine: Any = SimulatedEngine(
             engine.max_rows_in_flight, lambda: len(list(up.iterdir())) >= engine.num_engines[0]
         )
 
-    def _task(self, row: Row) -> Any:
+    def _task(self, _desk: Desk, row: Row) -> Any:
         return row, service_time(row["id"], self.median, self.sigma)

@@ -98,8 +98,8 @@ def poisoned(poison, how):
     """A worker whose engine a problem hangs or kills."""
 
     class PoisonedWorker(EngineWorker):
-        def _task(self, row):
-            task = super()._task(row)
+        def _task(self, desk, row):
+            task = super()._task(desk, row)
             return self.sick(task) if row["id"] == poison else task
 
         def sick(self, task):
@@ -131,7 +131,7 @@ def test_a_problem_that_kills_its_engine_twice_fails(ray_up, tmp_path, record, h
 @pytest.mark.long
 def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
     class Dying(EngineWorker):
-        def _task(self, row):
+        def _task(self, _desk, _row):
             os.kill(os.getpid(), signal.SIGKILL)
 
     expected, do = stage(tmp_path, 4, "solve")
@@ -147,7 +147,7 @@ def test_engines_that_only_die_end_the_stage_with_one_line(ray_up, tmp_path):
 )
 def test_what_a_worker_raises_reaches_the_command_as_it_is(ray_up, tmp_path, error, said):
     class Failing(EngineWorker):
-        def do(self, batch):
+        def do(self, _stage, _batch):
             raise error
 
     _, do = stage(tmp_path, 4, "solve")

@@ -109,8 +109,12 @@ def test_engines_that_never_got_a_place_end_with_their_stage():
     pool.begin("search")
     engine = lend(pool, "search", "a")
     pool.lend(work("search"), "b", EngineWorker, None)  # waits for a node that does not come
-    assert pool.begin("evaluate") == 1
+    pool.begin("evaluate")  # beside it
+    assert len(pool.engines) == 2
+    assert lend(pool, "evaluate", "c") == engine
+    pool.finish("search")
     assert list(pool.engines) == [engine]
+    assert pool.ended == ["engine-2"]
 
 
 def test_engines_and_training_apart_need_room_for_both():

@@ -78,10 +78,10 @@ def test_an_engine_that_never_answers_a_reload_is_replaced(ray_up, tmp_path):
     class HangsOnReload(SimulatedWorker):  # here, so that its code travels
         """Never loads a second model."""
 
-        def _load(self, work):
+        def _load(self, desk):
             if self.engine is not None:
                 time.sleep(1000)
-            super()._load(work)
+            super()._load(desk)
 
     rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": f"p{i}"} for i in range(4)]
     write_rows(tmp_path / "problems.parquet", rows, TASK_SCHEMA)

@@ -90,14 +90,15 @@ def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):
     EngineLedger(tmp_path).open()
     dead = SimulatedWorker()
     dead.open(StageWork("0.001,0", config, tmp_path))
-    assert dead.ledger.is_new(rows)
-    dead.shards.expect(5)
+    [desk] = dead.desks.values()
+    assert desk.ledger.is_new(rows)
+    desk.shards.expect(5)
     for name in names[:2]:
-        dead.shards.add("search", {"id": name, "end": "dead", "error": None})
-    dead.shards.add("search", {"id": names[2], "end": "dead", "error": None})  # pooled, and lost
+        desk.shards.add("search", {"id": name, "end": "dead", "error": None})
+    desk.shards.add("search", {"id": names[2], "end": "dead", "error": None})  # pooled, and lost
     other = SimulatedWorker()
     other.open(StageWork("0.001,0", config, tmp_path), replaces=True)
-    assert other.do(batch)["rows"].to_pylist() == [5]
+    assert other.do(str(tmp_path), batch)["rows"].to_pylist() == [5]
     found = {row["id"]: row["end"] for row in read_rows(shards(tmp_path / "search"))}
     assert sorted(found) == names
     assert [name for name in names if found[name] == "dead"] == names[:2]
@@ -105,7 +106,7 @@ def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):
 
 
 class Failing(SimulatedWorker):
-    def _load(self, _work):
+    def _load(self, _desk):
         raise OSError("no memory\nfor this")
 
 

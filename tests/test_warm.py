@@ -53,6 +53,11 @@ def test_a_run_with_kept_engines_makes_the_same_rows_with_one_start(tmp_path):
         assert old == new, (stage, task)
     assert summary(tmp_path / "colocated")["engine_starts"] == 1
     assert summary(tmp_path / "restart")["engine_starts"] == 3  # M0, M1, M2
+    begun, measured = (
+        (tmp_path / "colocated" / "smoke" / name).stat().st_mtime
+        for name in ("search-1/_KEY", "evaluate-M1/_MANIFEST.json")
+    )
+    assert begun < measured  # beside it
     weights = [
         {row["weights"] for row in rows_of(tmp_path / "colocated", stage, "solve").values()}
         for stage in ("evaluate-M0", "evaluate-M1", "evaluate-M2")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,9 +49,13 @@ def interval_s(run_dir: Path) -> float:
 
 
 class ProgressWriter:
-    """Writes the state of one stage; ``advance`` may be called often."""
+    """Writes the state of one stage; ``advance`` may be called often, and does not write while
+    ``is_shown`` says no: another stage is shown, beside which this one has begun."""
 
-    def __init__(self, run_dir: Path, stage: str, unit: str) -> None:
+    def __init__(
+        self, run_dir: Path, stage: str, unit: str, is_shown: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.is_shown = is_shown
         self.path = run_dir / FILE_NAME
         self.stage = stage
         self.unit = unit
@@ -79,6 +84,8 @@ class ProgressWriter:
             self._write()
 
     def _write(self) -> None:
+        if not self.is_shown():
+            return
         state = ProgressState(
             self.stage,
             self.done,
