@@ -161,7 +161,8 @@ def rounds_figure(rounds: list[Json]) -> bytes | None:
         heights = [entry["seconds"][part] for entry in rounds]
         seconds.bar(xs, heights, bottom=below, label=part)
         below = [low + height for low, height in zip(below, heights, strict=True)]
-    seconds.set(title="seconds by part", xlabel="round")
+    seconds.set(title="seconds by part", xlabel="round", ylim=(0, 1.3 * max(*below, 1.0)))
+    seconds.legend(fontsize=8, frameon=False, ncols=3)
     pairs.bar(xs, [entry["num_pairs"] or 0 for entry in rounds])
     pairs.set(title="step preferences", xlabel="round")
     for key, label in (
@@ -173,7 +174,6 @@ def rounds_figure(rounds: list[Json]) -> bytes | None:
         if points:
             shares.plot(*zip(*points, strict=True), marker=".", label=label)
     shares.set(title="searches", ylabel="%", xlabel="round", ylim=(-3, 103))
-    for axis in (seconds, shares):
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8, frameon=False)
+    if shares.get_legend_handles_labels()[0]:
+        shares.legend(fontsize=8, frameon=False)
     return to_png(figure)
