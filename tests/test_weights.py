@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -108,10 +109,21 @@ def wanted(folder, proof):
     return found
 
 
+# Of the eight kinds of weights three are tried in each test run, the others in `make faults`.
+OFTEN = {
+    (LlamaConfig, True, "float32"),
+    (Qwen2Config, True, "bfloat16"),
+    (LlamaConfig, False, "bfloat16"),
+}
+SELDOM = (pytest.mark.faults, pytest.mark.long)
+KINDS = [
+    pytest.param(*kind, marks=() if kind in OFTEN else SELDOM)
+    for kind in product((LlamaConfig, Qwen2Config), (True, False), ("float32", "bfloat16"))
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "tied", "dtype"), KINDS)
 def test_an_engine_answers_by_the_weights_it_loaded_in_place(tmp_path, kind, tied, dtype):
     from conftest import TINY
 
