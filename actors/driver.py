@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,9 @@ from psr_ray.data.stage import evaluation_files, write_data
 from psr_ray.measures.evaluation import model_figures, search_figures
 from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
+from psr_ray.run_models import drop_old_models, evaluated_before, model_path
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import (
-    PlannedStage,
-    drop_old_models,
-    evaluated_before,
-    model_path,
-    planned_stages,
-    with_seed_files,
-)
+from psr_ray.stages import PlannedStage, planned_stages, with_seed_files
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
@@ -63,6 +58,7 @@ class IterationDriver:
         self.ended = 0.0  # when the last stage did
         self.measuring: Future[None] | None = None  # an evaluation, beside a search
         self.is_handed_out = threading.Event()  # all of it
+        self.attempt = uuid.uuid4().hex
 
     def run(self, iteration: int) -> None:
         """Run the stages of an iteration that are not complete, in order; Mk is measured as it begins to
@@ -91,14 +87,14 @@ class IterationDriver:
             self.stage(evaluation, self.evaluate)
             self.stage(search, self.search)
             return
-        with ThreadPoolExecutor(1) as thread:
-            self.measuring = thread.submit(self.stage, evaluation, self.evaluate)
-            while not (self.measuring.done() or self.is_handed_out.wait(timeout=0.2)):
-                continue
-            if self.measuring.done():
-                self.measuring.result()
-            self.stage(search, self.search)
+        self.measuring = in_thread(self.stage, evaluation, self.evaluate)
+        while not (self.measuring.done() or self.is_handed_out.wait(timeout=0.2)):
+            continue
+        if self.measuring.done():
             self.measuring.result()
+        searching = in_thread(self.stage, search, self.search)
+        for first in as_completed([self.measuring, searching]):
+            first.result()  # an error of one ends the driver, and with it the other
 
     def is_due(self, name: str) -> bool:
         """Whether a stage is wanted and not complete."""
@@ -107,7 +103,8 @@ class IterationDriver:
     def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
         """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted.
 
-        Its time is that by which the run got longer: without what it did beside the stage before."""
+        Its time is that by which the run got longer: ``beside_s``, what it did beside the stage before,
+        is not in it."""
         if not self.is_due(name):
             return
         planned = self.stages[name]
@@ -116,8 +113,9 @@ class IterationDriver:
         log.info("stage started")
         stage.open()
         facts = body(planned)
-        started, self.ended = max(started, self.ended), time.time()
-        stage.finish(max(self.ended - started, 0.0), **facts)
+        beside_s = max(self.ended - started, 0.0)
+        self.ended = time.time()
+        stage.finish(self.ended - started - beside_s, **facts, beside_s=beside_s)
         stage.tidy()
         log.info("stage finished", extra={"seconds": round(self.ended - started, 1)})
 
@@ -143,7 +141,8 @@ class IterationDriver:
         """Mk searches its problems step by step and judges the candidates, or M1 does."""
         k, folder = planned.iteration, planned.stage.folder
         config = self.config.in_iteration(k)
-        used = self._run_engines(planned, [self._data(f"search-{k}")], config)
+        progress = ProgressWriter(*self._of_progress(planned), is_shown=self._is_measured)
+        used = self._run_engines(planned, [self._data(f"search-{k}")], config, progress)
         if self.measuring is not None:
             wait([self.measuring])  # so that stages end in their order
         return in_task(search_summary, folder) | {"engines": used}
@@ -164,14 +163,19 @@ class IterationDriver:
         inputs = [self._data(name) for name in evaluation_files(config, planned.model)]
         if planned.model not in ("M0", "M1") and (first / PROBES).is_file():
             inputs.append(first / PROBES)
-        used = self._run_engines(planned, inputs, config)
+        used = self._run_engines(planned, inputs, config, self._progress(planned))
         if planned.model == "M1" and config.evaluation.num_probes:
             in_task(write_probes, folder, config.evaluation.num_probes, config.seed)
-        before = self.stages[f"evaluate-{evaluated_before(self.plan, planned.model)}"].stage.folder
+        model_before = evaluated_before(self.plan, planned.model)
+        before = self.stages[f"evaluate-{model_before}"].stage.folder
         figures = in_task(model_figures, folder, first=first, before=before)
         key, number = self.stages["data"].stage.key, int(planned.model.removeprefix("M"))
         track_evaluation(self.config, folder, key, number, figures)
-        facts = {"engines": used, "measured_with": provenance(self.config)}
+        facts = {
+            "engines": used,
+            "model_before": model_before,
+            "measured_with": provenance(self.config),
+        }
         return figures | facts
 
     def _train(self, planned: PlannedStage, start_from: str, preferences: Path | None) -> Json:
@@ -192,10 +196,12 @@ class IterationDriver:
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 
-    def _run_engines(self, planned: PlannedStage, inputs: list[Path], config: Config) -> Json:
+    def _run_engines(
+        self, planned: PlannedStage, inputs: list[Path], config: Config, progress: ProgressWriter
+    ) -> Json:
         """Have the engines do a stage's rows. They have M1 beside the policy from M2 on, where it judges
         searches: evaluation and search share them."""
-        model, progress = self._model(planned.model), self._progress(planned)
+        model = self._model(planned.model)
         number = int(planned.model.removeprefix("M"))
         judges = number > 1 and self.config.method.first_judges
         first = self._model("M1") if judges else None
@@ -208,21 +214,40 @@ class IterationDriver:
             progress,
             first,
             pool=self.pool,
+            attempt=self.attempt,
             handed_out=self.is_handed_out.set if is_evaluation else None,
         )
 
-    def _progress(self, planned: PlannedStage) -> ProgressWriter:
-        def is_shown() -> bool:
-            measuring = self.measuring
-            return planned.kind == "evaluate" or measuring is None or measuring.done()
+    def _of_progress(self, planned: PlannedStage) -> tuple[Path, str, str]:
+        return self.config.run_dir, planned.title, "rows"
 
-        return ProgressWriter(self.config.run_dir, planned.title, "rows", is_shown)
+    def _progress(self, planned: PlannedStage) -> ProgressWriter:
+        return ProgressWriter(*self._of_progress(planned))
+
+    def _is_measured(self) -> bool:
+        """Whether no evaluation is under way."""
+        return self.measuring is None or self.measuring.done()
 
     def _model(self, name: str) -> str:
         return model_path(self.plan, name, self.config)
 
     def _data(self, name: str) -> Path:
         return self.stages["data"].stage.folder / f"{name}.parquet"
+
+
+def in_thread(function: Callable[..., None], *arguments: Any) -> Future[None]:
+    """Call a function in a thread that ends with the process at the latest."""
+    future = Future[None]()
+
+    def call() -> None:
+        try:
+            function(*arguments)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def search_summary(folder: Path) -> Json:

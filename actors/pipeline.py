@@ -16,8 +16,9 @@ from psr_ray.data.stage import check_sources
 from psr_ray.errors import PsrError, first_line
 from psr_ray.report.memory import PeakMemory
 from psr_ray.report.summary import write_summary
+from psr_ray.run_models import check_weights, drop_old_models, force
 from psr_ray.runs import CONFIG_FILE, RunDirectory
-from psr_ray.stages import PlannedStage, check_weights, force, planned_stages
+from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.folders import disk_checked
 from psr_ray.telemetry.progress import interval_s
@@ -54,9 +55,8 @@ def run_pipeline(
         run.claim(accept_changes=accept_changes)
         try:
             plan = planned_stages(run)
-            if forced is not None and not force(plan, forced):
-                names = ", ".join(planned.stage.name for planned in plan)
-                raise PsrError(f"--force {forced}: no such stage; the stages are {names}")
+            if forced is not None:
+                force(config, plan, forced)
             for planned in plan:
                 if planned.kind in ("seed", "data") and planned.stage.is_complete:
                     check_sources(config, planned.stage.name, planned.stage.manifest or {})
@@ -68,6 +68,7 @@ def run_pipeline(
                 else:
                     due.append(planned)
             check_weights(plan, due)
+            drop_old_models(config, plan)
             if due:
                 with PeakMemory(run.path), driver_of(config, due) as driver:
                     for iteration, stages in groupby(due, partial(driven_in, config)):

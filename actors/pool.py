@@ -44,6 +44,7 @@ class EnginePool:
         self.engines: dict[str, Any] = {}
         self.marks: dict[str, dict[str, Any]] = {}
         self.judges: dict[str, str | None] = {}
+        self.took_s: dict[str, float] = {}
         self.leases: dict[tuple[str, str], str] = {}
         self.num_started = 0
         self.is_closing = False
@@ -70,7 +71,7 @@ class EnginePool:
         """An engine for a client of a stage: its own, a free one, or a new one; above the config's
         number one that others hold, too. ``broken`` names the engine that it had and that died.
 
-        Returns its name, its handle, and the seconds that it last took to load, where it runs."""
+        Returns its name, its handle, and the seconds that it took to start, where it runs."""
         stage, most = str(work.folder), work.config.engine.num_engines[1]
         if broken is not None:
             self._drop(broken)
@@ -85,11 +86,12 @@ class EnginePool:
                 free = [name for name in self.engines if self._is_idle(name)] or list(self.engines)
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
-        return held, self.engines[held], self.marks.get(held, {}).get("loading_s")
+        return held, self.engines[held], self.took_s.get(held)
 
     def ready(self, name: str, mark: dict[str, Any]) -> None:
         """An engine has started: its node and processes."""
         self.marks[name] = mark
+        self.took_s.setdefault(name, mark["loading_s"])
 
     def close(self) -> None:
         """End all engines; no more are lent."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from concurrent.futures import Future, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from psr_ray.data.rows import TASK_SCHEMA, key_of
 from psr_ray.errors import PsrError, first_line
 from psr_ray.inference.engine import VllmEngine
 from psr_ray.inference.tasks import TASKS, failed_row, num_tokens
-from psr_ray.inference.weights import doubt, misfit, proof_of
+from psr_ray.inference.weights import doubt, misfit, proof_of, shape_of
 from psr_ray.method.generation import EngineTask
 from psr_ray.method.judges import judge_class
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
@@ -43,11 +42,13 @@ UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that an engine holds: where it was, and its weights' fingerprint."""
+    """A model that an engine holds: where it was (its folder may be gone), its weights' fingerprint and
+    their shape."""
 
     model: str
     weights: str
     first: str | None
+    shape: Json
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class StageWork:
     config: Config
     folder: Path
     first: str | None = None
-    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """A driver that starts the stage again does not get the rows of the one that died."""
+    attempt: str = ""
+    """Which driver's: one that starts the stage again does not get the rows of one that died."""
 
 
 class Desk:
@@ -78,7 +79,12 @@ class Desk:
         self.tracer = Tracer(work.folder, work.config.telemetry.num_traces)
         self.ledger = EngineLedger(work.folder)
         self.num_open = 0  # batches
-        self.alone = threading.Lock()
+
+    def is_left_by(self, work: StageWork, client: str) -> bool:
+        """Whether it has open batches whose client has died, now that a client asks for some work."""
+        same_driver = self.work.attempt == work.attempt and self.work.model == work.model
+        same_client = self.client == client or self.folder != work.folder
+        return self.num_open > 0 and not (same_driver and same_client)
 
     def num_finished(self) -> int:
         """Rows of the stage that are in shards, of all engines."""
@@ -106,20 +112,20 @@ class EngineWorker:
         self.desks: dict[str, Desk] = {}
         self.opening = threading.Lock()
         self.told_s = 0.0  # of the engine's busy seconds
+        self.alone = threading.Lock()
         self.ending = threading.Lock()
 
     def open(self, work: StageWork, client: str = "", *, replaces: bool = False) -> Json:
         """Be ready for a stage's rows: start the engine, or load its model in place. Returns the
         engine's node, processes and load time.
 
-        ``replaces`` where this engine takes the place of one that died in this stage. Batches of this
-        stage that are still open, or of any where another model is wanted, are those of a client that
-        died: they are given again, so this process ends with them.
+        ``replaces`` where this engine takes the place of one that died in this stage. Where batches are
+        still open of a client that has died, this process ends: they are given again.
         """
         with self.opening:
             desk = self.desks.get(str(work.folder))
-            if desk is not None and desk.num_open and (desk.work, desk.client) != (work, client):
-                self._end("the process that waited for its rows has died")
+            if any(other.is_left_by(work, client) for other in self.desks.values()):
+                self._end_left()
             if desk is not None and desk.work == work:
                 desk.client = client
                 return desk.mark
@@ -153,7 +159,8 @@ class EngineWorker:
         ranking_factory(config)
         model = local_copy(work.model)
         first = None if work.first is None else local_copy(work.first)
-        wanted = Loaded(work.model, fingerprint(model, num_windows=256), work.first)
+        weights, shape = fingerprint(model, num_windows=256), shape_of(model)
+        wanted = Loaded(work.model, weights, work.first, shape)
         held = self.loaded
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         desk.prompts = PromptBuilder(tokenizer, config.prompts)
@@ -168,12 +175,10 @@ class EngineWorker:
                 if wrong is not None:
                     desk.log.warning("a fresh engine and the trainer disagree: %s", wrong)
         elif (wanted.model, wanted.weights) != (held.model, held.weights):
-            if any(other.num_open for other in self.desks.values()):
-                self._end("the process that waited for its rows has died")
             self.desks = {str(work.folder): desk}
             if proof is None:
                 self._end(f"{work.model} has no proof by which it could be loaded in place")
-            if differs := misfit(local_copy(held.model), model):
+            if differs := misfit(held.shape, shape):
                 self._end(f"{work.model} does not fit a running engine: {differs}")
             try:
                 before = self.engine.answers(proof)
@@ -220,7 +225,7 @@ class EngineWorker:
                 if len(reasons) >= MAX_ROW_DEATHS:
                     desk.shards.add(key_of(row)[0], failed_row(row, EngineKilled(reasons)))
                 else:
-                    with desk.alone:  # so that no two suspects are in flight at one death
+                    with self.alone:  # so that no two suspects are in flight at one death
                         tokens += self._finish(desk, row, self._submit(desk, row))
             desk.shards.wait(map(key_of, left))
             desk.tracer.flush()
@@ -269,12 +274,16 @@ class EngineWorker:
             if self.engine.stalled_s > hang_s:
                 self._end(f"no token for {hang_s:g} s")
 
-    def _end(self, reason: str) -> NoReturn:
+    def _end_left(self) -> NoReturn:
+        """End this process: the client of its open batches has died. No row is to blame."""
+        self._end("the process that waited for its rows has died", blame=False)
+
+    def _end(self, reason: str, *, blame: bool = True) -> NoReturn:
         """End this process and its engine's, once finished rows are in shards and those in flight are in
         the ledger. Its batches go to another engine."""
         with self.ending:  # never released: the first thread ends all
             try:
-                suspects, desks = self.engine.suspects(), list(self.desks.values())
+                suspects, desks = self.engine.suspects() if blame else (), list(self.desks.values())
                 for desk in [each for each in desks if each.num_open] or desks[-1:]:
                     desk.log.error("engine ended: %s", reason)
                     in_flight = [key for stage, key in suspects if stage == str(desk.folder)]

@@ -7,6 +7,7 @@ filter and check the rows; the process that runs this has no copy of them.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,13 +45,15 @@ def run_rows(
     first: str | None = None,
     worker: type[EngineWorker] = EngineWorker,
     pool: Any = None,
+    attempt: str | None = None,
     handed_out: Callable[[], None] | None = None,
 ) -> Json:
     """Stream all task rows that are not finished yet through the engine pool.
 
     ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
-    (benchmarks simulate engines). Without a ``pool`` engines start and end here. ``handed_out`` is
-    called, perhaps often, once no row waits for an engine to have room.
+    (benchmarks simulate engines). Without a ``pool`` engines start and end here. ``attempt`` is the
+    driver's (else this call is one); ``handed_out`` is called, perhaps often, once no row waits for an
+    engine to have room.
 
     Returns what engines it took: ``engine_starts``, ``num_engines``, ``loading_s`` (the longest start or
     load) and ``busy_s`` (of all engines). Raises ``PsrError`` where rows are missing in the end.
@@ -70,7 +73,7 @@ def run_rows(
     used: Json = {"engine_starts": 0, "loading_s": 0.0, "busy_s": 0.0}
     if num_done < total:
         ledger.open()
-        work = StageWork(model, config, folder, first)
+        work = StageWork(model, config, folder, first, attempt or uuid.uuid4().hex)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
             before = result_of(engines.starts.remote())
             used["busy_s"] = stream_rows(

@@ -101,8 +101,10 @@ class SimulatedWorker(EngineWorker):
         up = desk.folder / "up"
         up.mkdir(exist_ok=True)
         (up / str(os.getpid())).touch()
+        if self.engine is not None:  # it serves another stage, too
+            return
         engine = desk.config.engine
-        self.engine: Any = SimulatedEngine(
+        self.engine = SimulatedEngine(
             engine.max_rows_in_flight, lambda: len(list(up.iterdir())) >= engine.num_engines[0]
         )
 

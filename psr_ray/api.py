@@ -23,8 +23,9 @@ from psr_ray.embedded import DEMO
 from psr_ray.errors import PsrError
 from psr_ray.method.preferences import PAIRS
 from psr_ray.report.summary import summarize
+from psr_ray.run_models import made_models, model_path
 from psr_ray.runs import RunDirectory, stored_run
-from psr_ray.stages import made_models, model_path, planned_stages
+from psr_ray.stages import planned_stages
 from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import shards

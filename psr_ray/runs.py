@@ -31,6 +31,8 @@ CONFIG_FILE = "config.yaml"
 JOBS = "_jobs"
 # A training's model, in its stage's folder.
 MODEL_FOLDER = "model"
+# In that folder, while the weights are there.
+WEIGHTS_MARK = "config.json"
 # A training's checkpoints, in its stage's folder until that is complete.
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
@@ -96,6 +98,11 @@ class Stage:
         return manifest is not None and manifest.get("key") == self.key
 
     @property
+    def has_model(self) -> bool:
+        """Whether the weights that a training exported are there."""
+        return (self.folder / MODEL_FOLDER / WEIGHTS_MARK).is_file()
+
+    @property
     def was_opened(self) -> bool:
         """Whether the folder holds (perhaps unfinished) work of this key."""
         key_file = self.folder / KEY_FILE
@@ -151,13 +158,20 @@ class RunDirectory:
         self.lock = FolderLock(self.path)
 
     def stage(
-        self, name: str, settings: Any, inputs: Sequence[Stage] = (), nested: tuple[str, ...] = ()
+        self,
+        name: str,
+        settings: Any,
+        inputs: Sequence[Stage] = (),
+        nested: tuple[str, ...] = (),
+        *,
+        makes_model: bool = False,
     ) -> Stage:
-        """The stage of that name for these settings and inputs; the shared run's, if it has it."""
+        """The stage of that name for these settings and inputs; the shared run's, if it has it (with the
+        weights, where it makes a model)."""
         key = content_key(name, settings, [stage.key for stage in inputs])
         if self.config.shared_dir is not None:
             shared = Stage(name, location(self.config.shared_dir) / name, key)
-            if shared.is_complete:
+            if shared.is_complete and (shared.has_model or not makes_model):
                 return shared
         return Stage(name, self.path / name, key, nested)
 

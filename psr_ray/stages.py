@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from psr_ray.config import Config
-from psr_ray.errors import PsrError
 from psr_ray.method.prompts import own_templates
 from psr_ray.plugins import is_plugin, source_file
-from psr_ray.runs import MODEL_FOLDER, RunDirectory, Stage, digest_of, fingerprint
+from psr_ray.runs import (
+    RunDirectory,
+    Stage,
+    digest_of,
+    fingerprint,
+)
 from psr_ray.storage.files import Json
-from psr_ray.storage.locations import remove
 
 Kind = Literal["seed", "data", "sft", "search", "preferences", "train", "evaluate"]
 
@@ -77,7 +80,8 @@ def plugins_in(node: Any) -> Iterator[str]:
 
 
 def method_settings(config: Config, name: str) -> Json:
-    """Training settings without those that change speed alone."""
+    """Training settings without those that change speed alone (and ``schedule_over``, which is in a
+    key where it is not the default)."""
     speed = {
         "num_workers",
         "cpus_per_worker",
@@ -88,6 +92,7 @@ def method_settings(config: Config, name: str) -> Json:
         "offload_parameters",
         "gradient_checkpointing",
         "checkpoint_steps",
+        "schedule_over",
     }
     values = config.model_dump(mode="json")[name]
     return {key: value for key, value in values.items() if key not in speed}
@@ -194,7 +199,8 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
             "judge.max_thinking_tokens",
         )
         sft_settings = settings_of(config, *rows)
-        made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
+        settings = sft_settings | method_settings(config, "sft")
+        made_by = run.stage("sft", settings, [data, base], makes_model=True)
         plan.append(PlannedStage("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
@@ -210,83 +216,13 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         preferences = run.stage(f"preferences-{k}", {}, [search])
         settings = settings_of(config, "model.dtype", "method.objective")
         settings |= method_settings(config, "dpo")
-        if config.dpo.schedule_over == "run":
+        if config.dpo.schedule_over != "round":
             settings["round"] = [k, config.num_iterations]
-        made_by = run.stage(f"train-{k}", settings, [preferences, made_by])
+        inputs = [preferences, made_by]
+        made_by = run.stage(f"train-{k}", settings, inputs, makes_model=True)
         plan.append(PlannedStage("search", k, f"M{k}", search))
         plan.append(PlannedStage("preferences", k, f"M{k}", preferences))
         plan.append(PlannedStage("train", k, f"M{k + 1}", made_by))
         if k % config.evaluate_every == 0 or k == config.num_iterations:
             evaluate(f"M{k + 1}", made_by, k, probes)
     return plan
-
-
-def model_path(plan: list[PlannedStage], model: str, config: Config) -> str:
-    """The folder of the model that the run starts from (the config's), or of one that it made."""
-    if model == config.model_names[0]:
-        return config.model.base
-    [made_by] = [
-        planned for planned in plan if planned.kind in ("sft", "train") and planned.model == model
-    ]
-    return str(made_by.stage.folder / MODEL_FOLDER)
-
-
-def evaluated_before(plan: list[PlannedStage], model: str) -> str:
-    """The model evaluated before another one, M1 at the earliest."""
-    names = [p.model for p in plan if p.kind == "evaluate" and p.model != "M0"]
-    place = names.index(model) if model in names else 0
-    return names[max(place - 1, 0)]
-
-
-def made_models(plan: list[PlannedStage]) -> list[str]:
-    """The models that the run has made and whose weights are there, first to last."""
-    made = [p for p in plan if p.kind in ("sft", "train") and p.stage.is_complete]
-    return [p.model for p in made if has_weights(p)]
-
-
-def has_weights(made_by: PlannedStage) -> bool:
-    """Whether the model that a training made still has its weights."""
-    return (made_by.stage.folder / MODEL_FOLDER / "config.json").is_file()
-
-
-def drop_old_models(config: Config, plan: list[PlannedStage]) -> None:
-    """Remove the weights that ``config.keep_models`` does not keep: those of models that no stage still
-    needs. Another run's, which this one shares, stay."""
-    made = [p for p in plan if p.kind == "train" and p.stage.is_complete]
-    for planned in made[: -config.keep_models] if config.keep_models else []:
-        readers = [p for p in plan if p is not planned and planned.model in models_read(p)]
-        is_own = planned.stage.folder.parent == config.run_dir
-        if is_own and all(reader.stage.is_complete for reader in readers):
-            remove(planned.stage.folder / MODEL_FOLDER)
-
-
-def models_read(planned: PlannedStage) -> list[str]:
-    """The models that a stage loads."""
-    if planned.kind in ("search", "evaluate"):
-        return [planned.model]
-    return [f"M{planned.iteration}"] if planned.kind in ("sft", "train") else []
-
-
-def check_weights(plan: list[PlannedStage], due: list[PlannedStage]) -> None:
-    """Raises ``PsrError`` where a stage that is due loads a model whose weights were removed."""
-    made_by = {p.model: p for p in plan if p.kind in ("sft", "train")}
-    gone = [m for m, p in made_by.items() if p.stage.is_complete and not has_weights(p)]
-    for planned in due:
-        for model in models_read(planned):
-            if model in gone:
-                again = made_by[gone[0]].stage.name
-                raise PsrError(
-                    f"{planned.stage.name} needs {model}, whose weights are gone (keep_models); "
-                    f"--force {again} makes them again, with all that comes after"
-                )
-
-
-def force(plan: list[PlannedStage], name: str) -> list[str]:
-    """Forget a stage and every later one; returns the names forgotten (none: no such stage)."""
-    names = [planned.stage.name for planned in plan]
-    if name not in names:
-        return []
-    gone = plan[names.index(name) :]
-    for planned in gone:
-        planned.stage.remove(everything=True)
-    return [planned.stage.name for planned in gone]

@@ -275,8 +275,9 @@ def test_views_set_a_run_beside_the_paper(tmp_path):
                 "judge_accuracy_fixed_se": 0.02, "judge_accuracy_on_policy": None,
                 "benchmarks": {"mine": figures, "gsm8k_test": figures}}  # fmt: skip
 
-    found = write_views(tmp_path, {"name": "run", "models": [entry("M0", 8), entry("M1", 10)]})
-    accuracy, judge, steps, searched = found
+    summary = {"name": "run", "models": [entry("M0", 8), entry("M1", 10)]}
+    write_views(tmp_path, summary)
+    accuracy, judge, steps, searched = views(summary)
     assert accuracy.columns == ["model", "gsm8k_test", "mine"]
     assert accuracy.rows[3] == ["M1", "50.0 [29.9, 70.1]", "50.0 [29.9, 70.1]"]
     assert accuracy.rows[4] == ["published, 7B", "88.5", "–"]

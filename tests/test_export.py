@@ -132,7 +132,7 @@ def test_an_exported_model_is_complete_and_has_its_bases_license(run, tmp_path):
     assert ModelCard.load(folder / "model" / "README.md").data.license == "mit"
     link = (folder / "model" / "config.json").stat().st_ino
     assert link != (planned_stages(other)[2].stage.folder / "model" / "config.json").stat().st_ino
-    with pytest.raises(PsrError, match="--model M7: the run has M1, M2, M3"):
+    with pytest.raises(PsrError, match="--model M7: the run has the weights of M1, M2, M3"):
         export_run(other, "M7", folder, None)
 
 

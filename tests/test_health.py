@@ -33,7 +33,8 @@ def alarms(**changes):
     """Alarms of a run whose last model differs from a good one."""
     models = [GOOD | {"name": "M1", "probes": {}, "training": {}}, GOOD | {"name": "M2"}]
     models.append(GOOD | {"name": "M3"} | changes)
-    return [(alarm["kind"], alarm["model"]) for alarm in alarms_of(models, {})]
+    trainings = {entry["name"]: entry["training"] or {} for entry in models}
+    return [(alarm["kind"], alarm["model"]) for alarm in alarms_of(models, {}, trainings)]
 
 
 def test_a_healthy_run_raises_no_alarm():
@@ -88,11 +89,17 @@ def test_no_alarm_without_cause(changes):
 def test_the_search_that_is_learned_from_raises_the_judges_alarms_once_a_model():
     models = [GOOD | {"name": "M1", "probes": {}, "training": {}}]
     bad = GOOD | {"order_flip_share": 0.9}
-    [alarm] = alarms_of(models, {"M1": bad})
+    [alarm] = alarms_of(models, {"M1": bad}, {})
     assert (alarm["kind"], alarm["model"]) == ("judge collapse", "M1")
     assert alarm["message"].startswith("in its search, 90% of pairs change")
-    assert len(alarms_of([models[0] | {"order_flip_share": 0.8}], {"M1": bad})) == 1
-    assert alarms_of([], {"M1": bad})  # before anything was evaluated or trained
+    assert len(alarms_of([models[0] | {"order_flip_share": 0.8}], {"M1": bad}, {})) == 1
+    assert alarms_of([], {"M1": bad}, {})  # before anything was evaluated or trained
+
+
+def test_a_training_raises_its_alarm_whether_its_model_is_evaluated_or_not():
+    models = [GOOD | {"name": "M1", "probes": {}, "training": {}}, GOOD | {"name": "M6"}]
+    [alarm] = alarms_of(models, {}, {"M4": {"chosen_logp_change": -3.0}, "M6": {}})
+    assert (alarm["kind"], alarm["model"]) == ("likelihood displacement", "M4")
 
 
 def candidate(text, right, score, length):

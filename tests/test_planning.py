@@ -208,5 +208,5 @@ def test_the_plan_says_what_models_take_on_disk(tmp_path):
     assert f"{51 * each:,.1f} GiB for 51 of 51 models" in disk_line(config, shape)
     fewer = config.model_copy(update={"keep_models": 2})
     assert f"{3 * each:,.1f} GiB for 3 of 51 models" in disk_line(fewer, shape)
-    most = 4 * each + 12 * shape.parameters / GIB
+    most = 4 * each + 2 * 14 * shape.parameters / GIB
     assert f"at most {most:,.1f} GiB while training" in disk_line(fewer, shape)

@@ -44,7 +44,7 @@ def work(stage, most=2):
 
 def lend(pool, stage, client, broken=None, most=2):
     name, *_ = pool.lend(work(stage, most), client, EngineWorker, broken)
-    pool.ready(name, {"node": "here", "processes": []})
+    pool.ready(name, {"node": "here", "processes": [], "loading_s": 1.0})
     return name
 
 
@@ -87,7 +87,7 @@ def test_engines_without_the_model_that_judges_end_before_a_stage_that_needs_it(
     assert pool.begin("search-2", first="M1") == 0
     assert pool.ended == [old]
     pool.lend(replace(work("search-2"), first="M1"), "b", EngineWorker, None)
-    pool.ready("engine-2", {"node": "here", "processes": []})
+    pool.ready("engine-2", {"node": "here", "processes": [], "loading_s": 1.0})
     assert pool.begin("evaluate-M3") == pool.begin("search-3", first="M1") == 1
 
 

@@ -4,6 +4,7 @@ import pytest
 from conftest import ROOT
 from finished import solution
 
+from actors.pipeline import driven_in
 from psr_ray.config.file import load_config
 from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
@@ -13,14 +14,9 @@ from psr_ray.report.curves import rounds_figure
 from psr_ray.report.display import model_table, thinned
 from psr_ray.report.html import write_report
 from psr_ray.report.summary import summarize
+from psr_ray.run_models import check_weights, drop_old_models, evaluated_before, force, made_models
 from psr_ray.runs import MODEL_FOLDER, RunDirectory
-from psr_ray.stages import (
-    check_weights,
-    drop_old_models,
-    evaluated_before,
-    made_models,
-    planned_stages,
-)
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import read_rows
 
 MANY = ("num_iterations=50", "evaluate_every=5", "keep_models=3", "data.train=[{num: 20}]",
@@ -42,7 +38,7 @@ def run(tmp_path):
             | judge_figures([]),
             "search": {"num_searches": 20, "num_sampled_tokens": 100, "num_judge_tokens": 300,
                        "num_pairs_found": 10 + number, "tokens_per_pair": 400 / (10 + number),
-                       "tie_share": 0.1, "search_accuracy": 0.5},
+                       "tie_share": 0.1, "search_accuracy": 0.5, "num_judged_steps": 60},
             "preferences": {"num_pairs": 10 + number},
             "train": {"steps_s": 2.0},
         }.get(planned.kind, {})  # fmt: skip
@@ -90,12 +86,64 @@ def test_a_model_that_a_stage_still_needs_keeps_its_weights(run):
     assert made_models(plan) == ["M1", "M6", "M11", "M12", "M13"]
 
 
+def test_a_forced_stage_whose_model_is_gone_removes_nothing(run):
+    plan = planned_stages(run)
+    drop_old_models(run.config, plan)
+    before = [p.stage.name for p in plan if p.stage.is_complete]
+    with pytest.raises(PsrError, match="evaluate-M6 needs M6"):
+        force(run.config, plan, "evaluate-M6")
+    assert [p.stage.name for p in plan if p.stage.is_complete] == before
+    assert force(run.config, plan, "search-12")[0] == "search-12"  # M12 is there
+    assert force(run.config, plan, "train-1")[0] == "train-1"  # makes the others again
+
+
+def test_a_shared_model_without_weights_is_made_again_in_the_runs_own_folder(run, tmp_path):
+    drop_old_models(run.config, planned_stages(run))
+    values = {"name": "other", "shared_dir": str(run.path)}
+    config = run.config.model_copy(update=values)
+    plan = {p.stage.name: p for p in planned_stages(RunDirectory(config))}
+    assert plan["sft"].stage.folder.parent == run.path
+    assert plan["train-1"].stage.folder.parent == tmp_path / "other"
+    assert plan["search-1"].stage.folder.parent == run.path
+    with pytest.raises(PsrError, match=r"search-1 is that of the run in shared_dir"):
+        force(config, list(plan.values()), "search-1")
+    assert plan["search-1"].stage.is_complete
+
+
+def test_each_stage_has_its_driver(run):
+    def drivers(*settings):
+        config = load_config(ROOT / "configs/demo.yaml", settings)
+        plan = planned_stages(RunDirectory(config))
+        return {p.stage.name: driven_in(config, p) for p in plan}
+
+    found = drivers("num_iterations=2")
+    assert {name for name, driver in found.items() if driver == 0} == {"data", "evaluate-M0", "sft"}
+    assert found["evaluate-M1"] == found["search-1"] == found["train-1"] == 1
+    assert found["evaluate-M2"] == found["search-2"] == found["evaluate-M3"] == 2
+    assert list(found.values()) == sorted(found.values())
+    assert set(drivers("num_iterations=0").values()) == {0}
+    assert drivers("num_iterations=1", "sft=null")["evaluate-M2"] == 1
+
+
+def test_a_rank_correlation_to_a_model_that_is_no_longer_the_one_before_is_left_out(run):
+    stage = next(p.stage for p in planned_stages(run) if p.stage.name == "evaluate-M11")
+    facts = {
+        key: value for key, value in stage.manifest.items() if key not in ("stage", "key", "wall_s")
+    }
+    probes = {"tau_before": 0.5, "tau_first": 0.4}
+    for before, seen in (("M6", 0.5), ("M1", None)):
+        stage.finish(1.0, **facts | {"model_before": before, "probes": probes})
+        entry = summarize(run)["models"][-1]
+        assert entry["probes"] == {"tau_before": seen, "tau_first": 0.4}
+
+
 def test_figures_of_a_model_are_of_all_rounds_since_the_one_before(run):
     models = {entry["name"]: entry for entry in summarize(run)["models"]}
     assert list(models) == ["M0", "M1", "M6", "M11"]
     assert models["M6"]["num_pairs"] == 11 + 12 + 13 + 14 + 15
     assert models["M6"]["num_rounds"] == 5
     assert models["M6"]["wall_s"] == 5 * 3 + 1
+    assert models["M11"]["learned_from"]["tie_share"] == pytest.approx(0.1)
     learned_from = models["M11"]["learned_from"]
     assert learned_from["num_searches"] == 100
     assert learned_from["tokens_per_pair"] == pytest.approx(5 * 400 / (16 + 17 + 18 + 19 + 20))

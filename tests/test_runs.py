@@ -12,8 +12,9 @@ from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import check_sources, source_digests, write_data
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import BUILT_IN, own_templates
+from psr_ray.run_models import force
 from psr_ray.runs import RunDirectory, fingerprint
-from psr_ray.stages import force, planned_stages
+from psr_ray.stages import planned_stages
 from psr_ray.storage.folders import FolderLock
 from psr_ray.storage.shards import finished_ids, read_rows, write_shard
 
@@ -119,8 +120,12 @@ def test_force_forgets_a_stage_and_all_later_ones(tmp_path):
     for planned in plan:
         planned.stage.open()
         planned.stage.finish(0.0)
-    assert force(plan, "nonsense") == []
-    assert force(plan, "search-3")[0] == "search-3"
+        if planned.kind in ("sft", "train"):
+            (planned.stage.folder / "model").mkdir()
+            (planned.stage.folder / "model" / "config.json").touch()
+    with pytest.raises(PsrError, match="--force nonsense: no such stage; the stages are data"):
+        force(run.config, plan, "nonsense")
+    assert force(run.config, plan, "search-3")[0] == "search-3"
     left = [planned.stage.name for planned in plan if planned.stage.is_complete]
     assert left[-1] == "evaluate-M3"
 

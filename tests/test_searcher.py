@@ -1,12 +1,20 @@
 """The real pipeline over simulated engines: no barrier between batches, no row twice, growing pools."""
 
+import os
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
+import ray
 from conftest import ROOT
 
+from actors.ledger import EngineLedger
 from actors.pool import engine_pool
+from actors.searcher import StageWork
 from actors.stream import run_rows
+from benchmarks.heads import children
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
@@ -72,6 +80,84 @@ def test_a_pool_grows_while_there_is_work(ray_up, tmp_path):
         "engine.rows_per_shard=4",
     )  # fmt: skip
     assert len({process for _, _, process in times.values()}) == 2
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_two_stages_share_an_engine_and_both_survive_its_death(ray_up, tmp_path, is_killed):
+    config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.rows_per_shard=4"])
+
+    def do(name, pool):
+        folder, inputs = tmp_path / name, tmp_path / f"{name}.parquet"
+        ids = [f"{name}-{i}" for i in range(60)]
+        tasks = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": i} for i in ids]
+        write_rows(inputs, tasks, TASK_SCHEMA)
+        progress = ProgressWriter(tmp_path, name, "rows")
+        run_rows(
+            [inputs], folder, "0.5,0.1", config, progress,
+            worker=SimulatedWorker, pool=pool, attempt="driver",
+        )  # fmt: skip
+        found = list(read_rows(shards(folder / "search")))
+        assert sorted(row["id"] for row in found) == sorted(ids)
+        return {row["end"].split(",")[2] for row in found}
+
+    with engine_pool() as pool, ThreadPoolExecutor() as threads:
+        both = [threads.submit(do, name, pool) for name in ("evaluate", "search")]
+        if is_killed:
+            ledger = tmp_path / "evaluate" / "engines"
+            while not (
+                list(ledger.glob("batch-*")) and list((tmp_path / "search").glob("*/part-*"))
+            ):
+                time.sleep(0.05)
+            [engine] = children(os.getpid(), "SimulatedWorker")
+            os.kill(engine.pid, signal.SIGKILL)
+        processes = [future.result() for future in both]
+        num_started = ray.get(pool.starts.remote())
+    assert num_started == 1 + is_killed
+    if not is_killed:
+        assert processes[0] == processes[1]
+        assert len(processes[0]) == 1
+
+
+def test_suspects_run_alone_whatever_their_stage_and_a_lost_client_blames_no_row(
+    tmp_path, monkeypatch
+):
+    config = load_config(ROOT / "configs" / "smoke.yaml")
+    worker, in_flight = SimulatedWorker(), []
+    for name in ("evaluate", "search"):
+        EngineLedger(tmp_path / name).open()
+        worker.open(StageWork("0.3,0.001", config, tmp_path / name, attempt="driver"))
+        EngineLedger(tmp_path / name).died("planted", [("search", name)])
+    submit = worker.engine.submit
+
+    def watched(task, name=None):
+        in_flight.append([future.done() for _, future in flying])
+        future = submit(task, name)
+        flying.append((name, future))
+        return future
+
+    flying = []
+    worker.engine.submit = watched
+
+    def do(name):
+        row = dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": name}
+        worker.do(str(tmp_path / name), pa.Table.from_pylist([row], schema=TASK_SCHEMA))
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(do, ("evaluate", "search")))
+    assert sorted(in_flight, key=len) == [[], [True]]  # one after the other
+
+    class Ended(Exception):
+        pass
+
+    def end():
+        raise Ended
+
+    monkeypatch.setattr("actors.searcher.end_this_process", end)
+    worker.engine.suspects = lambda: [(str(tmp_path / "search"), ("search", "open"))]
+    worker.desks[str(tmp_path / "search")].num_open = 1
+    with pytest.raises(Ended):  # another driver
+        worker.open(StageWork("0.3,0.001", config, tmp_path / "evaluate", attempt="other"))
+    assert ("search", "open") not in EngineLedger(tmp_path / "search").suspects()
 
 
 def test_an_engine_that_never_answers_a_reload_is_replaced(ray_up, tmp_path):

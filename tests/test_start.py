@@ -10,8 +10,9 @@ from psr_ray.config.file import load_config
 from psr_ray.data.stage import write_data
 from psr_ray.doctor import check_data
 from psr_ray.planning.show import print_plan
+from psr_ray.run_models import model_path
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import model_path, planned_stages
+from psr_ray.stages import planned_stages
 from psr_ray.storage.shards import read_rows
 
 START = ("sft=null", "data.ift={kind: file, path: none.jsonl}", "data.train=[{num: 5}]")

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from psr_ray.inference.weights import Proof, doubt, misfit
+from psr_ray.inference.weights import Proof, doubt, misfit, shape_of
 
 PROOF = Proof([[1], [1]], [[2, 3], [4]], [-2.0, -1.0])
 
@@ -41,12 +41,14 @@ def test_weights_of_another_shape_do_not_fit_and_of_another_number_type_do(tmp_p
         (tmp_path / name / "config.json").write_text(json.dumps(found | values))
         return str(tmp_path / name)
 
-    held = config("held")
-    assert misfit(held, config("other type", dtype="bfloat16")) is None
-    assert (
-        misfit(held, config("wider", hidden_size=128)) == "its hidden_size is 128, the engine's 64"
-    )
-    assert "architectures" in misfit(held, config("other", architectures=["Qwen2ForCausalLM"]))
+    held = shape_of(config("held"))
+    assert misfit(held, shape_of(config("other type", dtype="bfloat16"))) is None
+    said = config("said", tie_word_embeddings=False)  # a default, written out
+    assert misfit(held, shape_of(said)) is None
+    wider = shape_of(config("wider", hidden_size=128))
+    assert misfit(held, wider) == "its hidden_size is 128, the engine's 64"
+    other = shape_of(config("other", architectures=["Qwen2ForCausalLM"]))
+    assert "architectures" in misfit(held, other)
 
 
 SCRIPT = """

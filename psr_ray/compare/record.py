@@ -77,4 +77,5 @@ def cost(plan: list[PlannedStage]) -> dict[str, float]:
             continue
         for name in totals:
             totals[name] += manifest.get(name) or 0
+        totals["wall_s"] += manifest.get("beside_s") or 0  # of a search beside an evaluation
     return totals

@@ -15,8 +15,9 @@ from psr_ray.errors import PsrError
 from psr_ray.export.cards import write_dataset_card, write_model_card
 from psr_ray.export.datasets import DatasetWriter
 from psr_ray.report.summary import summarize
+from psr_ray.run_models import made_models, model_path
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, made_models, model_path, planned_stages
+from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import write_text
 from psr_ray.storage.folders import disk_checked
 from psr_ray.storage.locations import local_copy, location
@@ -27,14 +28,19 @@ MARK = ".psr-ray-export"
 
 
 def model_to_export(plan: list[PlannedStage], name: str | None) -> str:
-    """The model asked for, or the last one that is made. Raises ``PsrError`` where it is not."""
+    """The model asked for, or the last one that is made and evaluated. Raises ``PsrError`` where it is
+    not made, or its weights are gone."""
     made = made_models(plan)
     if not made:
         raise PsrError(f"{plan[0].stage.folder.parent}: no model is made yet; run it first")
     if name is None:
-        return made[-1]
+        done = {p.model for p in plan if p.kind == "evaluate" and p.stage.is_complete}
+        return [model for model in made if model in done or model == made[0]][-1]
     if name not in made:
-        raise PsrError(f"--model {name}: the run has {', '.join(made)}")
+        raise PsrError(
+            f"--model {name}: the run has the weights of {', '.join(made)} (others are not made yet, or "
+            "keep_models has removed them)"
+        )
     return name
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psr_ray.runs import MODEL_FOLDER
-from psr_ray.storage.files import read_json
+from psr_ray.storage.files import Json, read_json
 from psr_ray.storage.locations import location
 
 if TYPE_CHECKING:
@@ -69,13 +69,18 @@ def proof_of(model: str | Path) -> Proof | None:
     return None if found is None else Proof(**found)
 
 
-def misfit(held: str, folder: str) -> str | None:
-    """Why the weights of a folder do not go into an engine that was started with another one's; None
-    where the configs say that they do. Number types may differ: the engine's stays."""
-    before, after = (read_json(location(each) / "config.json") or {} for each in (held, folder))
-    for name in SHAPE:
-        if before.get(name) != after.get(name):
-            return f"its {name} is {after.get(name)}, the engine's {before.get(name)}"
+def shape_of(folder: str) -> Json:
+    """What the config of a model says of its weights' shapes."""
+    config = read_json(location(folder) / "config.json") or {}
+    return {name: config[name] for name in SHAPE if name in config}
+
+
+def misfit(held: Json, shape: Json) -> str | None:
+    """Why weights of a shape do not go into an engine that was started with another; None where they do.
+    What one of them leaves unsaid is not compared. Number types may differ: the engine's stays."""
+    for name in held.keys() & shape.keys():
+        if held[name] != shape[name]:
+            return f"its {name} is {shape[name]}, the engine's {held[name]}"
     return None
 
 

@@ -56,10 +56,13 @@ REWARD_RISE = 0.03
 PASS_FALL = 0.1
 
 
-def alarms_of(models: list[Json], searches: Mapping[str, Json]) -> list[Alarm]:
+def alarms_of(
+    models: list[Json], searches: Mapping[str, Json], trainings: Mapping[str, Json]
+) -> list[Alarm]:
     """The alarms of a run, model by model; M0 raises none. ``searches`` are the figures of the searches
     that the models learn from, by the model that searched: they raise the judge's alarms before anything
-    is trained, each kind once a model."""
+    is trained, each kind once a model. ``trainings`` are those by which models were made, evaluated or
+    not."""
     found: list[Alarm] = []
     trained = [entry for entry in models if entry["name"] != "M0"]
     for index, entry in enumerate(trained):
@@ -68,6 +71,11 @@ def alarms_of(models: list[Json], searches: Mapping[str, Json]) -> list[Alarm]:
         found += [
             {"kind": kind, "model": entry["name"], "message": message} for kind, message in alarms
         ]
+    found += [
+        {"kind": kind, "model": model, "message": message}
+        for model, training in trainings.items()
+        for kind, message in training_alarms(training)
+    ]
     raised = {(alarm["kind"], alarm["model"]) for alarm in found}
     for model, figures in searches.items():
         asked = figures.get("asked_share")
@@ -123,14 +131,18 @@ def judge_alarms(entry: Json) -> Alarms:
             )
 
 
-def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
-    """Alarms of the solver after training."""
-    change = (entry.get("training") or {}).get("chosen_logp_change")
+def training_alarms(training: Json) -> Alarms:
+    """Alarms of a training's last figures."""
+    change = training.get("chosen_logp_change")
     if change is not None and change < CHOSEN_LOGP:
         yield (
             "likelihood displacement",
             f"training made the chosen steps less likely ({change:+.1f} nats a step, mean of all)",
         )
+
+
+def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
+    """Alarms of the solver after training."""
     if before is None:
         return
     steps, tokens = (

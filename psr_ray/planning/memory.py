@@ -79,10 +79,19 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
 
 
 def checkpoint_gib(shape: ModelShape, training: TrainingConfig) -> float:
-    """A checkpoint's size: optimizer states and, of 16-bit weights, the 32-bit copy; of what is trained.
-    32-bit weights are in it themselves."""
+    """A checkpoint's size: weights, Adam's two moments and, of 16-bit weights, the 32-bit copy; of what
+    is trained."""
     trained = shape.parameters if training.lora is None else lora_parameters(shape, training)
-    return trained * 12 / GIB
+    return trained * (12 if shape.width == 4 else 14) / GIB
+
+
+def models_on_disk(config: Config) -> tuple[int, int, int]:
+    """How many models a run makes, keeps, and has at most: an old one goes when the round of the new one
+    has ended."""
+    first = 0 if config.sft is None else 1
+    made = first + config.num_iterations
+    kept = made if config.keep_models is None else min(made, first + config.keep_models)
+    return made, kept, min(made, kept + 1)
 
 
 @dataclass(frozen=True)

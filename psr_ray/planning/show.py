@@ -24,6 +24,7 @@ from psr_ray.planning.memory import (
     check_fits,
     checkpoint_gib,
     engine_memory,
+    models_on_disk,
     training_memory,
 )
 from psr_ray.planning.model import ModelShape, model_shape
@@ -151,17 +152,14 @@ def print_layouts(
 
 def disk_line(config: Config, shape: ModelShape) -> str:
     """What a run's models and checkpoints take on its disk or in its bucket; rows are small beside."""
-    first = 0 if config.sft is None else 1
-    made = first + config.num_iterations
-    kept = made if config.keep_models is None else min(made, first + config.keep_models)
-    most = min(made, kept + 1)  # an old one goes when the round of the new one has ended
+    made, kept, most = models_on_disk(config)
     weights = shape.weight_bytes / GIB
     trainings = config.trainings().values()
     checkpoint = max(checkpoint_gib(shape, training) for training in trainings)
     return (
         f"disk: {kept * weights:,.1f} GiB for {kept} of {made} models (keep_models: "
         f"{config.keep_models or 'all'}), at most "
-        f"{most * weights + checkpoint:,.1f} GiB while training, with a checkpoint of "
+        f"{most * weights + 2 * checkpoint:,.1f} GiB while training, with two checkpoints of "
         f"{checkpoint:,.1f} GiB; rows take some KB a search"
     )
 

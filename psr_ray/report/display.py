@@ -177,8 +177,8 @@ LEGEND = (
     "pairs, and on comparisons of two fresh steps of the model's own of which exactly one is right. "
     "flips: pairs whose two orders name the same position. ties: judged steps that give no "
     "preference (all scores equal, or no lead beyond the judge's error). unparsable: verdicts. "
-    "pairs: step preferences trained on since the model above. steps: per solution. time: all stages "
-    "that made it from the model above, and measured it. A dash: not measured."
+    "pairs: step preferences trained on since the model evaluated before. steps: per solution. time: "
+    "all stages that made it from that model, and measured it. A dash: not measured."
 )
 
 
@@ -187,7 +187,7 @@ HEALTH_COLUMNS = (
     "hard set",
     "self-reward",
     "true reward",
-    "τ to M(k-1)",
+    "τ to the one before",
     "τ to M1",
     "says A",
     "longer wins",

@@ -23,7 +23,7 @@ from psr_ray.report.display import (
     share,
     thinned,
 )
-from psr_ray.report.paper import write_views
+from psr_ray.report.paper import views, write_views
 from psr_ray.report.walkthrough import as_script, searches_of
 from psr_ray.storage.files import Json, write_text
 
@@ -48,6 +48,7 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         ("step-DPO training curves", training_curves(run_dir, len(rounds))),
         ("what each round took and gave", rounds_figure(rounds)),
     ]
+    write_views(run_dir, summary)
     memory = summary["peak_rss_bytes"]
     stages = search_stages(run_dir)
     html = environment.get_template("page.html.jinja").render(
@@ -63,7 +64,7 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         hidden=len(every) - len(models),
         num_problems=models[0]["num_problems"] if models else 0,
         figures=[(title, base64.b64encode(png).decode()) for title, png in figures if png],
-        views=write_views(run_dir, summary | {"models": models}),
+        views=views(summary | {"models": models}),
         searches=[search_cells(entry) for entry in models],
         cost_columns=COST_COLUMNS,
         costs=[row for row in map(cost_cells, models) if row],

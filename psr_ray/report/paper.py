@@ -219,9 +219,7 @@ def markdown_templates(folder: Path) -> jinja2.Environment:
     )
 
 
-def write_views(run_dir: Path, summary: Json) -> list[View]:
-    """Write the views as paper-tables.md into the run's folder, and return them."""
-    found = views(summary)
+def write_views(run_dir: Path, summary: Json) -> None:
+    """Write the views of all models as paper-tables.md into the run's folder."""
     text = f"# {summary['name']} beside the paper (arXiv 2503.03746)\n\n"
-    write_text(run_dir / FILE_NAME, text + "\n".join(map(markdown, found)))
-    return found
+    write_text(run_dir / FILE_NAME, text + "\n".join(map(markdown, views(summary))))

@@ -53,8 +53,8 @@ def print_status(folder: Path, console: Console) -> None:
         state = "to do"
         if planned.stage.is_complete:
             state = finished_line(planned).removeprefix(planned.title).strip()
-        elif planned.stage.was_opened and not under_way:
-            under_way, state = True, "started"
+        elif planned.stage.was_opened and (not under_way or planned.kind == "search"):
+            under_way, state = True, "started"  # a search perhaps beside an evaluation
             if progress is not None and progress.stage == planned.title:
                 state = f"{progress.done} of {progress.total} {progress.unit}"
                 if progress.waiting is not None:

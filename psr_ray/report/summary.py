@@ -8,8 +8,9 @@ from typing import Any
 from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
+from psr_ray.run_models import evaluated_before
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, evaluated_before, planned_stages
+from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 
 SEARCH_FIGURES = (
@@ -67,6 +68,16 @@ ROUND_FIGURES = (
     "chosen_right_share",
     "rejected_right_share",
 )
+# What shares of a round are shares of.
+SHARES_OF = {
+    "chosen_right_share": "num_pairs",
+    "rejected_right_share": "num_pairs",
+    "search_accuracy": "num_searches",
+    "tie_share": "num_judged_steps",
+    "ranking_accuracy": "num_one_right",
+    "unparsable_share": "num_verdicts",
+    "asked_share": "num_verdicts",
+}
 
 
 def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
@@ -76,16 +87,20 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
     if not evaluation:
         return None
     number = int(name.removeprefix("M"))
-    before = number if number < 2 else int(evaluated_before(plan, name).removeprefix("M"))
-    rounds = range(before, number)  # since the model in the row above
+    names_before = evaluated_before(plan, name)
+    before = number if number < 2 else int(names_before.removeprefix("M"))
+    rounds = range(before, number)  # since the model evaluated before
     search: Json = evaluation.get("search") or {}
     made_by = done.get("sft" if number == 1 else f"train-{number - 1}", {})
     preferences = together([done[f"preferences-{k}"] for k in rounds])
     learned_from = together([done[f"search-{k}"] for k in rounds])
     entry: Json = {"name": name}
     for key, value in evaluation.items():
-        if key not in ("stage", "key", "search", "wall_s", "engines"):
+        if key not in ("stage", "key", "search", "wall_s", "engines", "beside_s", "model_before"):
             entry[key] = value
+    if evaluation.get("model_before", names_before) != names_before and entry.get("probes"):
+        # measured when others were evaluated
+        entry["probes"] = entry["probes"] | {"tau_before": None}
     entry |= {key: search.get(key) for key in SEARCH_FIGURES}
     if entry["unparsable_share"] is None:
         entry["unparsable_share"] = evaluation.get("unparsable_share_fixed")
@@ -94,7 +109,8 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
         "chosen_right_share": preferences.get("chosen_right_share"),
         "rejected_right_share": preferences.get("rejected_right_share"),
         "training": (made_by.get("last") or {}) | (made_by.get("learned") or {}) or None,
-        "num_dropped_rows": made_by.get("num_dropped", 0),
+        "num_dropped_rows": sum(done[f"train-{k}"].get("num_dropped", 0) for k in rounds)
+        or made_by.get("num_dropped", 0),
         "num_rounds": len(rounds),
         "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(
@@ -114,18 +130,28 @@ def belongs_to(planned: PlannedStage, name: str, rounds: range) -> bool:
 
 
 def together(manifests: list[Json]) -> Json:
-    """Figures of several rounds: sums of counts, tokens a pair of all, the last round's other ones."""
+    """Figures of several rounds: sums of counts, means of shares by what they are shares of, tokens a
+    pair of all, the last round's other ones."""
     found = [manifest for manifest in manifests if manifest]
     if len(found) < 2:
         return found[0] if found else {}
-    total = dict(found[-1])
-    for key, value in total.items():
-        if key.startswith("num_") and isinstance(value, int | float):
-            total[key] = sum(manifest.get(key) or 0 for manifest in found)
+    total: Json = {}
+    for key in dict.fromkeys(key for manifest in found for key in manifest):
+        known = [m for m in found if m.get(key) is not None]
+        if key.startswith("num_") and known:
+            total[key] = sum(manifest[key] for manifest in known)
+        elif key in SHARES_OF and known:
+            weights = [manifest.get(SHARES_OF[key]) or 0 for manifest in known]
+            values = [
+                manifest[key] * weight for manifest, weight in zip(known, weights, strict=True)
+            ]
+            total[key] = sum(values) / sum(weights) if sum(weights) else None
+        else:
+            total[key] = found[-1].get(key)
     tokens = sum(total.get(f"num_{kind}_tokens") or 0 for kind in ("sampled", "judge"))
     for key, pairs in (("pair", "num_pairs_found"), ("right_pair", "num_right_pairs")):
-        if total.get(f"tokens_per_{key}") is not None:
-            total[f"tokens_per_{key}"] = tokens / total[pairs] if total[pairs] else None
+        if f"tokens_per_{key}" in total:
+            total[f"tokens_per_{key}"] = tokens / total[pairs] if total.get(pairs) else None
     return total
 
 
@@ -144,12 +170,18 @@ def summarize(run: RunDirectory) -> Json:
         for planned in plan
         if planned.kind == "search" and planned.stage.manifest
     }
+    trainings: dict[str, Json] = {
+        planned.model: (planned.stage.manifest.get("last") or {})
+        | (planned.stage.manifest.get("learned") or {})
+        for planned in plan
+        if planned.kind == "train" and planned.stage.manifest
+    }
     data = next(planned.stage.manifest for planned in plan if planned.kind == "data") or {}
     return {
         "name": run.config.name,
         "seed": run.config.seed,
         "models": models,
-        "alarms": alarms_of(models, searches),
+        "alarms": alarms_of(models, searches, trainings),
         "seed_data": {
             planned.stage.name: {key: planned.stage.manifest.get(key) for key in SEED_FIGURES}
             for planned in plan
@@ -175,15 +207,22 @@ def engines_of(planned: PlannedStage) -> Json:
 
 
 def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
-    """Where the time of each iteration went, in seconds of wall time, over its complete stages.
+    """Where the time of each iteration went, in seconds of wall time, over its complete stages: from
+    Mk's evaluation to M(k+1); the last evaluation is of no round.
 
     ``start``: engines that start or load a model. ``solve``, ``judge`` and ``evaluate``: steps of the
-    engines (the mean of all; a search's are divided by its tokens). ``train``: optimizer steps.
-    ``other`` is the rest: what a round costs beside its work.
+    engines (the mean of all; a search's are divided by its tokens; where evaluation and search are side
+    by side, by whose rows end). ``train``: optimizer steps. ``other`` is the rest: what a round costs
+    beside its work.
     """
     rounds = []
     for iteration in range(1, num_iterations + 1):
-        stages = [p for p in plan if p.iteration == iteration and p.stage.manifest is not None]
+        done = [p for p in plan if p.stage.manifest is not None]
+        stages = [
+            p
+            for p in done
+            if (p.model == f"M{iteration}" if p.kind == "evaluate" else p.iteration == iteration)
+        ]
         seconds = dict.fromkeys(("start", "solve", "judge", "train", "evaluate", "other"), 0.0)
         for planned in stages:
             facts, engines = planned.stage.manifest or {}, engines_of(planned)
