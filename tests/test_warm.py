@@ -85,12 +85,13 @@ def test_a_kept_engine_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, 
     finished(process)
     assert started
     assert summary(tmp_path)["engine_starts"] == 2
-    task = "search" if when == "search-1" else "solve"
-    found = list(rows_of(tmp_path, when, task))
-    expected = [row["id"] for row in rows_of(tmp_path, "evaluate-M1", "solve").values()]
-    if when == "search-1":
-        expected = found
-        assert len(found) == 12
+    held_out = list(rows_of(tmp_path, "evaluate-M0", "solve"))
+    found, expected = list(rows_of(tmp_path, "evaluate-M2", "solve")), held_out
+    if when == "search-1":  # beside the evaluation of M1
+        problems = tmp_path / "smoke" / "data" / "search-1.parquet"
+        expected = [row["id"] for row in read_rows([problems])] + held_out
+        found = list(rows_of(tmp_path, "search-1", "search"))
+        found += rows_of(tmp_path, "evaluate-M1", "solve")
     record(f"kept engine killed as {when} begins", 1, expected, found, time.time() - started[0])
 
 
