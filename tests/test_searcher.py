@@ -104,9 +104,9 @@ def test_two_stages_share_an_engine_and_both_survive_its_death(ray_up, tmp_path,
         both = [threads.submit(do, name, pool) for name in ("evaluate", "search")]
         if is_killed:
             ledger = tmp_path / "evaluate" / "engines"
-            while not (
-                list(ledger.glob("batch-*")) and list((tmp_path / "search").glob("*/part-*"))
-            ):
+            searched = tmp_path / "search"
+            while not (list(ledger.glob("batch-*")) and list(searched.glob("*/part-*"))):
+                assert not any(future.done() for future in both)
                 time.sleep(0.05)
             [engine] = children(os.getpid(), "SimulatedWorker")
             os.kill(engine.pid, signal.SIGKILL)

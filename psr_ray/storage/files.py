@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             files.put_file(str(Path(folder) / "file"), name)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    # a name of this thread's: two stages may write side by side
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{threading.get_native_id()}")
     try:
         yield unfinished
         with unfinished.open("rb") as file:

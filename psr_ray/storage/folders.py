@@ -23,7 +23,8 @@ from psr_ray.storage.locations import is_remote
 
 HOLDER = "_HOLDER.json"
 LOCK = ".lock"
-# A file that is being written, by the process of that number (psr_ray.storage.files.whole_file).
+# A file that is being written, by the process and thread of that number
+# (psr_ray.storage.files.whole_file).
 UNFINISHED = re.compile(r"\..+\.\d+")
 
 # Less free space than this is a full disk.
