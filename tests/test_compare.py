@@ -7,11 +7,13 @@ from conftest import ROOT
 
 from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
 from psr_ray.compare.evidence import update_evidence
-from psr_ray.compare.results import is_above, render, targets, write_results
+from psr_ray.compare.results import accuracy_figure, is_above, render, targets, write_results
+from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import mean_and_error
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
+from psr_ray.storage.shards import read_rows
 
 EVIDENCE = ROOT / "configs" / "evidence.yaml"
 
@@ -203,3 +205,30 @@ def test_records_of_different_problems_cannot_be_paired(comparison):
     (comparison.records / "outcome-seed-1.json").write_text(json.dumps(values))
     with pytest.raises(PsrError, match="different held-out problems"):
         update_evidence(comparison)
+
+
+def test_methods_of_other_numbers_of_rounds_are_set_side_by_side_by_their_last_models(comparison):
+    for seed in comparison.seeds:
+        stored = json.loads(comparison.record("outcome", seed).read_text())
+        stored["models"][-1]["name"] = "M37"
+        correct = {"M1": stored["correct"]["M1"], "M37": stored["correct"]["M2"]}
+        rewrite(comparison, "outcome", seed, models=stored["models"], correct=correct)
+    evidence, _ = update_evidence(comparison)
+    assert evidence["process_minus_outcome"] == pytest.approx(0.15)
+    page = render(evidence, {"accuracy": "a.svg", "health": "h.svg"})
+    assert "| method | M1 | M2 / M37 | rise |" in page
+    assert "svg" in accuracy_figure(evidence)
+
+
+def test_the_comparison_of_round_sizes_searches_the_same_problems(tmp_path):
+    comparison = load_comparison(ROOT / "configs" / "small-rounds.yaml")
+    texts = {}
+    for planned in planned_runs(comparison):
+        if planned.seed == 0:
+            folder = tmp_path / planned.method
+            write_data(planned.config, folder)
+            names = [f"search-{k}" for k in range(1, planned.config.num_iterations + 1)]
+            rows = [row for name in names for row in read_rows([folder / f"{name}.parquet"])]
+            texts[planned.method] = [row["problem"] for row in rows]
+    assert len(texts["3x120"]) == len(set(texts["3x120"])) == 360
+    assert texts["3x120"] == texts["12x30"] == texts["36x10"]

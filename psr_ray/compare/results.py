@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from psr_ray.measures.intervals import t_quantile
@@ -130,16 +130,23 @@ def about_seeds(evidence: Json) -> str:
     return "\n".join(texts)
 
 
+def model_columns(evidence: Json) -> list[str]:
+    """Names of the models side by side, first to last: `M1`, or `M5 / M13` where methods of other
+    numbers of rounds have others."""
+    named = [list(method["models"]) for method in evidence["methods"].values()]
+    columns = zip_longest(*named)
+    return [" / ".join(dict.fromkeys(name for name in names if name)) for names in columns]
+
+
 def render(evidence: Json, figures: dict[str, str]) -> str:
     """The page as Markdown."""
     environment = markdown_templates(TEMPLATES)
     environment.filters |= {"percent": percent, "interval": interval, "decimal": decimal}
-    names = next(iter(evidence["methods"].values()))["models"].keys()
     return environment.get_template("results.md.jinja").render(
         evidence=evidence,
         methods=evidence["methods"],
         reference=evidence["reference"],
-        models=list(names),
+        models=model_columns(evidence),
         targets=targets(evidence),
         about_seeds=about_seeds(evidence),
         one_first_model=one_first_model(evidence),
@@ -188,7 +195,8 @@ def accuracy_figure(evidence: Json) -> str:
                 linewidth=2.4 if name == evidence["reference"] else 1.2,
                 label=name,
             )
-            axis.set_xticks(range(len(models)), models)
+        columns = model_columns(evidence)
+        axis.set_xticks(range(len(columns)), columns)
         axis.set(title=title, ylabel="greedy accuracy, %")
     axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_svg(figure)
@@ -203,6 +211,7 @@ def health_figure(evidence: Json) -> str:
         ("self_reward", "self-reward (–), true reward (···), %", 100),
         ("pass_at_8", "pass@8, %", 100),
     )
+    columns = model_columns(evidence)
     for axis, (key, title, scale) in zip(axes, panels, strict=True):
         for name, method in evidence["methods"].items():
             color = None
@@ -224,7 +233,7 @@ def health_figure(evidence: Json) -> str:
                     label=name if line == "-" else None,
                 )
                 color = drawn.get_color()
-            axis.set_xticks(range(len(method["models"])), list(method["models"]))
+        axis.set_xticks(range(len(columns)), columns)
         axis.set_title(title, fontsize=9)
     axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_svg(figure)

@@ -243,9 +243,8 @@ def difference_figures(key: str, reference: list[Json], other: list[Json]) -> Js
     seeds = sorted({r["seed"] for r in reference} & {r["seed"] for r in other})
     if not seeds:
         return {}
-    last = names_of(reference[0])[-1]
     models, others = (
-        [(next(r for r in rows if r["seed"] == seed), last) for seed in seeds]
+        [(next(r for r in rows if r["seed"] == seed), names_of(rows[0])[-1]) for seed in seeds]
         for rows in (reference, other)
     )
     figures: Json = {f"{key}_num_seeds": len(seeds)}
