@@ -131,7 +131,9 @@ def finished_line(planned: PlannedStage) -> str:
     if manifest.get("num_dropped"):
         some = ", ".join(map(escape, manifest["dropped"][:3]))
         facts += f", rows that do not fit {manifest['num_dropped']} ({some}…)"
-    wall = duration(manifest["wall_s"])
+    wall, beside_s = duration(manifest["wall_s"]), manifest.get("beside_s") or 0.0
+    if beside_s >= 1:
+        wall = f"{duration(beside_s)} beside the evaluation, then {wall}"
     return f"{planned.title} [dim]{wall}{'; ' + facts if facts else ''}[/dim]"
 
 
