@@ -6,7 +6,8 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from actors.searcher import Desk, EngineWorker
+from actors.desk import Desk
+from actors.searcher import EngineWorker
 from psr_ray.config import Config
 from psr_ray.config.seed import EndpointConfig
 from psr_ray.errors import PsrError, first_line

@@ -67,7 +67,7 @@ def run_pipeline(
                     display.skipped(planned)
                 else:
                     due.append(planned)
-            check_weights(plan, due)
+            check_weights(config, plan, due)
             drop_old_models(config, plan)
             if due:
                 with PeakMemory(run.path), driver_of(config, due) as driver:
@@ -103,7 +103,6 @@ def run_iteration(
             show(due, display)
             return
         except ray.exceptions.RayActorError as error:  # its own death, or an actor's that it needs
-            ray.kill(driver)  # it may be out of reach only
             show(due, display)
             num_deaths = 1 if len(due) < num_left else num_deaths + 1
             if num_deaths == MAX_DRIVER_DEATHS:
@@ -111,6 +110,8 @@ def run_iteration(
                     f"{due[0].title}: a process it needs died {num_deaths} times (out of memory? "
                     f"{first_line(error)}); finished work is kept, rerun the command to resume"
                 ) from error
+        finally:
+            ray.kill(driver)  # it may be out of reach only, or one of its threads at work
 
 
 def show(due: list[PlannedStage], display: Display) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from actors.desk import StageWork
 from actors.ledger import EngineLedger, EnginesOnlyDie
 from actors.processes import Process, end_processes, on_nodes
 from actors.remote import result_of, this_node, user_error
-from actors.searcher import EngineWorker, StageWork
+from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError
@@ -46,24 +47,31 @@ class EnginePool:
         self.judges: dict[str, str | None] = {}
         self.took_s: dict[str, float] = {}
         self.leases: dict[tuple[str, str], str] = {}
-        self.num_started = 0
+        self.num_started: dict[str, int] = {}
+        self.attempt = ""
         self.is_closing = False
 
-    def begin(self, stage: str, first: str | None = None) -> int:
-        """A stage begins, perhaps once more. Engines without the M1 that it needs beside the policy end.
+    def begin(self, stage: str, attempt: str, first: str | None = None) -> int:
+        """A stage begins, perhaps once more, by a driver (``attempt``). Engines that work for another
+        driver, which has died, end, and those without the M1 that the stage needs beside the policy.
         Returns how many engines there are."""
         self.finish(stage)
+        if attempt != self.attempt:
+            self.attempt, self.leases = attempt, {}
+            self._end_left([name for name in self.marks if not self._is_idle(name)])
         if first is not None:
             self._end([name for name in self.engines if self.judges[name] != first])
         return len(self.engines)
 
     def finish(self, stage: str) -> None:
         """A stage has ended, or its driver has died: its engines are free. Those that it asked for and
-        that never got a place end."""
+        that never got a place end, and those that still have rows of it, of a client that has died."""
         lent = {name for key, name in self.leases.items() if key[0] == stage}
         self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
         for name in lent - set(self.marks) - set(self.leases.values()):
             self._drop(name)
+        for name in lent & set(self.engines):
+            self._leave(name, stage)
 
     def lend(
         self, work: StageWork, client: str, worker: type[EngineWorker], broken: str | None
@@ -102,9 +110,9 @@ class EnginePool:
         """A training begins: engines end or, in other layouts, ``num`` of them stay."""
         self._end(list(self.engines)[0 if layout == "restart" else num :])
 
-    def starts(self) -> int:
-        """How many engines were started so far."""
-        return self.num_started
+    def starts(self, stage: str) -> int:
+        """How many engines a stage has started so far."""
+        return self.num_started.get(stage, 0)
 
     def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
         bundle = dict(engine_demand(work.config.engine).bundle)
@@ -117,7 +125,8 @@ class EnginePool:
         name = uuid.uuid4().hex[:8]
         self.engines[name] = actor.remote()
         self.judges[name] = work.first
-        self.num_started += 1
+        stage = str(work.folder)
+        self.num_started[stage] = self.starts(stage) + 1
         return name
 
     def _end(self, names: Sequence[str]) -> None:
@@ -131,10 +140,20 @@ class EnginePool:
             by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
         on_nodes(end_processes, by_node)
 
+    def _end_left(self, names: Sequence[str]) -> None:
+        """End engines whose clients have died, all at once; they store finished rows first."""
+        pending = [self.engines[name].leave.remote() for name in names if name in self.engines]
+        if pending:
+            ray.wait(pending, num_returns=len(pending), timeout=ANSWER_S)
+        self._end(names)
+
+    def _leave(self, name: str, stage: str) -> None:
+        self.engines[name].leave.remote(stage)
+
     def _is_idle(self, name: str) -> bool:
         try:
             return bool(ray.get(self.engines[name].is_idle.remote(), timeout=ANSWER_S))
-        except ray.exceptions.RayError:
+        except (KeyError, ray.exceptions.RayError):
             return False
 
     def _drop(self, name: str) -> None:

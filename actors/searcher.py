@@ -11,14 +11,13 @@ import threading
 import time
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from actors.ledger import MAX_ROW_DEATHS, EngineKilled, EngineLedger
+from actors.desk import Desk, StageWork
+from actors.ledger import MAX_ROW_DEATHS, EngineKilled
 from actors.processes import end_this_process
-from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA, key_of
 from psr_ray.errors import PsrError, first_line
 from psr_ray.inference.engine import VllmEngine
@@ -31,10 +30,6 @@ from psr_ray.method.ranking import ranking_factory
 from psr_ray.runs import fingerprint
 from psr_ray.storage.files import Json, Row
 from psr_ray.storage.locations import local_copy
-from psr_ray.storage.shards import ShardWriter, finished_ids, num_rows
-from psr_ray.telemetry.counters import RowMetrics
-from psr_ray.telemetry.logs import StageLogger
-from psr_ray.telemetry.traces import Tracer
 
 # Columns that no row of a stage uses are not sent.
 UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
@@ -49,57 +44,6 @@ class Loaded:
     weights: str
     first: str | None
     shape: Json
-
-
-@dataclass(frozen=True)
-class StageWork:
-    """What an engine does in a stage: by which model (with M1 beside it, where ``first`` is given), and
-    where its rows go."""
-
-    model: str
-    config: Config
-    folder: Path
-    first: str | None = None
-    attempt: str = ""
-    """Which driver's: one that starts the stage again does not get the rows of one that died."""
-
-
-class Desk:
-    """A stage's place at an engine: whose rows come in, and where they go."""
-
-    prompts: PromptBuilder
-    mark: Json
-
-    def __init__(self, work: StageWork, client: str) -> None:
-        self.work, self.client = work, client
-        self.config, self.folder = work.config, work.folder
-        self.shards = ShardWriter(self._place, work.config.engine.rows_per_shard)
-        self.metrics = RowMetrics(work.folder)
-        self.log = StageLogger(work.folder)
-        self.tracer = Tracer(work.folder, work.config.telemetry.num_traces)
-        self.ledger = EngineLedger(work.folder)
-        self.num_open = 0  # batches
-
-    def is_left_by(self, work: StageWork, client: str) -> bool:
-        """Whether it has open batches whose client has died, now that a client asks for some work."""
-        same_driver = self.work.attempt == work.attempt and self.work.model == work.model
-        same_client = self.client == client or self.folder != work.folder
-        return self.num_open > 0 and not (same_driver and same_client)
-
-    def num_finished(self) -> int:
-        """Rows of the stage that are in shards, of all engines."""
-        return num_rows(self.folder.glob("*/part-*.parquet"))
-
-    def unfinished(self, rows: list[Row]) -> list[Row]:
-        """The rows that the worker which died with this batch had not finished."""
-        names = {key_of(row)[0] for row in rows}
-        done = {name: finished_ids(self.folder / name) for name in names}
-        return [row for row in rows if row["id"] not in done[key_of(row)[0]]]
-
-    def _place(self, name: str) -> tuple[Path, pa.Schema]:
-        """The folder and the columns of an output (``benchmark-solve``: those of the task ``solve``)."""
-        schema = TASKS[name.rpartition("-")[2]].schema
-        return self.folder / name, schema.append(pa.field("weights", pa.string()))
 
 
 class EngineWorker:
@@ -208,6 +152,16 @@ class EngineWorker:
     def is_idle(self) -> bool:
         """Whether no batch is open."""
         return not any(desk.num_open for desk in self.desks.values())
+
+    def leave(self, stage: str | None = None) -> None:
+        """A stage has ended (or every one): an engine that still has rows of it, of a client that has
+        died, ends its process."""
+        with self.opening:
+            left = [desk for name, desk in self.desks.items() if stage in (None, name)]
+            if any(desk.num_open for desk in left):
+                self._end_left()
+            for desk in left:
+                del self.desks[str(desk.folder)]
 
     def _do(self, desk: Desk, batch: pa.Table) -> pa.Table:
         rows: list[Row] = [UNUSED | row for row in batch.to_pylist()]

@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.desk import StageWork
 from actors.ledger import EngineLedger
 from actors.placement import await_room
 from actors.pool import EngineClient, engine_pool
 from actors.remote import in_task, result_of
-from actors.searcher import EngineWorker, StageWork
+from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import Config
 from psr_ray.errors import PsrError
@@ -75,12 +76,12 @@ def run_rows(
         ledger.open()
         work = StageWork(model, config, folder, first, attempt or uuid.uuid4().hex)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
-            before = result_of(engines.starts.remote())
+            before = result_of(engines.starts.remote(str(folder)))
             used["busy_s"] = stream_rows(
                 paths, total - num_done, work, progress, advance, worker, engines
             )
             result_of(engines.finish.remote(str(folder)))
-            used["engine_starts"] = max(0, result_of(engines.starts.remote()) - before)
+            used["engine_starts"] = max(0, result_of(engines.starts.remote(str(folder))) - before)
         loading = [mark["loading_s"] for mark in ledger.engines()]
         used |= {"num_engines": len(loading), "loading_s": max(loading, default=0.0)}
     ledger.remove()
@@ -167,7 +168,7 @@ def stream_rows(
     num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
-    if not result_of(pool.begin.remote(str(folder), work.first)):
+    if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         await_room(demand, progress.stage, timeout_s, progress.wait, "STRICT_PACK")
     context = ray.data.DataContext.get_current()  # of this process, which does nothing else

@@ -103,6 +103,8 @@ def searched_for(folders: dict[tuple[str, int], Path], mode: str, seeds: list[in
             "asked_share",
             "num_pairs_found",
         )
+        for manifest in manifests:  # what it did beside an evaluation, too
+            manifest["wall_s"] += manifest.get("beside_s", 0.0)
         found.append({n: round(float(np.mean([m[n] for m in manifests])), 3) for n in names})
     return found
 

@@ -68,15 +68,17 @@ def work_s(planned: PlannedStage, manifest: dict[str, Any]) -> float:
     return float(manifest.get("steps_s") or engines["busy_s"] / max(engines["num_engines"], 1))
 
 
-def overheads(folders: dict[Layout, Path]) -> Overheads:
-    """Means over the stages of a run by `restart` and one by `colocated`, the first round left out."""
+def overheads(folders: dict[Layout, Path], num_rounds: int) -> Overheads:
+    """Means over the stages of a run by `restart` and one by `colocated`, the first round and the last
+    evaluation left out."""
     starts, loads, others = list[float](), list[float](), list[float]()
     trainings: dict[str, list[float]] = {}
     for layout, folder in folders.items():
         for planned, manifest in stages_of(folder):
             beside, engines = manifest["wall_s"] - work_s(planned, manifest), engines_of(planned)
-            if planned.iteration < 2:
-                continue
+            number = int(planned.model[1:]) if planned.kind == "evaluate" else planned.iteration
+            if not 2 <= number <= num_rounds:
+                continue  # evaluation and search of a model go together
             if planned.kind in TRAININGS:
                 trainings.setdefault(layout, []).append(beside)
                 continue
@@ -136,7 +138,9 @@ def main(
                 )
                 starts[layout] = summary["engine_starts"]
                 print(name, found[layout][-1], flush=True)
-        over = overheads({layout: folder / f"{layout}-{num_repeats - 1}" for layout in LAYOUTS})
+        over = overheads(
+            {layout: folder / f"{layout}-{num_repeats - 1}" for layout in LAYOUTS}, num_rounds
+        )
         check = {}
         for layout in LAYOUTS:
             run(

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from actors.searcher import Desk, EngineWorker
+from actors.desk import Desk
+from actors.searcher import EngineWorker
 from psr_ray.storage.files import Row
 
 # A search without steps.

@@ -38,6 +38,7 @@ from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import JudgedPair, Problem
 from psr_ray.runs import fingerprint
+from psr_ray.stages import settings_of as settings_of_config
 from psr_ray.storage.files import Row
 
 app = typer.Typer(no_args_is_help=True)
@@ -179,7 +180,10 @@ def judge(
     tasks, found = [row_of(pair) for pair in stored_pairs(out, gap, num)], []
     for way, settings in WAYS.items():
         asked = settings_of(model, *(overrides or ()), *settings)
-        basis = json.dumps([fingerprint(str(model)), asked.judge.model_dump(), asked.model.dtype])
+        settings_read = settings_of_config(
+            asked, "judge", "prompts", "model.dtype", "model.max_length"
+        )
+        basis = json.dumps([fingerprint(str(model)), settings_read])
         name_of_way = f"{way.replace(', ', '-')}-{hashlib.sha256(basis.encode()).hexdigest()[:8]}"
         file = out / f"judged-{name_of_way}.json"
         known, each_s = dict[str, Row](), None

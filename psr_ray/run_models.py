@@ -51,7 +51,7 @@ def models_read(planned: PlannedStage) -> list[str]:
     return [f"M{planned.iteration}"] if planned.kind in ("sft", "train") else []
 
 
-def check_weights(plan: list[PlannedStage], due: list[PlannedStage]) -> None:
+def check_weights(config: Config, plan: list[PlannedStage], due: list[PlannedStage]) -> None:
     """Raises ``PsrError`` where a stage that is due loads a model whose weights were removed, and that
     no stage that is due makes again."""
     kept = [p for p in plan if p.kind in ("sft", "train") and p not in due]
@@ -64,28 +64,29 @@ def check_weights(plan: list[PlannedStage], due: list[PlannedStage]) -> None:
                     if maker.model not in gone:
                         break
                     first = plan.index(maker)
-                again = plan[first].stage.name
+                remedy = (
+                    f"--force {plan[first].stage.name} makes it again, with all that comes after"
+                )
+                if not is_own(config, plan[first]):
+                    remedy = "the run in shared_dir made it: do this run without shared_dir"
                 raise PsrError(
                     f"{planned.stage.name} needs {model}, whose weights are gone (keep_models); "
-                    f"--force {again} makes them again, with all that comes after"
+                    f"{remedy}"
                 )
 
 
 def force(config: Config, plan: list[PlannedStage], name: str) -> list[str]:
-    """Forget a stage and every later one; returns their names.
+    """Forget a stage and every later one of the run's own; returns their names.
 
     Raises ``PsrError``, before anything is forgotten, where there is no such stage, where it is another
     run's, or where it needs a model whose weights are gone."""
     names = [planned.stage.name for planned in plan]
     if name not in names:
         raise PsrError(f"--force {name}: no such stage; the stages are {', '.join(names)}")
-    gone = plan[names.index(name) :]
-    check_weights(plan, gone)
-    for planned in gone:
-        if not is_own(config, planned):
-            raise PsrError(
-                f"--force {name}: {planned.stage.name} is that of the run in shared_dir; force it there"
-            )
+    if not is_own(config, plan[names.index(name)]):
+        raise PsrError(f"--force {name}: that stage is of the run in shared_dir; force it there")
+    gone = [planned for planned in plan[names.index(name) :] if is_own(config, planned)]
+    check_weights(config, plan, gone)
     for planned in gone:
         planned.stage.remove(everything=True)
     return [planned.stage.name for planned in gone]

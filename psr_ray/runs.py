@@ -158,20 +158,13 @@ class RunDirectory:
         self.lock = FolderLock(self.path)
 
     def stage(
-        self,
-        name: str,
-        settings: Any,
-        inputs: Sequence[Stage] = (),
-        nested: tuple[str, ...] = (),
-        *,
-        makes_model: bool = False,
+        self, name: str, settings: Any, inputs: Sequence[Stage] = (), nested: tuple[str, ...] = ()
     ) -> Stage:
-        """The stage of that name for these settings and inputs; the shared run's, if it has it (with the
-        weights, where it makes a model)."""
+        """The stage of that name for these settings and inputs; the shared run's, if it has it."""
         key = content_key(name, settings, [stage.key for stage in inputs])
         if self.config.shared_dir is not None:
             shared = Stage(name, location(self.config.shared_dir) / name, key)
-            if shared.is_complete and (shared.has_model or not makes_model):
+            if shared.is_complete:
                 return shared
         return Stage(name, self.path / name, key, nested)
 

@@ -199,8 +199,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
             "judge.max_thinking_tokens",
         )
         sft_settings = settings_of(config, *rows)
-        settings = sft_settings | method_settings(config, "sft")
-        made_by = run.stage("sft", settings, [data, base], makes_model=True)
+        made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
         plan.append(PlannedStage("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
@@ -218,8 +217,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         settings |= method_settings(config, "dpo")
         if config.dpo.schedule_over != "round":
             settings["round"] = [k, config.num_iterations]
-        inputs = [preferences, made_by]
-        made_by = run.stage(f"train-{k}", settings, inputs, makes_model=True)
+        made_by = run.stage(f"train-{k}", settings, [preferences, made_by])
         plan.append(PlannedStage("search", k, f"M{k}", search))
         plan.append(PlannedStage("preferences", k, f"M{k}", preferences))
         plan.append(PlannedStage("train", k, f"M{k + 1}", made_by))

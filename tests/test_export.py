@@ -232,7 +232,7 @@ def test_mistakes_are_named(run, tmp_path):
     kept = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(kept | {"key": "of another config"}))
     try:
-        with pytest.raises(PsrError, match="M3 is not evaluated yet"):
+        with pytest.raises(PsrError, match="M3 is not evaluated; a card"):
             export_run(run, "M3", tmp_path, None)
     finally:
         manifest.write_text(json.dumps(kept))

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+from actors.desk import StageWork
 from actors.pool import EnginePool, resting
-from actors.searcher import EngineWorker, StageWork
+from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import NodeKind, check_apart, demands_of
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
@@ -20,14 +21,21 @@ class Pool(EnginePool):
 
     def __init__(self):
         super().__init__()
-        self.ended, self.busy = [], set()
+        self.ended, self.busy, self.total, self.left = [], set(), 0, []
+
+    def _leave(self, name, stage):
+        self.left.append((name, stage))
+
+    def _end_left(self, names):
+        for name in names:
+            self._drop(name)
 
     def _is_idle(self, name):
         return name not in self.busy
 
     def _start(self, _work, _worker):
-        self.num_started += 1
-        name = f"engine-{self.num_started}"
+        self.total += 1
+        name = f"engine-{self.total}"
         self.engines[name], self.judges[name] = name, _work.first
         return name
 
@@ -50,45 +58,45 @@ def lend(pool, stage, client, broken=None, most=2):
 
 def test_clients_of_a_stage_have_engines_of_their_own_and_those_of_another_stage_the_same():
     pool = Pool()
-    pool.begin("evaluate")
+    pool.begin("evaluate", "driver")
     first = [lend(pool, "evaluate", client) for client in "ab"]
     assert len(set(first)) == 2
     assert lend(pool, "evaluate", "a") == first[0]  # asked again, after its node came back
-    pool.begin("search")
+    pool.begin("search", "driver")
     assert {lend(pool, "search", client) for client in "cd"} == set(first)
-    assert pool.starts() == 2
+    assert pool.total == 2
 
 
 def test_a_dead_engine_is_replaced_once_and_a_client_beyond_the_most_shares_one():
     pool = Pool()
-    pool.begin("search")
+    pool.begin("search", "driver")
     dead, other = lend(pool, "search", "a"), lend(pool, "search", "b")
     new = lend(pool, "search", "a", broken=dead)
     assert new not in (dead, other)
     assert pool.ended == [dead]
     pool.busy = {new}
     assert lend(pool, "search", "c") == other  # Ray Data ended its client, and starts another
-    assert pool.starts() == 3
+    assert pool.total == 3
 
 
 def test_a_driver_that_starts_a_stage_again_finds_its_engines_free():
     pool = Pool()
-    pool.begin("search")
+    pool.begin("search", "driver")
     engine = lend(pool, "search", "a")
-    assert pool.begin("search") == 1
+    assert pool.begin("search", "driver") == 1
     assert lend(pool, "search", "b") == engine
 
 
 def test_engines_without_the_model_that_judges_end_before_a_stage_that_needs_it(monkeypatch):
     monkeypatch.setattr("actors.pool.on_nodes", lambda *_: None)
     pool = Pool()
-    pool.begin("evaluate-M1")
+    pool.begin("evaluate-M1", "driver")
     old = lend(pool, "evaluate-M1", "a")
-    assert pool.begin("search-2", first="M1") == 0
+    assert pool.begin("search-2", "driver", first="M1") == 0
     assert pool.ended == [old]
     pool.lend(replace(work("search-2"), first="M1"), "b", EngineWorker, None)
     pool.ready("engine-2", {"node": "here", "processes": [], "loading_s": 1.0})
-    assert pool.begin("evaluate-M3") == pool.begin("search-3", first="M1") == 1
+    assert pool.begin("evaluate-M3", "driver") == pool.begin("search-3", "driver", first="M1") == 1
 
 
 @pytest.mark.parametrize(("seconds", "given_back"), [(0.05, True), (60.0, False)])
@@ -106,10 +114,10 @@ def test_engines_that_wait_too_long_for_a_training_are_given_back(monkeypatch, s
 
 def test_engines_that_never_got_a_place_end_with_their_stage():
     pool = Pool()
-    pool.begin("search")
+    pool.begin("search", "driver")
     engine = lend(pool, "search", "a")
     pool.lend(work("search"), "b", EngineWorker, None)  # waits for a node that does not come
-    pool.begin("evaluate")  # beside it
+    pool.begin("evaluate", "driver")  # beside it
     assert len(pool.engines) == 2
     assert lend(pool, "evaluate", "c") == engine
     pool.finish("search")
@@ -132,3 +140,24 @@ def test_engines_and_training_apart_need_room_for_both():
 
 def replace_layout(engine, layout):
     return engine.model_copy(update={"layout": layout})
+
+
+def test_a_new_driver_finds_no_engine_that_works_for_the_one_that_died():
+    pool = Pool()
+    pool.begin("evaluate", "driver")
+    engines = [lend(pool, "evaluate", client, most=8) for client in "abcdefgh"]
+    pool.busy = set(engines[1:])
+    assert pool.begin("evaluate", "another") == 1
+    assert pool.ended == engines[1:]
+    assert lend(pool, "evaluate", "i", most=8) == engines[0]
+    assert pool.begin("search", "another") == 1  # beside it
+
+
+def test_engines_leave_a_stage_that_has_ended():
+    pool = Pool()
+    pool.begin("evaluate", "driver")
+    engine = lend(pool, "evaluate", "a")
+    pool.begin("search", "driver")
+    lend(pool, "search", "b")
+    pool.finish("evaluate")
+    assert pool.left == [(engine, "evaluate")]

@@ -72,10 +72,10 @@ def test_old_models_lose_their_weights_and_nothing_else(run):
     drop_old_models(run.config, plan)
     assert made_models(plan) == ["M1", "M11", "M12", "M13"]
     assert all(p.stage.is_complete for p in plan if p.iteration <= 12)
-    check_weights(plan, [p for p in plan if not p.stage.is_complete])
+    check_weights(run.config, plan, [p for p in plan if not p.stage.is_complete])
     again = [p for p in plan if p.stage.name == "search-9"]
-    with pytest.raises(PsrError, match=r"search-9 needs M9.*--force train-1 makes them again"):
-        check_weights(plan, again)
+    with pytest.raises(PsrError, match=r"search-9 needs M9.*--force train-1 makes it again"):
+        check_weights(run.config, plan, again)
 
 
 def test_a_model_that_a_stage_still_needs_keeps_its_weights(run):
@@ -97,17 +97,19 @@ def test_a_forced_stage_whose_model_is_gone_removes_nothing(run):
     assert force(run.config, plan, "train-1")[0] == "train-1"  # makes the others again
 
 
-def test_a_shared_model_without_weights_is_made_again_in_the_runs_own_folder(run, tmp_path):
+def test_a_shared_run_that_lost_its_models_is_named_and_left_alone(run):
     drop_old_models(run.config, planned_stages(run))
     values = {"name": "other", "shared_dir": str(run.path)}
     config = run.config.model_copy(update=values)
-    plan = {p.stage.name: p for p in planned_stages(RunDirectory(config))}
-    assert plan["sft"].stage.folder.parent == run.path
-    assert plan["train-1"].stage.folder.parent == tmp_path / "other"
-    assert plan["search-1"].stage.folder.parent == run.path
-    with pytest.raises(PsrError, match=r"search-1 is that of the run in shared_dir"):
-        force(config, list(plan.values()), "search-1")
-    assert plan["search-1"].stage.is_complete
+    plan = planned_stages(RunDirectory(config))
+    drop_old_models(config, plan)
+    assert made_models(plan) == ["M1", "M11", "M12", "M13"]
+    again = [p for p in plan if p.stage.name == "search-9"]
+    with pytest.raises(PsrError, match=r"the run in shared_dir made it"):
+        check_weights(config, plan, again)
+    with pytest.raises(PsrError, match=r"--force search-1: that stage is of the run in shared_dir"):
+        force(config, plan, "search-1")
+    assert all(p.stage.is_complete for p in plan if p.iteration <= 12)
 
 
 def test_each_stage_has_its_driver(run):

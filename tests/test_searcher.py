@@ -10,9 +10,9 @@ import pytest
 import ray
 from conftest import ROOT
 
+from actors.desk import StageWork
 from actors.ledger import EngineLedger
 from actors.pool import engine_pool
-from actors.searcher import StageWork
 from actors.stream import run_rows
 from benchmarks.heads import children
 from benchmarks.simulated import SimulatedWorker, perfect
@@ -111,7 +111,8 @@ def test_two_stages_share_an_engine_and_both_survive_its_death(ray_up, tmp_path,
             [engine] = children(os.getpid(), "SimulatedWorker")
             os.kill(engine.pid, signal.SIGKILL)
         processes = [future.result() for future in both]
-        num_started = ray.get(pool.starts.remote())
+        each = [pool.starts.remote(str(tmp_path / name)) for name in ("evaluate", "search")]
+        num_started = sum(ray.get(each))
     assert num_started == 1 + is_killed
     if not is_killed:
         assert processes[0] == processes[1]

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from conftest import ROOT
 
+from actors.desk import StageWork
 from actors.ledger import EngineLedger
-from actors.searcher import StageWork
 from benchmarks.simulated import SimulatedWorker
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA

@@ -28,14 +28,13 @@ MARK = ".psr-ray-export"
 
 
 def model_to_export(plan: list[PlannedStage], name: str | None) -> str:
-    """The model asked for, or the last one that is made and evaluated. Raises ``PsrError`` where it is
-    not made, or its weights are gone."""
+    """The model asked for, or the last one that is made. Raises ``PsrError`` where it is not, or where
+    its weights are gone."""
     made = made_models(plan)
     if not made:
         raise PsrError(f"{plan[0].stage.folder.parent}: no model is made yet; run it first")
     if name is None:
-        done = {p.model for p in plan if p.kind == "evaluate" and p.stage.is_complete}
-        return [model for model in made if model in done or model == made[0]][-1]
+        return made[-1]
     if name not in made:
         raise PsrError(
             f"--model {name}: the run has the weights of {', '.join(made)} (others are not made yet, or "
@@ -72,7 +71,11 @@ def export_run(run: RunDirectory, name: str | None, folder: Path, license_: str 
         if planned.kind == "evaluate" and planned.stage.is_complete
     }
     if name not in evaluated:
-        raise PsrError(f"{run.path}: {name} is not evaluated yet; a card needs its figures")
+        others = [model for model in made_models(plan) if model in evaluated]
+        raise PsrError(
+            f"{run.path}: {name} is not evaluated; a card needs its figures"
+            + (f" (--model {'|'.join(others)}: those that are)" if others else "")
+        )
     # an evaluation of an earlier config is not of the present model
     summary["models"] = [entry for entry in summary["models"] if entry["name"] in evaluated]
     summary["alarms"] = [alarm for alarm in summary["alarms"] if alarm["model"] in evaluated]

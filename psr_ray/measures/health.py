@@ -85,7 +85,7 @@ def alarms_of(
         for kind, message in judge_alarms(figures):
             if (kind, model) not in raised:
                 found.append({"kind": kind, "model": model, "message": f"in {where}, {message}"})
-    return found
+    return sorted(found, key=lambda alarm: int(alarm["model"].removeprefix("M")))
 
 
 Alarms = Iterator[tuple[Kind, str]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from psr_ray.measures.health import alarms_of
@@ -68,15 +69,15 @@ ROUND_FIGURES = (
     "chosen_right_share",
     "rejected_right_share",
 )
-# What shares of a round are shares of.
-SHARES_OF = {
-    "chosen_right_share": "num_pairs",
-    "rejected_right_share": "num_pairs",
-    "search_accuracy": "num_searches",
-    "tie_share": "num_judged_steps",
-    "ranking_accuracy": "num_one_right",
-    "unparsable_share": "num_verdicts",
-    "asked_share": "num_verdicts",
+# What a round's shares count by, in a mean over rounds.
+SHARES_OF: dict[str, Callable[[Json], float]] = {
+    "chosen_right_share": lambda m: m.get("num_pairs", 0),
+    "rejected_right_share": lambda m: m.get("num_pairs", 0),
+    "search_accuracy": lambda m: m.get("num_searches", 0) - m.get("num_errors", 0),
+    "tie_share": lambda m: m.get("num_judged_steps", 0),
+    "ranking_accuracy": lambda m: m.get("num_one_right", 0),
+    "unparsable_share": lambda m: m.get("num_verdicts", 0),
+    "asked_share": lambda m: m.get("num_verdicts", 0) / m["asked_share"] if m["asked_share"] else 0,
 }
 
 
@@ -141,11 +142,12 @@ def together(manifests: list[Json]) -> Json:
         if key.startswith("num_") and known:
             total[key] = sum(manifest[key] for manifest in known)
         elif key in SHARES_OF and known:
-            weights = [manifest.get(SHARES_OF[key]) or 0 for manifest in known]
+            weights = [SHARES_OF[key](manifest) for manifest in known]
+            weights = weights if sum(weights) else [1.0] * len(known)
             values = [
                 manifest[key] * weight for manifest, weight in zip(known, weights, strict=True)
             ]
-            total[key] = sum(values) / sum(weights) if sum(weights) else None
+            total[key] = sum(values) / sum(weights)
         else:
             total[key] = found[-1].get(key)
     tokens = sum(total.get(f"num_{kind}_tokens") or 0 for kind in ("sampled", "judge"))
