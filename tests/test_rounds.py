@@ -10,7 +10,7 @@ from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.solutions import solution_figures
-from psr_ray.report.curves import rounds_figure
+from psr_ray.report.curves import models_figure, rounds_figure
 from psr_ray.report.display import model_table, thinned
 from psr_ray.report.html import write_report
 from psr_ray.report.summary import summarize
@@ -158,6 +158,7 @@ def test_tables_stay_short_and_figures_have_every_round(run):
     assert summary["rounds"][3]["seconds"]["train"] == 2.0
     assert rounds_figure(summary["rounds"]) is not None
     assert rounds_figure(summary["rounds"][:1]) is None
+    assert models_figure([])  # before anything is evaluated
     first = summary["models"][1]
     many = [summary["models"][0], *(first | {"name": f"M{k}"} for k in range(1, 52))]
     names = [entry["name"] for entry in thinned(many)]

@@ -142,7 +142,7 @@ def models_figure(models: list[Json]) -> bytes:
     with_bars(reward, names, mean_points(models, "pass_at_8"), "pass@8")
     reward.set(title="reward and diversity", ylabel="%", ylim=(-3, 103))
     for axis in (accuracy, judge, steps, reward):
-        shown = range(0, len(models), -(-len(models) // MOST_TICKS))
+        shown = range(0, len(models), len(models) // MOST_TICKS + 1)
         axis.set_xticks(shown, [names[place] for place in shown])
         axis.set_xlim(-0.3, len(models) - 0.7)
         if axis.get_legend_handles_labels()[0]:
