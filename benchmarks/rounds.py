@@ -141,15 +141,12 @@ def main(
         over = overheads(
             {layout: folder / f"{layout}-{num_repeats - 1}" for layout in LAYOUTS}, num_rounds
         )
-        check = {}
+        check, others = {}, list[str]()
         for layout in LAYOUTS:
-            run(
-                folder,
-                f"{layout}-check",
-                *rounds_of(2, 3 * num_problems),
-                f"engine.layout={layout}",
-            )
-            check[layout] = predicted(folder / f"{layout}-check", layout, over)
+            name, fewer = f"{layout}-check", rounds_of(2, 3 * num_problems)
+            run(folder, name, *fewer, f"engine.layout={layout}", *others)
+            check[layout] = predicted(folder / name, layout, over)
+            others = [f"shared_dir={folder / name}", f"dpo.lr={1e-4 + 1e-9}"]  # the same M1
             print("plan", layout, check[layout], flush=True)
     beside = {
         layout: [entry["start"] + entry["other"] for entry in found[layout]] for layout in LAYOUTS

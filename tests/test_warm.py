@@ -75,7 +75,8 @@ def test_kept_engines_make_the_same_rows_as_new_ones(tmp_path, layout):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("when", [pytest.param("search-1", marks=pytest.mark.long), "evaluate-M2"])
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["search-1", "evaluate-M2"])
 def test_a_kept_engine_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, record, when):
     process = run(tmp_path, *WARM)
     stage = tmp_path / "smoke" / when / "engines"
