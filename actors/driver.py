@@ -141,7 +141,7 @@ class IterationDriver:
         """Mk searches its problems step by step and judges the candidates, or M1 does."""
         k, folder = planned.iteration, planned.stage.folder
         config = self.config.in_iteration(k)
-        progress = ProgressWriter(*self._of_progress(planned), is_shown=self._is_measured)
+        progress = self._progress(planned, is_shown=self._is_measured)
         used = self._run_engines(planned, [self._data(f"search-{k}")], config, progress)
         if self.measuring is not None:
             wait([self.measuring])  # so that stages end in their order
@@ -218,11 +218,8 @@ class IterationDriver:
             handed_out=self.is_handed_out.set if is_evaluation else None,
         )
 
-    def _of_progress(self, planned: PlannedStage) -> tuple[Path, str, str]:
-        return self.config.run_dir, planned.title, "rows"
-
-    def _progress(self, planned: PlannedStage) -> ProgressWriter:
-        return ProgressWriter(*self._of_progress(planned))
+    def _progress(self, planned: PlannedStage, **options: Any) -> ProgressWriter:
+        return ProgressWriter(self.config.run_dir, planned.title, "rows", **options)
 
     def _is_measured(self) -> bool:
         """Whether no evaluation is under way."""

@@ -59,15 +59,13 @@ def check_weights(config: Config, plan: list[PlannedStage], due: list[PlannedSta
     for planned in due:
         for model in models_read(planned):
             if model in gone:
-                first = plan.index(gone[model])  # of those up to it that are gone without a break
-                for maker in reversed(kept[: kept.index(gone[model])]):
+                first = gone[model]  # of those up to it that are gone without a break
+                for maker in reversed(kept[: kept.index(first)]):
                     if maker.model not in gone:
                         break
-                    first = plan.index(maker)
-                remedy = (
-                    f"--force {plan[first].stage.name} makes it again, with all that comes after"
-                )
-                if not is_own(config, plan[first]):
+                    first = maker
+                remedy = f"--force {first.stage.name} makes it again, with all that comes after"
+                if not is_own(config, first):
                     remedy = "the run in shared_dir made it: do this run without shared_dir"
                 raise PsrError(
                     f"{planned.stage.name} needs {model}, whose weights are gone (keep_models); "

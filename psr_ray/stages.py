@@ -16,12 +16,7 @@ from typing import Any, Literal
 from psr_ray.config import Config
 from psr_ray.method.prompts import own_templates
 from psr_ray.plugins import is_plugin, source_file
-from psr_ray.runs import (
-    RunDirectory,
-    Stage,
-    digest_of,
-    fingerprint,
-)
+from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
 from psr_ray.storage.files import Json
 
 Kind = Literal["seed", "data", "sft", "search", "preferences", "train", "evaluate"]

@@ -176,6 +176,7 @@ def write_results(evidence: Json, page: Path, *, check: bool = False) -> list[Pa
 def accuracy_figure(evidence: Json) -> str:
     """Accuracy by model for every method, on both held-out sets; bars are standard errors."""
     figure, axes = new_figure(2, width=4.4, height=3.6)
+    columns = model_columns(evidence)
     for axis, key, title in (
         (axes[0], "accuracy", "held-out problems"),
         (axes[1], "hard", "harder held-out problems"),
@@ -195,7 +196,6 @@ def accuracy_figure(evidence: Json) -> str:
                 linewidth=2.4 if name == evidence["reference"] else 1.2,
                 label=name,
             )
-        columns = model_columns(evidence)
         axis.set_xticks(range(len(columns)), columns)
         axis.set(title=title, ylabel="greedy accuracy, %")
     axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
