@@ -55,15 +55,18 @@ class IterationDriver:
         self.wanted = wanted
         self.plan = planned_stages(RunDirectory(config))
         self.stages = {planned.stage.name: planned for planned in self.plan}
-        self.ended = 0.0  # when the last stage did
+        self.ended = 0.0  # when the command's last stage did
         self.measuring: Future[None] | None = None  # an evaluation, beside a search
         self.is_handed_out = threading.Event()  # all of it
         self.attempt = uuid.uuid4().hex
 
-    def run(self, iteration: int) -> None:
+    def run(self, iteration: int, since: float) -> float:
         """Run the stages of an iteration that are not complete, in order; Mk is measured as it begins to
-        search, the last model at the end."""
+        search, the last model at the end.
+
+        ``since`` is when the command's last stage ended (Unix seconds); returns when this one's did."""
         k, last = iteration, self.config.num_iterations
+        self.ended = since
         if k == 0:
             self.stage("seed-ift", self.make_ift)
             self.stage("seed-eft", self.make_eft)
@@ -78,6 +81,7 @@ class IterationDriver:
         if k == last:
             self.stage(f"evaluate-M{k + 1}", self.evaluate)
         drop_old_models(self.config, self.plan)
+        return self.ended
 
     def measure_and_search(self, k: int) -> None:
         """Mk's evaluation, and its search once the engines have no more of the evaluation to wait for
@@ -103,8 +107,8 @@ class IterationDriver:
     def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
         """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted.
 
-        Its time is that by which the run got longer: ``beside_s``, what it did beside the stage before,
-        is not in it."""
+        Its time is that by which the run got longer, since the stage before it ended: a driver's start
+        is in it, and ``beside_s``, what it did beside that stage, is not."""
         if not self.is_due(name):
             return
         planned = self.stages[name]
@@ -113,9 +117,9 @@ class IterationDriver:
         log.info("stage started")
         stage.open()
         facts = body(planned)
-        beside_s = max(self.ended - started, 0.0)
-        self.ended = time.time()
-        stage.finish(self.ended - started - beside_s, **facts, beside_s=beside_s)
+        before, self.ended = self.ended, time.time()
+        beside_s = max(before - started, 0.0)
+        stage.finish(self.ended - before, **facts, beside_s=beside_s)
         stage.tidy()
         log.info("stage finished", extra={"seconds": round(self.ended - started, 1)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -71,8 +72,9 @@ def run_pipeline(
             drop_old_models(config, plan)
             if due:
                 with PeakMemory(run.path), driver_of(config, due) as driver:
+                    since = time.time()
                     for iteration, stages in groupby(due, partial(driven_in, config)):
-                        run_iteration(iteration, list(stages), driver, display)
+                        since = run_iteration(iteration, list(stages), driver, display, since)
             return write_summary(run)
         finally:
             run.release()
@@ -86,24 +88,31 @@ def driven_in(config: Config, planned: PlannedStage) -> int:
 
 
 def run_iteration(
-    iteration: int, due: list[PlannedStage], start_driver: Callable[[], Any], display: Display
-) -> None:
-    """Have a driver run the stages of an iteration that are due; after a death another one resumes."""
+    iteration: int,
+    due: list[PlannedStage],
+    start_driver: Callable[[], Any],
+    display: Display,
+    since: float,
+) -> float:
+    """Have a driver run the stages of an iteration that are due; after a death another one resumes.
+
+    ``since`` is when the stage before them ended; returns when the last of them did."""
     import ray
 
     num_deaths = 0
     poll_s = max(0.5, interval_s(due[0].stage.folder))
     while True:
         driver, num_left = start_driver(), len(due)
-        pending = driver.run.remote(iteration)
+        pending = driver.run.remote(iteration, since)
         try:
             while not ray.wait([pending], timeout=poll_s)[0]:
                 show(due, display)
-            result_of(pending)
+            ended: float = result_of(pending)
             show(due, display)
-            return
+            return ended
         except ray.exceptions.RayActorError as error:  # its own death, or an actor's that it needs
             show(due, display)
+            since = time.time()
             num_deaths = 1 if len(due) < num_left else num_deaths + 1
             if num_deaths == MAX_DRIVER_DEATHS:
                 raise PsrError(

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -22,6 +23,7 @@ from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError
+from psr_ray.storage.files import Json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,14 +40,23 @@ DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 RELOADING = 3.0
 
 
+@dataclass
+class Engine:
+    """An engine of the pool: its actor, the M1 that it has beside the policy; once it runs, its node and
+    processes, and the seconds that it took to start."""
+
+    actor: Any
+    first: str | None
+    mark: Json | None = None
+    took_s: float | None = None
+
+
 class EnginePool:
     """An actor: starts engines, lends them to clients, ends them."""
 
     def __init__(self) -> None:
-        self.engines: dict[str, Any] = {}
-        self.marks: dict[str, dict[str, Any]] = {}
-        self.judges: dict[str, str | None] = {}
-        self.took_s: dict[str, float] = {}
+        self.engines: dict[str, Engine] = {}
+        self.dropped: list[Json] = []  # marks of engines whose processes may not have ended
         self.leases: dict[tuple[str, str], str] = {}
         self.num_started: dict[str, int] = {}
         self.attempt = ""
@@ -58,9 +69,9 @@ class EnginePool:
         self.finish(stage)
         if attempt != self.attempt:
             self.attempt, self.leases = attempt, {}
-            self._end_left([name for name in self.marks if not self._is_idle(name)])
+            self._end_left([name for name in self._started() if not self._is_idle(name)])
         if first is not None:
-            self._end([name for name in self.engines if self.judges[name] != first])
+            self._end([name for name, engine in self.engines.items() if engine.first != first])
         return len(self.engines)
 
     def finish(self, stage: str) -> None:
@@ -68,7 +79,7 @@ class EnginePool:
         that never got a place end, and those that still have rows of it, of a client that has died."""
         lent = {name for key, name in self.leases.items() if key[0] == stage}
         self.leases = {key: name for key, name in self.leases.items() if key[0] != stage}
-        for name in lent - set(self.marks) - set(self.leases.values()):
+        for name in lent - set(self._started()) - set(self.leases.values()):
             self._drop(name)
         for name in lent & set(self.engines):
             self._leave(name, stage)
@@ -94,12 +105,16 @@ class EnginePool:
                 free = [name for name in self.engines if self._is_idle(name)] or list(self.engines)
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
-        return held, self.engines[held], self.took_s.get(held)
+        return held, self.engines[held].actor, self.engines[held].took_s
 
-    def ready(self, name: str, mark: dict[str, Any]) -> None:
-        """An engine has started: its node and processes."""
-        self.marks[name] = mark
-        self.took_s.setdefault(name, mark["loading_s"])
+    def ready(self, name: str, mark: Json) -> None:
+        """An engine has started, or loaded another model: its node and processes."""
+        engine = self.engines.get(name)
+        if engine is None:
+            self.dropped.append(mark)
+        else:
+            engine.mark = mark
+            engine.took_s = engine.took_s or mark["loading_s"]
 
     def close(self) -> None:
         """End all engines; no more are lent."""
@@ -123,8 +138,7 @@ class EnginePool:
             max_restarts=0,
         )
         name = uuid.uuid4().hex[:8]
-        self.engines[name] = actor.remote()
-        self.judges[name] = work.first
+        self.engines[name] = Engine(actor.remote(), work.first)
         stage = str(work.folder)
         self.num_started[stage] = self.starts(stage) + 1
         return name
@@ -135,31 +149,35 @@ class EnginePool:
         for name in names:
             self._drop(name)
         by_node: dict[str, list[Process]] = {}
-        for name in set(self.marks) - set(self.engines):
-            mark = self.marks.pop(name)
+        dropped, self.dropped = self.dropped, []
+        for mark in dropped:
             by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
         on_nodes(end_processes, by_node)
 
     def _end_left(self, names: Sequence[str]) -> None:
         """End engines whose clients have died, all at once; they store finished rows first."""
-        pending = [self.engines[name].leave.remote() for name in names if name in self.engines]
+        pending = [self.engines[name].actor.leave.remote() for name in names]
         if pending:
             ray.wait(pending, num_returns=len(pending), timeout=ANSWER_S)
         self._end(names)
 
     def _leave(self, name: str, stage: str) -> None:
-        self.engines[name].leave.remote(stage)
+        self.engines[name].actor.leave.remote(stage)
 
     def _is_idle(self, name: str) -> bool:
         try:
-            return bool(ray.get(self.engines[name].is_idle.remote(), timeout=ANSWER_S))
-        except (KeyError, ray.exceptions.RayError):
+            return bool(ray.get(self.engines[name].actor.is_idle.remote(), timeout=ANSWER_S))
+        except ray.exceptions.RayError:
             return False
+
+    def _started(self) -> list[str]:
+        return [name for name, engine in self.engines.items() if engine.mark is not None]
 
     def _drop(self, name: str) -> None:
         engine = self.engines.pop(name, None)
         if engine is not None:
-            ray.kill(engine)
+            ray.kill(engine.actor)
+            self.dropped += [engine.mark] if engine.mark is not None else []
         self.leases = {key: held for key, held in self.leases.items() if held != name}
 
 

@@ -37,13 +37,15 @@ UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that an engine holds: where it was (its folder may be gone), its weights' fingerprint and
-    their shape."""
+    """A model that an engine holds: where it was (its folder may be gone), the last driver that asked for
+    it, its weights' fingerprint and their shape, its tokenizer."""
 
     model: str
+    attempt: str
     weights: str
     first: str | None
     shape: Json
+    tokenizer: Any
 
 
 class EngineWorker:
@@ -96,24 +98,31 @@ class EngineWorker:
             return desk.mark
 
     def _load(self, desk: Desk) -> None:
-        """Have the engine answer by the stage's model. Weights that are loaded in place are proven; an
-        engine whose answers are others ends its process."""
-        work, config = desk.work, desk.config
+        """Have the engine answer by the stage's model."""
+        work, config, held = desk.work, desk.config, self.loaded
         judge_class(config.judge)  # the user's own code, where there is some, is on this node
         ranking_factory(config)
+        if held is None or (work.model, work.attempt) != (held.model, held.attempt):
+            held = self.loaded = self._have(desk, held)
+        if work.first not in (None, held.first):
+            self._end("a judging model is wanted that it was not started with")
+        desk.prompts = PromptBuilder(held.tokenizer, config.prompts)
+
+    def _have(self, desk: Desk, held: Loaded | None) -> Loaded:
+        """Start the engine, or load another model in place, or see that the model is still the same for
+        a driver that has not asked for it yet. Weights that are loaded in place are proven; an engine
+        whose answers are others ends its process."""
+        work, config = desk.work, desk.config
         model = local_copy(work.model)
         first = None if work.first is None else local_copy(work.first)
         weights, shape = fingerprint(model, num_windows=256), shape_of(model)
-        wanted = Loaded(work.model, weights, work.first, shape)
-        held = self.loaded
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-        desk.prompts = PromptBuilder(tokenizer, config.prompts)
+        wanted = Loaded(work.model, work.attempt, weights, work.first, shape, tokenizer)
         proof = proof_of(work.model)
         if proof is not None:
             proof = proof.within(config.model.max_length)
         if held is None:
             self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
-            self.loaded = wanted
             if proof is not None:
                 wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
                 if wrong is not None:
@@ -133,9 +142,7 @@ class EngineWorker:
                 self._end(f"loading in place: {type(error).__name__}: {first_line(error)}")
             if wrong is not None:
                 self._end(f"weights that were loaded in place are stale or not whole: {wrong}")
-        if held is not None and wanted.first not in (None, held.first):
-            self._end("a judging model is wanted that it was not started with")
-        self.loaded = wanted if held is None else replace(wanted, first=held.first)
+        return wanted if held is None else replace(wanted, first=held.first)
 
     def do(self, stage: str, batch: pa.Table) -> pa.Table:
         """Do a batch of the task rows of a stage (its folder); return counts when all are in shards.

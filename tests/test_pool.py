@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from actors.desk import StageWork
-from actors.pool import EnginePool, resting
+from actors.pool import Engine, EnginePool, resting
 from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import NodeKind, check_apart, demands_of
 from psr_ray.config.file import load_config
@@ -36,7 +36,7 @@ class Pool(EnginePool):
     def _start(self, _work, _worker):
         self.total += 1
         name = f"engine-{self.total}"
-        self.engines[name], self.judges[name] = name, _work.first
+        self.engines[name] = Engine(name, _work.first)
         return name
 
     def _drop(self, name):
