@@ -50,6 +50,8 @@ class IterationDriver:
     """
 
     def __init__(self, config: Config, wanted: Collection[str], pool: Any, group: Any) -> None:
+        import ray.data  # noqa: F401 (here: this process may be started ahead)
+
         self.config = config
         self.pool, self.group = pool, group
         self.wanted = wanted

@@ -71,10 +71,11 @@ def run_pipeline(
             check_weights(config, plan, due)
             drop_old_models(config, plan)
             if due:
-                with PeakMemory(run.path), driver_of(config, due) as driver:
-                    since = time.time()
+                with PeakMemory(run.path), drivers_of(config, due) as drivers:
+                    since, last = time.time(), driven_in(config, due[-1])
                     for iteration, stages in groupby(due, partial(driven_in, config)):
-                        since = run_iteration(iteration, list(stages), driver, display, since)
+                        drivers.are_more = iteration < last
+                        since = run_iteration(iteration, list(stages), drivers, display, since)
             return write_summary(run)
         finally:
             run.release()
@@ -90,7 +91,7 @@ def driven_in(config: Config, planned: PlannedStage) -> int:
 def run_iteration(
     iteration: int,
     due: list[PlannedStage],
-    start_driver: Callable[[], Any],
+    drivers: Drivers,
     display: Display,
     since: float,
 ) -> float:
@@ -102,11 +103,13 @@ def run_iteration(
     num_deaths = 0
     poll_s = max(0.5, interval_s(due[0].stage.folder))
     while True:
-        driver, num_left = start_driver(), len(due)
+        driver, num_left = drivers.take(), len(due)
         pending = driver.run.remote(iteration, since)
         try:
             while not ray.wait([pending], timeout=poll_s)[0]:
                 show(due, display)
+                if len(due) == 1:
+                    drivers.prepare()
             ended: float = result_of(pending)
             show(due, display)
             return ended
@@ -131,9 +134,29 @@ def show(due: list[PlannedStage], display: Display) -> None:
         display.watch(due[0])
 
 
+class Drivers:
+    """Starts driver actors; the next iteration's during the last stage of the one before, so that no
+    engine waits for its process and imports."""
+
+    are_more = True
+    """Whether another iteration follows."""
+
+    def __init__(self, start: Callable[[], Any]) -> None:
+        self.start = start
+        self.next: Any = None
+
+    def take(self) -> Any:
+        driver, self.next = self.next, None
+        return driver or self.start()
+
+    def prepare(self) -> None:
+        if self.next is None and self.are_more:
+            self.next = self.start()
+
+
 @contextmanager
-def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], Any]]:
-    """Inside, Ray is up and the cluster checked; yields what starts a driver actor on this node."""
+def drivers_of(config: Config, due: list[PlannedStage]) -> Iterator[Drivers]:
+    """Inside, Ray is up and the cluster checked; yields what starts driver actors on this node."""
     from psr_ray.cluster.connect import connected
 
     with connected(config):
@@ -164,7 +187,7 @@ def driver_of(config: Config, due: list[PlannedStage]) -> Iterator[Callable[[], 
             engine_pool(runtime_env=env) as pool,
             training_group(keep=keep, runtime_env=env) as group,
         ):
-            yield lambda: placed.remote(config, names, pool, group)
+            yield Drivers(lambda: placed.remote(config, names, pool, group))
 
 
 def python_path() -> dict[str, str]:

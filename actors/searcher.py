@@ -37,8 +37,8 @@ UNUSED: Row = dict.fromkeys(TASK_SCHEMA.names)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that an engine holds: where it was (its folder may be gone), the last driver that asked for
-    it, its weights' fingerprint and their shape, its tokenizer."""
+    """A model that an engine holds: where it was (its folder may be gone), the last driver that asked
+    for it, its weights' fingerprint and their shape, its tokenizer."""
 
     model: str
     attempt: str
