@@ -2,13 +2,15 @@
 
     python scripts/run_notebook.py            (about three minutes on two cores)
 
-The runs that it makes go to a temporary folder. tests/test_notebook.py runs it, too, and stores nothing.
+The runs that it makes go to a temporary folder. tests/test_notebook.py runs it smaller, and stores nothing.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -19,9 +21,13 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebook.ipynb"
 LIMIT_S = 500
 
 
-def executed(folder: Path) -> Any:
-    """The notebook, run in a folder. Raises ``CellExecutionError`` where a cell fails."""
+def executed(folder: Path, changes: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """The notebook, run in a folder, with some text of its cells replaced. Raises ``CellExecutionError``
+    where a cell fails."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        for old, new in changes.items():
+            cell.source = cell.source.replace(old, new)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=LIMIT_S, resources=resources, record_timing=False).execute()
     return notebook

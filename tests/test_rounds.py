@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 from finished import solution
 
-from actors.pipeline import driven_in
+from actors.pipeline import Drivers, driven_in
 from psr_ray.config.file import load_config
 from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
@@ -168,3 +168,16 @@ def test_tables_stay_short_and_figures_have_every_round(run):
     assert model_table(summary | {"models": many}, 126).row_count == len(names)
     html = write_report(run.path, summary | {"models": many}).read_text()
     assert "39 more models are in the figures" in html
+
+
+def test_a_driver_that_was_started_ahead_is_taken_once_and_none_is_after_the_last_iteration():
+    numbers = iter(range(10))
+    drivers = Drivers(lambda: next(numbers))
+    assert drivers.take() == 0
+    drivers.prepare()
+    drivers.prepare()
+    assert drivers.next == 1
+    assert [drivers.take(), drivers.take()] == [1, 2]  # the second after a death
+    drivers.are_more = False
+    drivers.prepare()
+    assert drivers.next is None
