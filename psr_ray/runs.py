@@ -21,7 +21,7 @@ from psr_ray.errors import PsrError
 from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.folders import FolderLock, contents, drop_unfinished
-from psr_ray.storage.locations import is_remote, location, model_location, remove
+from psr_ray.storage.locations import is_remote, location, model_location, read_part, remove
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
@@ -63,13 +63,12 @@ def digest_of(paths: Iterable[Path], num_windows: int = 256) -> str:
     """Hash of the names, the sizes, the beginnings and as many windows of 64 KiB of some files."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            digest.update(file.read(FINGERPRINT_BYTES))
-            for window in range(num_windows if size > FINGERPRINT_BYTES else 0):
-                file.seek(window * size // num_windows)
-                digest.update(file.read(2**16))
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        digest.update(read_part(path, 0, min(size, FINGERPRINT_BYTES)))
+        for window in range(num_windows if size > FINGERPRINT_BYTES else 0):
+            start = window * size // num_windows
+            digest.update(read_part(path, start, min(2**16, size - start)))
     return digest.hexdigest()
 
 

@@ -105,7 +105,9 @@ def test_the_driver_actor_is_killed_in_each_stage(tmp_path, record):
     for stage in STAGES:
         if command.wait_for(stage):
             drivers = children(command.process.pid, "IterationDriver")
-            min(drivers, key=lambda each: each.create_time()).kill()  # the next one may wait already
+            min(
+                drivers, key=lambda each: each.create_time()
+            ).kill()  # the next one may wait already
             num += 1
     assert command.process.wait(600) == 0, command.errors.read_text()
     expected, found = expected_and_found(command.run_dir)

@@ -14,14 +14,22 @@ import pytest
 from conftest import TINY
 from stores import BUCKET, Store
 
+from psr_ray import runs
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
-from psr_ray.runs import RunDirectory, Stage
+from psr_ray.runs import RunDirectory, Stage, fingerprint
 from psr_ray.storage import lease
 from psr_ray.storage.files import read_json, read_table, write_table, write_text
 from psr_ray.storage.folders import HOLDER, FolderLock, contents, write_problem
-from psr_ray.storage.locations import is_remote, local_copy, location, remove, upload
+from psr_ray.storage.locations import (
+    is_remote,
+    local_copy,
+    location,
+    remove,
+    store_of,
+    upload,
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +150,7 @@ def test_model_is_copied_once_and_again_when_it_changed(folder, tmp_path, monkey
     copy = Path(local_copy(folder / "model"))
     assert (copy / "model.safetensors").read_bytes() == (TINY / "model.safetensors").read_bytes()
     assert local_copy(folder / "model") == str(copy)
-    small = Path(local_copy(str(folder / "model"), weights=False))
+    small = Path(local_copy(str(folder / "model"), without=".safetensors"))
     assert not (small / "model.safetensors").exists()
     write_text(folder / "model" / "config.json", (TINY / "config.json").read_text() + " ")
     assert local_copy(folder / "model") != str(copy)
@@ -153,6 +161,21 @@ def test_model_is_copied_once_and_again_when_it_changed(folder, tmp_path, monkey
     assert local_copy("org/name") == "org/name"
     with pytest.raises(PsrError, match="no such folder in the store"):
         local_copy(folder / "nothing")
+
+
+def test_of_a_model_in_a_store_only_the_parts_that_tell_it_are_read(folder, monkeypatch):
+    upload(TINY, folder / "model")
+    files, _ = store_of(folder)
+    monkeypatch.setattr(runs, "FINGERPRINT_BYTES", 2**12)  # the tiny model's weights are longer
+
+    def opened(*_arguments, **_options):
+        raise AssertionError("read ahead")
+
+    expected = [fingerprint(str(TINY)), fingerprint(str(TINY), num_windows=16)]
+    with monkeypatch.context() as patched:
+        patched.setattr(type(files), "open", opened)
+        name = str(folder / "model")
+        assert [fingerprint(name), fingerprint(name, num_windows=16)] == expected
 
 
 def test_model_in_a_store_is_checked(folder, tmp_path, monkeypatch):

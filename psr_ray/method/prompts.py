@@ -282,7 +282,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        folder = local_copy(model, weights=False)
+        folder = local_copy(model, without=".safetensors")
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # of the tokenizers library: a bare one
         raise PsrError(

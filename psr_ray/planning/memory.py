@@ -66,7 +66,12 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
     tokens, unit = training.tokens_per_pass, shape.hidden * shape.width
     layer = ACTIVATION_UNITS * unit + 3 * shape.intermediate * shape.width
     kept = shape.layers * unit + layer if training.gradient_checkpointing else shape.layers * layer
-    gathered = 2 * shape.weight_bytes / shape.layers if zero >= 3 else 0  # this layer and the next
+    gathered = 0.0
+    if (
+        zero >= 3
+    ):  # this layer and the next, or the output head; an export gathers a parameter at a time
+        head = shape.vocabulary * shape.hidden * width
+        gathered = max(2 * shape.weight_bytes / shape.layers, head)
     return TrainingMemory(
         weights=(weights + gathered) / GIB,
         gradients=gradients / GIB,

@@ -156,10 +156,13 @@ def disk_line(config: Config, shape: ModelShape) -> str:
     weights = shape.weight_bytes / GIB
     trainings = config.trainings().values()
     checkpoint = max(checkpoint_gib(shape, training) for training in trainings)
+    # an export with ZeRO-3 has the model twice for a moment
+    gathered = weights if any(training.zero_stage == 3 for training in trainings) else 0.0
+    training = max(2 * checkpoint, checkpoint + gathered)
     return (
         f"disk: {kept * weights:,.1f} GiB for {kept} of {made} models (keep_models: "
         f"{config.keep_models or 'all'}), at most "
-        f"{most * weights + 2 * checkpoint:,.1f} GiB while training, with two checkpoints of "
+        f"{most * weights + training:,.1f} GiB while training, with two checkpoints of "
         f"{checkpoint:,.1f} GiB; rows take some KB a search"
     )
 

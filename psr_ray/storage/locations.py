@@ -76,6 +76,16 @@ def store_of(path: Path) -> tuple[Any, str]:
     return there.fs, there.path
 
 
+def read_part(path: Path, start: int, num_bytes: int) -> bytes:
+    """A part of a file, and of one in a store nothing else."""
+    if is_remote(path):
+        files, name = store_of(path)
+        return bytes(files.cat_file(name, start=start, end=start + num_bytes)) if num_bytes else b""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(num_bytes)
+
+
 def remove(folder: Path) -> None:
     """Remove a folder and all in it, where there is one."""
     if not is_remote(folder):
@@ -112,12 +122,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or Path(tempfile.gettempdir()) / f"psr-ray-{os.getuid()}")
 
 
-def local_copy(folder: str | Path, *, weights: bool = True) -> str:
+def local_copy(folder: str | Path, *, without: str | None = None) -> str:
     """A model's or checkpoint's folder as a path of this machine; a Hub id as it stands.
 
-    What lies in a store is copied once a machine, for all processes on it; ``weights`` false leaves out
-    the large files (a model's safetensors). Copies go when they were not asked for in six hours and
-    another is made.
+    What lies in a store is copied once a machine, for all processes on it, but for files whose path
+    holds ``without`` (in a store only). Copies go when they were not asked for in six hours and another
+    is made.
     """
     place = model_location(folder)
     if not is_remote(place):
@@ -126,7 +136,7 @@ def local_copy(folder: str | Path, *, weights: bool = True) -> str:
     listing = {
         path: entry
         for path, entry in files.find(name, detail=True).items()
-        if weights or not path.endswith(".safetensors")
+        if without is None or without not in path.removeprefix(name)
     }
     if not listing:
         raise PsrError(f"{folder}: no such folder in the store, or nothing in it")

@@ -1,26 +1,19 @@
-"""The policy under DeepSpeed, and its export as a plain Hugging Face folder."""
+"""The policy under DeepSpeed."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any
 
 import deepspeed
 import torch
-from peft import (
-    LoraConfig,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import HfDeepSpeedConfig
 
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
-from psr_ray.runs import MODEL_FOLDER
-from psr_ray.storage.locations import folder_to_write, is_remote, local_copy, remove
+from psr_ray.storage.locations import local_copy
 from psr_ray.training.attention import register_attention
 from psr_ray.training.deepspeed_internals import (
     keep_four_bit_weights,
@@ -127,28 +120,3 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
     engine.train()
     del keep
     return engine, model
-
-
-def export(model: Any, tokenizer: Any, job: TrainingJob, rank: int) -> None:
-    """Write a plain Hugging Face folder; a LoRA update is merged into the weights first."""
-    final = job.out / MODEL_FOLDER
-    with deepspeed.zero.GatheredParameters(
-        list(model.parameters()), modifier_rank=0, enabled=job.training.zero_stage == 3
-    ):
-        if rank == 0:
-            lora = job.training.lora
-            if lora is not None and lora.four_bit:
-                update = model
-                model = get_peft_model(load_model(job), update.peft_config["default"])
-                set_peft_model_state_dict(model, get_peft_model_state_dict(update))
-            if lora is not None:
-                model = model.merge_and_unload()
-            state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-            remove(final)  # left by a run that died before its manifest
-            unfinished = final if is_remote(final) else job.out / f".{MODEL_FOLDER}"
-            with folder_to_write(unfinished) as folder:
-                model.save_pretrained(folder, state_dict=state, safe_serialization=True)
-                tokenizer.save_pretrained(folder)
-            if not is_remote(final):
-                os.sync()
-                os.replace(unfinished, final)

@@ -19,6 +19,7 @@ import torch
 from psr_ray.errors import PsrError
 from psr_ray.runs import fingerprint
 from psr_ray.storage.files import write_table
+from psr_ray.storage.locations import local_copy
 from psr_ray.training.examples import PreferenceExample
 from psr_ray.training.job import TrainingJob, Worker
 from psr_ray.training.microbatches import PackedTree, microbatches_of, pair_trees
@@ -138,9 +139,11 @@ def reference_of(
     assert job.preferences is not None
     lora = job.training.lora
     weights = job.config.model.dtype if lora is None or not lora.four_bit else "nf4"
-    key = reference_key(fingerprint(job.model, num_windows=256), weights, pairs)
-    folder = job.preferences / FOLDER
-    stored = read_reference(folder, key, pairs) if worker.rank == 0 else None
+    folder, key, stored = job.preferences / FOLDER, "", None
+    if worker.rank == 0:
+        model = local_copy(job.model)  # which this training has loaded
+        key = reference_key(fingerprint(model, num_windows=256), weights, pairs)
+        stored = read_reference(folder, key, pairs)
     table: torch.Tensor | None = worker.from_first(stored)
     if table is None:
         table = reference_logps(engine, pairs, worker, job.training.tokens_per_pass)

@@ -25,8 +25,9 @@ from psr_ray.storage.files import write_text
 from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import Trackers
 from psr_ray.training.checkpoint import Checkpoints
-from psr_ray.training.engine import build_engine, export
+from psr_ray.training.engine import build_engine
 from psr_ray.training.examples import dpo_data, sft_data
+from psr_ray.training.export import export
 from psr_ray.training.job import TrainingJob, Worker
 from psr_ray.training.losses import LossTerm, Metrics, dpo_term, objective_of, sft_term
 from psr_ray.training.metrics import MetricsWriter
@@ -118,6 +119,8 @@ class Trainer:
             if (step + 1) % self.training.checkpoint_steps == 0 and step + 1 < self.num_steps:
                 writer.flush()  # a resumed training keeps the lines of the steps before its checkpoint
                 checkpoints.save(step + 1)
+            checkpoints.poll()
+        checkpoints.finish()
         return metrics
 
     def run_step(self, step: int) -> Sums:
