@@ -42,11 +42,12 @@ RELOADING = 3.0
 
 @dataclass
 class Engine:
-    """An engine of the pool: its actor, the M1 that it has beside the policy; once it runs, its node and
-    processes, and the seconds that it took to start."""
+    """An engine of the pool: its actor, the M1 that it has beside the policy, its answer where its
+    process runs; once it has loaded, its node and processes, and the seconds that it took to start."""
 
     actor: Any
     first: str | None
+    place: Any = None
     mark: Json | None = None
     took_s: float | None = None
 
@@ -138,7 +139,8 @@ class EnginePool:
             max_restarts=0,
         )
         name = uuid.uuid4().hex[:8]
-        self.engines[name] = Engine(actor.remote(), work.first)
+        engine = actor.remote()
+        self.engines[name] = Engine(engine, work.first, engine.place.remote())
         stage = str(work.folder)
         self.num_started[stage] = self.starts(stage) + 1
         return name
@@ -177,8 +179,20 @@ class EnginePool:
         engine = self.engines.pop(name, None)
         if engine is not None:
             ray.kill(engine.actor)
+            if engine.mark is None:  # it is still loading: its children end with it
+                engine.mark = answer_of(engine.place)
             self.dropped += [engine.mark] if engine.mark is not None else []
         self.leases = {key: held for key, held in self.leases.items() if held != name}
+
+
+def answer_of(pending: Any) -> Json | None:
+    """What an actor's method returned, if it has by now."""
+    if not ray.wait([pending], timeout=0)[0]:
+        return None
+    with suppress(ray.exceptions.RayError):
+        found: Json = ray.get(pending)
+        return found
+    return None
 
 
 class EngineClient:

@@ -13,7 +13,9 @@ from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+import psutil
 import pyarrow as pa
+import ray
 
 from actors.desk import Desk, StageWork
 from actors.ledger import MAX_ROW_DEATHS, EngineKilled
@@ -155,6 +157,12 @@ class EngineWorker:
         finally:
             with self.opening:
                 desk.num_open -= 1
+
+    def place(self) -> Json:
+        """This process, as long as its engine is not ready."""
+        me = psutil.Process()
+        node = ray.get_runtime_context().get_node_id()
+        return {"node": node, "processes": [[me.pid, me.create_time()]]}
 
     def is_idle(self) -> bool:
         """Whether no batch is open."""

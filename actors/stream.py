@@ -190,6 +190,7 @@ def stream_rows(
         batch_size=per_batch,
         compute=ray.data.ActorPoolStrategy(
             min_size=least,
+            initial_size=most,  # a client takes no room: all engines start together
             max_size=most,
             max_tasks_in_flight_per_actor=num_batches,
             max_concurrent_calls_per_actor=num_batches,

@@ -155,21 +155,32 @@ def test_what_a_worker_raises_reaches_the_command_as_it_is(ray_up, tmp_path, err
         result_of(ray.remote(num_cpus=0)(do).remote(Failing))
 
 
-def test_an_engines_own_process_ends_with_its_worker(tmp_path):
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_engines_own_process_ends_with_its_worker(tmp_path, loaded):
     """(On GPU vLLM's EngineCore, here any child: a killed process ends none itself.)"""
     script = (
-        "import subprocess, time; from psr_ray.inference.guard import guard_children;"
-        "child = subprocess.Popen(['sleep', '1000']); pipe = guard_children();"
+        "import subprocess, time; from psr_ray.inference.guard import Guard;"
+        "guard = Guard(); child = subprocess.Popen(['sleep', '1000'], close_fds=False);"
+        f"{loaded} and guard.all_there();"
         "print(child.pid, flush=True); time.sleep(1000)"
     )
     worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(worker.stdout.readline()))
-    time.sleep(1)
+    time.sleep(2)
     assert child.is_running()
     worker.kill()
     worker.wait()
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running()
+
+
+def test_a_guard_of_nothing_goes():
+    script = (
+        "from psr_ray.inference.guard import Guard; guard = Guard(); guard.all_there();"
+        "print(guard._process.wait(20))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"0\n"
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(ray_up, tmp_path):

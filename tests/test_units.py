@@ -11,8 +11,17 @@ from pairs import search_pairs
 
 from psr_ray.errors import PsrError
 from psr_ray.training.examples import batches_by_search
-from psr_ray.training.microbatches import balance, fill, microbatches_of, pair_trees
+from psr_ray.training.microbatches import (
+    PackedTree,
+    balance,
+    fill,
+    halves,
+    microbatches_of,
+    pair_tree,
+    pair_trees,
+)
 from psr_ray.training.reference import read_reference, reference_key, write_reference
+from psr_ray.training.trees import token_tree
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 4))
@@ -46,6 +55,44 @@ def test_a_tree_over_the_budget_is_cut_between_pairs(num_steps, budget, workers)
     assert len({len(part) for part in passes}) == 1
     rows = [row for parts in passes for part in parts if not part.is_padding for row in part.rows]
     assert sorted(rows) == list(range(len(pairs)))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 16))
+def test_trees_are_parted_until_every_worker_has_one(lengths, workers):
+    rng = random.Random(0)
+    pairs = [pair for i, num in enumerate(lengths) for pair in search_pairs(num, rng, str(i))]
+    units = pair_trees(pairs, range(len(pairs)), 10_000)
+    passes = [microbatches_of(units, rank, workers, 10_000) for rank in range(workers)]
+    trees = [each for parts in passes for p in parts if not p.is_padding for each in p.trees]
+    assert sorted(row for each in trees for row in each.rows) == list(range(len(pairs)))
+    for each in trees:
+        expected = [
+            (list(pairs[row].prompt_ids), list(ids))
+            for row in each.rows
+            for ids in (pairs[row].chosen_ids, pairs[row].rejected_ids)
+        ]
+        assert each.tree.paths() == expected
+    working = sum(any(not part.is_padding for part in parts) for parts in passes)
+    assert working == min(workers, len(pairs))
+    if workers <= len(lengths):
+        assert len(trees) == len(units)
+
+
+def test_a_tree_is_parted_where_its_larger_half_is_smallest_and_of_one_row_by_its_paths():
+    [whole] = pair_trees(pairs := search_pairs(6, random.Random(1)), range(6), 10_000)
+    sizes = [
+        max(len(pair_tree(pairs[:number])), len(pair_tree(pairs[number:])))
+        for number in range(1, 6)
+    ]
+    first, second = halves(whole)
+    assert max(len(first.tree), len(second.tree)) == min(sizes)
+    assert halves(PackedTree(pair_tree(pairs[:1]), (0,), unit=2)) is None
+    row = PackedTree(token_tree([([1, 2], [3]), ([1, 2], [4]), ([1, 5], [6])]), (7,))
+    assert [(part.rows, len(part.tree.completions)) for part in halves(row)] == [
+        ((7,), 2),
+        ((7,), 1),
+    ]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 3))

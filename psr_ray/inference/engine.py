@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
-from psr_ray.inference.guard import guard_children
+from psr_ray.inference.guard import Guard
 from psr_ray.inference.vllm_api import (
     answers_of,
     completions_of,
@@ -75,6 +75,7 @@ class VllmEngine:
         if first_path is not None:
             paths["first"] = first_path
         os.environ.update(engine_environment(settings))
+        self._guard = Guard()  # before vLLM's processes start: this one may be killed meanwhile
         self._max_open = settings.max_rows_in_flight
         self._max_num_seqs = settings.max_num_seqs
         self._seed = seed if settings.seeded_sampling else None
@@ -91,12 +92,10 @@ class VllmEngine:
             role: engine_arguments(path, model, settings, seed, len(paths))
             for role, path in paths.items()
         }
-        self._thread = threading.Thread(
-            target=self._run, args=(arguments,), name="vllm-engine", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(arguments,), daemon=True)
         self._thread.start()
         self._ready.result()
-        self._guard = guard_children()  # kept open as long as this process lives
+        self._guard.all_there()
 
     def submit(self, task: EngineTask[Result], name: Any = None) -> Future[Result]:
         """Start a task; its exception, if it raises one, is the future's. ``name`` identifies it among

@@ -83,11 +83,14 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
     )
 
 
-def checkpoint_gib(shape: ModelShape, training: TrainingConfig) -> float:
-    """A checkpoint's size: weights, Adam's two moments and, of 16-bit weights, the 32-bit copy; of what
-    is trained."""
+def checkpoint_gib(shape: ModelShape, training: TrainingConfig) -> tuple[float, float]:
+    """A checkpoint's size, and that of the largest part, which one worker writes: weights, Adam's two
+    moments and, of 16-bit weights, the 32-bit copy; of what is trained."""
     trained = shape.parameters if training.lora is None else lora_parameters(shape, training)
-    return trained * (12 if shape.width == 4 else 14) / GIB
+    weights, states = trained * shape.width / GIB, trained * (8 if shape.width == 4 else 12) / GIB
+    n, zero = training.num_workers, training.zero_stage
+    part = weights / (n if zero >= 3 else 1) + states / (n if zero >= 1 else 1)
+    return weights + states, part
 
 
 def models_on_disk(config: Config) -> tuple[int, int, int]:

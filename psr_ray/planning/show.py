@@ -155,15 +155,17 @@ def disk_line(config: Config, shape: ModelShape) -> str:
     made, kept, most = models_on_disk(config)
     weights = shape.weight_bytes / GIB
     trainings = config.trainings().values()
-    checkpoint = max(checkpoint_gib(shape, training) for training in trainings)
+    checkpoint, part = max(checkpoint_gib(shape, training) for training in trainings)
     # an export with ZeRO-3 has the model twice for a moment
     gathered = weights if any(training.zero_stage == 3 for training in trainings) else 0.0
     training = max(2 * checkpoint, checkpoint + gathered)
+    seconds = part * GIB / 1e9
     return (
         f"disk: {kept * weights:,.1f} GiB for {kept} of {made} models (keep_models: "
         f"{config.keep_models or 'all'}), at most "
         f"{most * weights + training:,.1f} GiB while training, with two checkpoints of "
-        f"{checkpoint:,.1f} GiB; rows take some KB a search"
+        f"{checkpoint:,.1f} GiB, of which a worker writes {part:,.1f} ({seconds:,.0f} s at 1 GB/s, "
+        "in a store while training goes on); rows take some KB a search"
     )
 
 

@@ -11,10 +11,12 @@ from psr_ray.training.trees import TokenTree, token_tree
 
 @dataclass(frozen=True)
 class PackedTree:
-    """A token tree and the rows whose completions it holds, in the tree's order."""
+    """A token tree and the rows whose completions it holds, in the tree's order. ``unit`` completions
+    are never parted: the two of a pair."""
 
     tree: TokenTree
     rows: tuple[int, ...]
+    unit: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def largest_tree(
     """The tree of as many of the rows, from the first, as the budget holds; at least of one."""
     tree = pair_tree(pairs[i] for i in rows)
     if len(tree) <= budget or len(rows) == 1:
-        return PackedTree(tree, tuple(rows))
+        return PackedTree(tree, tuple(rows), unit=2)
     fits, too_many = 1, len(rows)  # a tree only grows with its rows
     while too_many - fits > 1:
         num = (fits + too_many) // 2
@@ -90,14 +92,55 @@ def largest_tree(
             fits = num
         else:
             too_many = num
-    return PackedTree(pair_tree(pairs[i] for i in rows[:fits]), tuple(rows[:fits]))
+    return PackedTree(pair_tree(pairs[i] for i in rows[:fits]), tuple(rows[:fits]), unit=2)
+
+
+def one_each(trees: Sequence[PackedTree], num_workers: int) -> list[PackedTree]:
+    """The trees, the largest ones parted until every worker has one, as far as that can be done."""
+    if len(trees) >= num_workers:
+        return list(trees)
+    found, whole = sorted(trees, key=lambda packed: -len(packed.tree)), list[PackedTree]()
+    while found and len(found) + len(whole) < num_workers:
+        packed = found.pop(0)
+        parts = halves(packed)
+        if parts is None:
+            whole.append(packed)
+        else:
+            found = sorted([*found, *parts], key=lambda packed: -len(packed.tree))
+    return found + whole
+
+
+def halves(packed: PackedTree) -> tuple[PackedTree, PackedTree] | None:
+    """A tree parted by its completions, in order, into two whose larger one is as small as can be; both
+    begin with what their completions share. None where there is nothing to part."""
+    paths, unit = packed.tree.paths(), packed.unit
+    num = len(paths) // unit
+    if num < 2:
+        return None
+
+    def at(number: int) -> tuple[TokenTree, TokenTree]:
+        return token_tree(paths[: number * unit]), token_tree(paths[number * unit :])
+
+    fewer, more = 1, num - 1  # the first tree only grows with their number, the second one shrinks
+    while fewer < more:
+        middle = (fewer + more) // 2
+        first, second = at(middle)
+        fewer, more = (fewer, middle) if len(first) >= len(second) else (middle + 1, more)
+    number = min((max(fewer - 1, 1), fewer), key=lambda number: max(map(len, at(number))))
+    of_rows = len(packed.rows) > 1
+    rows = packed.rows[:number] if of_rows else packed.rows
+    others = packed.rows[number:] if of_rows else packed.rows
+    first, second = at(number)
+    return PackedTree(first, rows, unit), PackedTree(second, others, unit)
 
 
 def microbatches_of(
     trees: Sequence[PackedTree], rank: int, num_workers: int, budget: int
 ) -> list[MicroBatch]:
-    """A worker's micro-batches of some trees, which are shared out by their tokens. Every worker has as
-    many as the one that needs most, for all of them communicate in each."""
+    """A worker's micro-batches of some trees, which are shared out by their tokens; where there are
+    fewer trees than workers, trees are parted. Every worker has as many micro-batches as the one that
+    needs most, for all of them communicate in each."""
+    trees = one_each(trees, num_workers)
     sizes = [len(packed.tree) for packed in trees]
     shares = balance(sizes, num_workers)
     groups = [fill([sizes[i] for i in share], budget) for share in shares]

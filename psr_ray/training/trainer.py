@@ -64,6 +64,7 @@ class Trainer:
         if self.data.plan:
             self.terms.append(sft_term(self.data.examples, self.data.plan))
         self.num_steps = len(self.terms[0].plan)
+        self.num_passes = self.num_padding_passes = 0.0  # of all workers, in this process's steps
 
     def run(self) -> None:
         """Train from the newest checkpoint, if there is one, and export the model."""
@@ -98,6 +99,7 @@ class Trainer:
                 "num_dropped": len(self.data.dropped),
                 "dropped": self.data.dropped[:20],
                 "steps_s": steps_s,
+                "padding_share": self.num_padding_passes / self.num_passes,
                 "last": last,
                 "learned": learned,
             }
@@ -129,7 +131,8 @@ class Trainer:
         Raises ``NotFiniteError`` where one of them is not finite."""
         engine, worker = self.engine, self.worker
         batches = step_microbatches(self.terms, step, worker, self.training.tokens_per_pass)
-        sums: Sums = {"num_passes": float(len(batches))}
+        padding = sum(batch.is_padding for _, batch, _ in batches)
+        sums: Sums = {"num_passes": float(len(batches)), "num_padding_passes": float(padding)}
         for number, (term, batch, size) in enumerate(batches, start=1):
             engine.set_gradient_accumulation_boundary(number == len(batches))
             loss, parts = run_microbatch(engine, term, batch, size, worker)
@@ -141,6 +144,8 @@ class Trainer:
         grad_norm = gradient_norm(engine)
         engine.step()
         metrics = worker.total(sums)
+        self.num_passes += metrics["num_passes"]
+        self.num_padding_passes += metrics["num_padding_passes"]
         if step == 0 and self.data.pair_plan:
             check_first_dpo_loss(metrics, FIRST_LOSS_TOLERANCES[self.job.config.model.dtype])
         metrics["grad_norm"] = float(engine.get_global_grad_norm() or grad_norm)
