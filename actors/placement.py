@@ -1,17 +1,17 @@
-"""Room on the cluster before a stage starts.
+"""Room on the cluster: it is asked for by a placement group, which also makes an autoscaler start nodes.
 
-It is asked for by a placement group, which also makes an autoscaler start nodes; the group is removed at
-once, for the engine pool or Ray Train to take the room.
+The engine pool keeps its group, so that no other run takes the room. That of a training is removed once
+it is there: Ray Train asks for its own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group
 
 from psr_ray.cluster.capacity import Demand, countable, resources_text
 from psr_ray.errors import PsrError
@@ -21,38 +21,39 @@ from psr_ray.ray_internals import infeasible_gangs
 REPORT_AFTER_S = 2.0
 
 
+def room_for(demand: Demand, strategy: Literal["STRICT_PACK", "PACK"]) -> Any:
+    """A placement group of the demand's bundles, which is not there yet. It goes with the actor that
+    asks for it, at the latest."""
+    return placement_group([dict(demand.bundle) for _ in range(demand.num)], strategy=strategy)
+
+
 def await_room(
+    room: Any,
     demand: Demand,
     stage: str,
     timeout_s: float,
     report: Callable[[str | None], None],
-    strategy: Literal["STRICT_PACK", "PACK"],
 ) -> None:
-    """Wait until the demand's bundles can be placed at once; ``report`` gets what the stage waits for.
+    """Wait until the demand's room is there; ``report`` gets what the stage waits for.
 
     Raises ``PsrError`` after ``timeout_s`` seconds, with what was asked for and what is free.
     """
-    bundles = [dict(demand.bundle) for _ in range(demand.num)]
-    group = placement_group(bundles, strategy=strategy)
     started = time.monotonic()
-    try:
-        while not group.wait(REPORT_AFTER_S):
-            waited = time.monotonic() - started
-            if waited > timeout_s:
-                raise PsrError(
-                    f"{stage}: no room on the cluster within {timeout_s:g} s (resources_timeout_s): "
-                    f"asked for {demand}; free: {free_text()}; finished work is kept, rerun the command "
-                    f"to resume; lower {demand.settings}, or give the cluster more"
-                )
-            wanted = {name: float(value) for name, value in demand.bundle.items()}
-            if [wanted] * demand.num in infeasible_gangs():
-                raise PsrError(
-                    f"{stage}: the cluster's autoscaler can never start nodes for {demand}; free: "
-                    f"{free_text()}; lower {demand.settings}, or give the cluster larger nodes"
-                )
-            report(f"waiting for {demand} ({waited:.0f} s); free now: {free_text()}")
-    finally:
-        remove_placement_group(group)
+    while not room.wait(REPORT_AFTER_S):
+        waited = time.monotonic() - started
+        if waited > timeout_s:
+            raise PsrError(
+                f"{stage}: no room on the cluster within {timeout_s:g} s (resources_timeout_s): "
+                f"asked for {demand}; free: {free_text()}; finished work is kept, rerun the command "
+                f"to resume; lower {demand.settings}, or give the cluster more"
+            )
+        wanted = {name: float(value) for name, value in demand.bundle.items()}
+        if [wanted] * demand.num in infeasible_gangs():
+            raise PsrError(
+                f"{stage}: the cluster's autoscaler can never start nodes for {demand}; free: "
+                f"{free_text()}; lower {demand.settings}, or give the cluster larger nodes"
+            )
+        report(f"waiting for {demand} ({waited:.0f} s); free now: {free_text()}")
     report(None)
 
 

@@ -1,7 +1,7 @@
 """The engines of a run: started once, kept from stage to stage, replaced where one dies.
 
-Ray Data streams a stage's batches to *clients*, which take no resources; each holds one engine of the
-pool for the stage. The pool is an actor of the command's, so that engines survive the drivers.
+The pool is an actor of the command's, so that engines survive the drivers. Clients (actors/client.py)
+hold one engine each for a stage.
 """
 
 from __future__ import annotations
@@ -11,33 +11,26 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
+from ray.util.placement_group import remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.desk import StageWork
-from actors.ledger import EngineLedger, EnginesOnlyDie
+from actors.placement import room_for
 from actors.processes import Process, end_processes, on_nodes
-from actors.remote import result_of, this_node, user_error
+from actors.remote import result_of, this_node
 from actors.searcher import EngineWorker
-from psr_ray.cluster.capacity import engine_demand
+from psr_ray.cluster.capacity import Demand, engine_demand
 from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Batches that an engine works on at once, at most; more wait at it.
 MAX_BATCHES = 64
 # Seconds that an engine has to say whether it is idle.
 ANSWER_S = 5.0
-# Deaths of engines in a row, as they start, after which a client gives up.
-MAX_STARTS = 5
-# What a call to an engine whose process has died raises.
-DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
-# A running engine may take as long to load another model as it took to start, this many times.
-RELOADING = 3.0
 
 
 @dataclass
@@ -48,6 +41,7 @@ class Engine:
     actor: Any
     first: str | None
     place: Any = None
+    in_room: bool = False
     mark: Json | None = None
     took_s: float | None = None
 
@@ -57,6 +51,7 @@ class EnginePool:
 
     def __init__(self) -> None:
         self.engines: dict[str, Engine] = {}
+        self.kept_room: Any = None  # a placement group for one engine
         self.dropped: list[Json] = []  # marks of engines whose processes may not have ended
         self.leases: dict[tuple[str, str], str] = {}
         self.num_started: dict[str, int] = {}
@@ -74,6 +69,13 @@ class EnginePool:
         if first is not None:
             self._end([name for name, engine in self.engines.items() if engine.first != first])
         return len(self.engines)
+
+    def room(self, demand: Demand) -> Any:
+        """Room for an engine, perhaps not there yet: kept from before the first one starts until engines
+        end."""
+        if self.kept_room is None:
+            self.kept_room = room_for(demand, "STRICT_PACK")
+        return self.kept_room
 
     def finish(self, stage: str) -> None:
         """A stage has ended, or its driver has died: its engines are free. Those that it asked for and
@@ -132,7 +134,9 @@ class EnginePool:
 
     def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
         bundle = dict(engine_demand(work.config.engine).bundle)
+        in_room = self.kept_room is not None and not self._uses_room()
         actor: Any = ray.remote(worker).options(
+            scheduling_strategy=inside(self.kept_room) if in_room else "DEFAULT",
             num_cpus=bundle.pop("CPU"),
             num_gpus=bundle.pop("GPU", 0),
             max_concurrency=MAX_BATCHES,
@@ -140,7 +144,7 @@ class EnginePool:
         )
         name = uuid.uuid4().hex[:8]
         engine = actor.remote()
-        self.engines[name] = Engine(engine, work.first, engine.place.remote())
+        self.engines[name] = Engine(engine, work.first, engine.place.remote(), in_room)
         stage = str(work.folder)
         self.num_started[stage] = self.starts(stage) + 1
         return name
@@ -155,6 +159,9 @@ class EnginePool:
         for mark in dropped:
             by_node.setdefault(mark["node"], []).extend(map(tuple, mark["processes"]))
         on_nodes(end_processes, by_node)
+        if self.kept_room is not None and not self._uses_room():
+            remove_placement_group(self.kept_room)
+            self.kept_room = None
 
     def _end_left(self, names: Sequence[str]) -> None:
         """End engines whose clients have died, all at once; they store finished rows first."""
@@ -172,6 +179,9 @@ class EnginePool:
         except ray.exceptions.RayError:
             return False
 
+    def _uses_room(self) -> bool:
+        return any(engine.in_room for engine in self.engines.values())
+
     def _started(self) -> list[str]:
         return [name for name, engine in self.engines.items() if engine.mark is not None]
 
@@ -185,6 +195,11 @@ class EnginePool:
         self.leases = {key: held for key, held in self.leases.items() if held != name}
 
 
+def inside(room: Any) -> PlacementGroupSchedulingStrategy:
+    """Where to put an actor: into a placement group."""
+    return PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=0)
+
+
 def answer_of(pending: Any) -> Json | None:
     """What an actor's method returned, if it has by now."""
     if not ray.wait([pending], timeout=0)[0]:
@@ -193,70 +208,6 @@ def answer_of(pending: Any) -> Json | None:
         found: Json = ray.get(pending)
         return found
     return None
-
-
-class EngineClient:
-    """A Ray Data actor: passes batches on to its engine, and to another where that dies."""
-
-    def __init__(self, pool: Any, work: StageWork, worker: type[EngineWorker]) -> None:
-        self.pool, self.work, self.worker = pool, work, worker
-        self.name = uuid.uuid4().hex
-        self.replacing = threading.Lock()
-        self.start_error: PsrError | None = None
-        self.held: tuple[str, Any] | None = None
-        try:
-            self._connect(None)
-        except PsrError as error:
-            if EngineLedger(work.folder).engines() and not isinstance(error, EnginesOnlyDie):
-                raise  # other engines work: Ray Data tries again, and gives up after a few
-            # raised by the first batch: Ray would pass on text alone from here
-            self.start_error = error
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Have a batch of task rows done; returns counts. Called from many threads."""
-        if self.start_error is not None:
-            raise self.start_error
-        while True:
-            assert self.held is not None
-            name, engine = self.held
-            try:
-                done: pa.Table = ray.get(engine.do.remote(str(self.work.folder), batch))
-                return done
-            except DEATHS:
-                self._connect(name)
-            except ray.exceptions.RayTaskError as error:  # a full disk keeps its type
-                raise (user_error(error.cause) or error.cause) from error
-
-    def _connect(self, broken: str | None) -> None:
-        """Get an engine that is ready; ``broken`` is the one that died."""
-        with self.replacing:
-            if self.held is not None and self.held[0] != broken:
-                return  # another thread has replaced it
-            for _ in range(MAX_STARTS):
-                name, engine, took_s = result_of(
-                    self.pool.lend.remote(self.work, self.name, self.worker, broken)
-                )
-                most_s = None
-                if took_s is not None:
-                    most_s = max(self.work.config.engine.hang_s, RELOADING * took_s)
-                opening = engine.open.remote(self.work, self.name, replaces=broken is not None)
-                try:
-                    mark = result_of(opening, timeout_s=most_s)
-                except DEATHS:
-                    broken = name
-                    continue
-                except ray.exceptions.GetTimeoutError:
-                    reason = f"a running engine did not load its model within {most_s:.0f} s"
-                    EngineLedger(self.work.folder).died(reason, [])
-                    broken = name
-                    continue
-                self.pool.ready.remote(name, mark)
-                self.held = name, engine
-                return
-            raise EnginesOnlyDie(
-                f"{self.work.folder}: {MAX_STARTS} engines died in a row as they started (out of "
-                "memory? Ray's worker logs say more); finished rows are kept: rerun to resume"
-            )
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.client import EngineClient
 from actors.desk import StageWork
 from actors.ledger import EngineLedger
 from actors.placement import await_room
-from actors.pool import EngineClient, engine_pool
+from actors.pool import engine_pool
 from actors.remote import in_task, result_of
 from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import engine_demand
@@ -170,16 +171,17 @@ def stream_rows(
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
     if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
-        await_room(demand, progress.stage, timeout_s, progress.wait, "STRICT_PACK")
+        room = result_of(pool.room.remote(demand))
+        await_room(room, demand, progress.stage, timeout_s, progress.wait)
     context = ray.data.DataContext.get_current()  # of this process, which does nothing else
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # one long search may be all that is left
     context.raise_original_map_exception = True  # a full disk or a user's error keeps its type
     context.max_consecutive_actor_init_deaths = 2  # its node may have died meanwhile
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
-    # blocks, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
+    # tables, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
     left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
-    dataset = ray.data.from_blocks(
+    dataset = ray.data.from_arrow(
         [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
     )
     del left

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from ray.exceptions import RayActorError
+from ray.util.placement_group import remove_placement_group
 
-from actors.placement import await_room
+from actors.placement import await_room, room_for
 from actors.remote import result_of
 from actors.training_group import Death, demand_of, training_group
 from psr_ray.errors import PsrError, last_line
@@ -34,8 +35,12 @@ def run_training(job: TrainingJob, group: Any = None) -> None:
             try:
                 if not result_of(workers.is_up.remote(job)):
                     # before Ray Train, which would wait silently
-                    timeout_s = job.config.resources_timeout_s
-                    await_room(demand_of(job), job.stage, timeout_s, progress.wait, "PACK")
+                    demand, timeout_s = demand_of(job), job.config.resources_timeout_s
+                    room = room_for(demand, "PACK")
+                    try:
+                        await_room(room, demand, job.stage, timeout_s, progress.wait)
+                    finally:
+                        remove_placement_group(room)
                 death = result_of(workers.train.remote(job))
             except RayActorError as error:
                 death = Death(last_line(error), str(error), was_killed=True)

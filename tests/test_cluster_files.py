@@ -1,7 +1,9 @@
 """cluster.yaml, kuberay/, slurm/, skypilot/, runtime_env.yaml against what will read them."""
 
 import io
+import re
 import subprocess
+import tomllib
 import zipfile
 
 import kubernetes_validate
@@ -41,20 +43,31 @@ def test_cluster_file_is_valid_for_ray_and_keeps_its_promises():
         assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
         assert "InstanceMarketOptions" not in demand["node_config"]
         assert spot["node_config"]["InstanceType"] == demand["node_config"]["InstanceType"]
-    [rule] = config["provider"]["security_group"]["IpPermissions"]
-    assert rule["FromPort"] == rule["ToPort"] == 22
-    assert rule["IpRanges"] != [{"CidrIp": "0.0.0.0/0"}]
+    head = types[config["head_node_type"]]
+    assert head["node_config"]["IamInstanceProfile"] == {"Name": "psr-ray-head"}
+    for kind in workers.values():
+        assert kind["node_config"]["IamInstanceProfile"] == {"Name": "psr-ray-worker"}
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     for start in starts:
         assert "ray start" not in start or "RAY_AUTH_MODE=token" in start
     assert any("--dashboard-host=127.0.0.1" in start for start in starts)
-    setup = " ".join(config["setup_commands"])
-    for lock in ("gpu.lock", "deepspeed.lock"):
-        assert f"--require-hashes -r /home/ray/psr-ray/requirements/{lock}" in setup
-        assert (ROOT / "requirements" / lock).is_file()
+
+
+def test_the_image_has_the_locks_and_this_checkout():
     import ray
 
-    assert f":{ray.__version__}-" in config["docker"]["image"]
+    text = (ROOT / "Dockerfile").read_text()
+    assert f"FROM rayproject/ray:{ray.__version__}-py311-gpu\n" in text
+    for lock in ("gpu.lock", "deepspeed.lock"):
+        assert f"--require-hashes -r requirements/{lock}" in text
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for file in ("Dockerfile", "cluster.yaml", "kuberay/rayjob.yaml"):
+        assert f"psr-ray:{version}" in (ROOT / file).read_text()
+    copied = re.findall(r"^COPY --chown=ray:users (.+) \S+$", text, re.MULTILINE)
+    names = [name for line in copied for name in line.split()]
+    assert all((ROOT / name).exists() for name in names)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests"}
+    assert packages | {"configs", "requirements/gpu.lock"} <= set(names)
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-math-7b", "qwen2.5-math-72b"])

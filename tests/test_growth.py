@@ -62,7 +62,7 @@ def psr_search(head, out, *options):
             str(Path(sys.executable).with_name("psr-ray")), "search", *options,
             "--config", "configs/smoke.yaml", "--num", "32", "--out", str(out), "--show", "0",
             "--set", "engine.num_engines=[1,2]", "--set", "engine.max_rows_in_flight=4",
-            "--set", "engine.rows_per_shard=4",
+            "--set", "engine.rows_per_shard=4", "--set", "engine.layout=restart",
         ],
         cwd=ROOT, env=head.environment | {"RAY_ADDRESS": head.address},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

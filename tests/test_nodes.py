@@ -1,8 +1,13 @@
 """Nodes that cannot take part in a run, and rooms that never come, are refused in one line."""
 
-import pytest
+import time
 
-from actors.placement import await_room
+import pytest
+import ray
+from ray.util.placement_group import remove_placement_group
+
+from actors.placement import await_room, room_for
+from actors.pool import engine_pool
 from psr_ray.cluster.capacity import Demand
 from psr_ray.cluster.nodes import check_sees, check_versions, probe, versions_here
 from psr_ray.errors import PsrError
@@ -37,8 +42,31 @@ def test_room_that_does_not_come_in_time_is_reported_and_given_up(ray_up):
     with pytest.raises(
         PsrError, match=r"no room .* within 3 s .*8 GPU on one node.*engine\.tensor"
     ):
-        await_room(demand, "search by M1", 3, said.append, "STRICT_PACK")
+        await_room(room_for(demand, "STRICT_PACK"), demand, "search by M1", 3, said.append)
     assert said[0].startswith("waiting for 1 vLLM engine(s), each 1 CPU, 8 GPU on one node")
     said.clear()
-    await_room(Demand("worker(s)", 2, {"CPU": 1}, "x"), "train", 60, said.append, "PACK")
+    demand = Demand("worker(s)", 2, {"CPU": 1}, "x")
+    await_room(room := room_for(demand, "PACK"), demand, "train", 60, said.append)
+    remove_placement_group(room)
     assert said == [None]
+
+
+@pytest.mark.slow
+def test_room_for_an_engine_is_kept_until_engines_end(ray_up):
+    def free_cpus(wanted):
+        for _ in range(100):
+            if (found := ray.available_resources().get("CPU", 0)) == wanted:
+                break
+            time.sleep(0.1)
+        return found
+
+    before = ray.cluster_resources()["CPU"]
+    assert free_cpus(before) == before
+    demand = Demand("vLLM engine(s)", 1, {"CPU": 1}, "engine.cpus_per_engine")
+    with engine_pool() as pool:
+        for _ in range(2):  # the second time it is there
+            room = ray.get(pool.room.remote(demand))
+            await_room(room, demand, "search by M1", 60, lambda _: None)
+            assert free_cpus(before - 1) == before - 1
+        ray.get(pool.rest.remote("restart", 0))
+        assert free_cpus(before) == before

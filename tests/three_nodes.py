@@ -18,7 +18,7 @@ from psr_ray.telemetry.progress import ProgressWriter
 
 folder, model = Path(sys.argv[1]), sys.argv[2]
 settings = ("engine.seeded_sampling=true", "engine.max_rows_in_flight=4", "engine.rows_per_shard=4")
-config = load_config("configs/smoke.yaml", settings)
+config = load_config("configs/smoke.yaml", (*settings, "engine.layout=restart"))  # a core an engine
 here = {"node_ip_address": "127.0.0.1"}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **here})
 cluster.add_node(num_cpus=1, **here)

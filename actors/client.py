@@ -1,0 +1,92 @@
+"""Ray Data's actors of a stage: each passes batches on to an engine of the pool, which it holds alone.
+
+They take no resources themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from actors.desk import StageWork
+from actors.ledger import EngineLedger, EnginesOnlyDie
+from actors.remote import result_of, user_error
+from actors.searcher import EngineWorker
+from psr_ray.errors import PsrError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Deaths of engines in a row, as they start, after which a client gives up.
+MAX_STARTS = 5
+# What a call to an engine whose process has died raises.
+DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+# A running engine may take as long to load another model as it took to start, this many times.
+RELOADING = 3.0
+
+
+class EngineClient:
+    """A Ray Data actor: passes batches on to its engine, and to another where that dies."""
+
+    def __init__(self, pool: Any, work: StageWork, worker: type[EngineWorker]) -> None:
+        self.pool, self.work, self.worker = pool, work, worker
+        self.name = uuid.uuid4().hex
+        self.replacing = threading.Lock()
+        self.start_error: PsrError | None = None
+        self.held: tuple[str, Any] | None = None
+        try:
+            self._connect(None)
+        except PsrError as error:
+            if EngineLedger(work.folder).engines() and not isinstance(error, EnginesOnlyDie):
+                raise  # other engines work: Ray Data tries again, and gives up after a few
+            # raised by the first batch: Ray would pass on text alone from here
+            self.start_error = error
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Have a batch of task rows done; returns counts. Called from many threads."""
+        if self.start_error is not None:
+            raise self.start_error
+        while True:
+            assert self.held is not None
+            name, engine = self.held
+            try:
+                done: pa.Table = ray.get(engine.do.remote(str(self.work.folder), batch))
+                return done
+            except DEATHS:
+                self._connect(name)
+            except ray.exceptions.RayTaskError as error:  # a full disk keeps its type
+                raise (user_error(error.cause) or error.cause) from error
+
+    def _connect(self, broken: str | None) -> None:
+        """Get an engine that is ready; ``broken`` is the one that died."""
+        with self.replacing:
+            if self.held is not None and self.held[0] != broken:
+                return  # another thread has replaced it
+            for _ in range(MAX_STARTS):
+                name, engine, took_s = result_of(
+                    self.pool.lend.remote(self.work, self.name, self.worker, broken)
+                )
+                most_s = None
+                if took_s is not None:
+                    most_s = max(self.work.config.engine.hang_s, RELOADING * took_s)
+                opening = engine.open.remote(self.work, self.name, replaces=broken is not None)
+                try:
+                    mark = result_of(opening, timeout_s=most_s)
+                except DEATHS:
+                    broken = name
+                    continue
+                except ray.exceptions.GetTimeoutError:
+                    reason = f"a running engine did not load its model within {most_s:.0f} s"
+                    EngineLedger(self.work.folder).died(reason, [])
+                    broken = name
+                    continue
+                self.pool.ready.remote(name, mark)
+                self.held = name, engine
+                return
+            raise EnginesOnlyDie(
+                f"{self.work.folder}: {MAX_STARTS} engines died in a row as they started (out of "
+                "memory? Ray's worker logs say more); finished rows are kept: rerun to resume"
+            )
