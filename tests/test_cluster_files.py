@@ -138,6 +138,28 @@ def test_rayjob_has_the_fields_of_its_kind_and_pods_that_kubernetes_takes():
     assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
     assert {group["minReplicas"] for group in spec["workerGroupSpecs"]} == {0}
     assert spec["authOptions"]["mode"] == "token"
+    host = spec["headGroupSpec"]["rayStartParams"].get("dashboard-host", "0.0.0.0")
+    assert host != "127.0.0.1"  # the submitter asks the head's service
+    spot = {group["groupName"] for group in spec["workerGroupSpecs"]}
+    assert spot == {"gpu-7b", "gpu-7b-spot", "gpu-72b", "gpu-72b-spot"}
+
+
+def test_what_kustomize_replaces_is_there():
+    folder = ROOT / "kuberay"
+    wanted = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    things = [yaml.safe_load((folder / name).read_text()) for name in wanted["resources"]]
+    kubernetes_validate.validate(things[1], "1.33", strict=True)
+    [image] = wanted["images"]
+    text = (folder / "rayjob.yaml").read_text()
+    assert len(re.findall(rf"image: {image['name']}:", text)) == text.count("image: ")
+    for patch in wanted["patches"]:
+        [thing] = [t for t in things if t["kind"] == patch["target"]["kind"]]
+        assert thing["metadata"]["name"] == patch["target"]["name"]
+        for change in yaml.safe_load(patch["patch"]):
+            assert change["op"] == "replace"
+            for part in change["path"].strip("/").split("/"):
+                thing = thing[part.replace("~1", "/")]
+            assert isinstance(thing, str)
 
 
 def test_batch_script_and_sky_file_can_be_read():
