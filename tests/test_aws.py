@@ -111,9 +111,7 @@ def test_the_head_may_start_workers_and_only_workers_and_all_may_use_the_bucket(
         [role] = iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"]
         names = iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]
         found = [
-            statement
-            for name in names
-            for statement in policy(role["RoleName"], name)["Statement"]
+            statement for name in names for statement in policy(role["RoleName"], name)["Statement"]
         ]
         return role["Arn"], found
 

@@ -15,6 +15,7 @@ SCRIPT = """
 import json
 import shutil
 import sys
+import time
 from psr_ray.method.judge import probability
 from psr_ray.method.judges import judge_of
 from psr_ray.config import JudgeConfig
@@ -50,6 +51,18 @@ def broken():
     raise KeyError("mine")
 
 
+def leaves():
+    yield from ask("1+1=")
+    raise SystemExit("mine")
+
+
+def slow(found):
+    yield from ask("1+1=")
+    before = engine.busy_s
+    time.sleep(1.5)
+    found.append(engine.busy_s - before)
+
+
 out = {}
 greedy, samples = engine.run([ask("37+45:"), ask("5", num_samples=5, temperature=1.0)])
 out["greedy"] = prompts.decode(greedy[0].token_ids)
@@ -70,6 +83,10 @@ out["reasoned"] = [before, reasoned.choice_logprobs, alone.choice_logprobs]
 out["chains"] = len(engine.run([chain(k % 4 + 1) for k in range(40)]))
 failed = engine.submit(broken())
 out["task_error"] = type(failed.exception()).__name__
+out["task_ends"] = repr(engine.submit(leaves()).exception())
+beside = []
+engine.run([slow(beside), ask("Judge:", num_samples=32, max_tokens=400, temperature=2.0)])
+out["steps_beside_a_slow_task_s"] = beside[0]
 too_long = engine.submit(ask("1 " * 600))
 out["refused"] = type(too_long.exception()).__name__
 num_open = most_open = 0
@@ -182,6 +199,8 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["chains"] == 40
     assert out["most_open"] == 5  # the others wait until these end
     assert out["task_error"] == "KeyError"
+    assert out["task_ends"] == "RuntimeError('SystemExit: mine')"
+    assert out["steps_beside_a_slow_task_s"] > 0.1
     assert out["refused"] in ("ValueError", "VLLMValidationError")
     assert out["late"] == ["time", True]
     assert out["in_time"]

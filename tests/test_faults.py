@@ -104,10 +104,14 @@ def poisoned(poison, how):
 
         def sick(self, task):
             completions = yield next(task)  # in flight in the engine, like others
-            if how == "die":
-                raise SystemExit("planted")
-            self.engine._engines["policy"].step = lambda: time.sleep(10**6)
+            self.engine._engines["policy"].step = self.hang if how == "hang" else self.die
             yield task.send(completions)
+
+        def hang(self):
+            time.sleep(10**6)
+
+        def die(self):
+            raise MemoryError("planted")
 
     return PoisonedWorker
 
@@ -122,7 +126,7 @@ def test_a_problem_that_kills_its_engine_twice_fails(ray_up, tmp_path, record, h
     rows = {row["id"]: row["error"] for row in read_rows(shards(tmp_path / "search"))}
     failed = {name: error for name, error in rows.items() if error is not None}
     assert list(failed) == [poison]
-    reason = {"hang": "no token for 8 s", "die": "SystemExit: planted"}[how]
+    reason = {"hang": "no token for 8 s", "die": "MemoryError: planted"}[how]
     assert failed[poison].count(reason) == 2
     fault = {"hang": "an engine hangs on a problem", "die": "an engine dies of a problem"}[how]
     record(fault, 2, expected, ids_in(tmp_path / "search"), time.time() - started)

@@ -2,8 +2,8 @@
 
 A thread of its own steps the engine (two engines, where M1 is a frozen judge). Tasks come
 in by ``submit`` at any time and start as others end, ``engine.max_rows_in_flight`` at once; a task whose
-requests are done is resumed at once, while the others' requests keep decoding: no problem waits for
-another.
+requests are done goes on at once, in another thread, while the others' requests keep decoding: no
+problem waits for another.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
 from psr_ray.inference.guard import Guard
+from psr_ray.inference.running import Running, TaskThread, Waiting
 from psr_ray.inference.vllm_api import (
     answers_of,
     completions_of,
@@ -28,7 +28,7 @@ from psr_ray.inference.vllm_api import (
     sampling_params,
 )
 from psr_ray.inference.weights import Proof
-from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, ModelRole
+from psr_ray.method.generation import EngineTask, GenerationRequest, ModelRole
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -36,27 +36,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@dataclass
-class Running:
-    """A task, its name, the future of its result, and the completions it waits for."""
-
-    task: EngineTask[Any]
-    name: Any
-    future: Future[Any]
-    completions: list[list[Completion]] = field(default_factory=list)
-    num_open: int = 0
-
-
-@dataclass
-class Waiting:
-    """A request at the engine: its task, the position of its completions and, for one with a limit in
-    seconds, the output so far and its start."""
-
-    running: Running
-    position: int
-    request: GenerationRequest
-    so_far: RequestOutput | None = None
-    since: float = 0.0
+# Seconds that steps of the engine wait for tasks to go on: most take less, and then decode together.
+SOON_S = 0.02
+# Seconds between two looks for new tasks while the engine has nothing to do.
+LOOK_S = 0.2
 
 
 class VllmEngine:
@@ -86,7 +69,7 @@ class VllmEngine:
         """Seconds in steps of the engine so far."""
         # when the loop last went round; None while it waits for tasks
         self._beat: float | None = None
-        self._resuming: Running | None = None
+        self._tasks = TaskThread()
         self._suspects: list[Any] = []
         arguments = {
             role: engine_arguments(path, model, settings, seed, len(paths))
@@ -117,27 +100,36 @@ class VllmEngine:
 
     @property
     def stalled_s(self) -> float:
-        """Seconds since the engine last made a step, while it has something to do."""
+        """Seconds since the engine last made a step, or a task went on, while it has something to do."""
         beat = self._beat
-        return 0.0 if beat is None or not self.is_alive else time.monotonic() - beat
+        if beat is None or not self.is_alive:
+            return 0.0
+        at_work = self._tasks.at_work()
+        return time.monotonic() - (beat if at_work is None else min(beat, at_work[1]))
 
     def suspects(self) -> list[Any]:
         """Names of the tasks in flight when the engine died, or now: one of them may be the cause.
 
         vLLM takes requests as they came, so those are the owners of the oldest ``max_num_seqs``
-        sequences of each engine; or the one task that was itself being resumed.
+        sequences of each engine, and those that go on; or the one that has done so since before the
+        last step.
         """
         if not self.is_alive:
             return self._suspects
-        if self._resuming is not None:
-            return [self._resuming.name]
+        at_work, beat = self._tasks.at_work(), self._beat
+        if at_work is not None and beat is not None and at_work[1] < beat:
+            return [at_work[0].name]
+        return self._owners()
+
+    def _owners(self) -> list[Any]:
+        going_on = [running for running in list(self._open.values()) if not running.num_open]
         names, num = {}, dict.fromkeys(self._engines, 0)
         for waiting in list(self._waiting.values()):
             role = waiting.request.role
             if num[role] < self._max_num_seqs:
                 names[id(waiting.running)] = waiting.running.name
                 num[role] += waiting.request.num_samples
-        return list(names.values())
+        return [*names.values(), *(running.name for running in going_on)]
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache. No task may be in flight. Raises ``RuntimeError`` where it is not."""
@@ -190,7 +182,8 @@ class VllmEngine:
                         closing = True
                         break
                     self._open[id(new)] = new
-                    self._resume(new, None)
+                    self._tasks.go_on(new)
+                self._take_advanced()
                 for engine in self._engines.values():
                     if engine.has_unfinished_requests():
                         started = time.perf_counter()
@@ -200,18 +193,20 @@ class VllmEngine:
                             self._take(output)
                         self._cut_off()
         except BaseException as error:
-            self._suspects = self.suspects()
+            self._suspects = self._owners()
             self._death = f"the vLLM engine died: {type(error).__name__}: {error}"
             for running in self._open.values():
                 running.future.set_exception(RuntimeError(self._death))
             self._fail_incoming()
             raise
+        finally:
+            self._tasks.end()
 
     def _may_start(self, closing: bool) -> bool:
         """Whether to accept a task now: always when there is nothing else to do."""
         if closing or len(self._open) >= self._max_open:
             return False
-        return not self._waiting or not self._incoming.empty()
+        return not self._open or not self._incoming.empty()
 
     def _fail_incoming(self) -> None:
         """Fail the tasks that came too late for a dead engine."""
@@ -221,22 +216,22 @@ class VllmEngine:
                 if running is not None:
                     running.future.set_exception(RuntimeError(self._death))
 
-    def _resume(self, running: Running, completions: list[list[Completion]] | None) -> None:
-        """Send a task its completions; queue its next requests or deliver its result."""
-        self._resuming = running  # and so it stays where this ends the engine
-        self._beat = time.monotonic()  # a task that grades its answers takes its time, too
-        try:
-            if completions is None:
-                requests = next(running.task)
+    def _take_advanced(self) -> None:
+        """Queue the next requests of tasks that went on, or deliver their results; wait for others a
+        moment, and longer where the engine has nothing to do."""
+        until = time.monotonic() + SOON_S
+        while self._tasks.num_open:
+            advanced = self._tasks.next(until - time.monotonic() if self._waiting else LOOK_S)
+            if advanced is None:
+                return
+            if advanced.error is not None:
+                self._close_task(advanced.running).set_exception(advanced.error)
+            elif advanced.requests is None:
+                self._close_task(advanced.running).set_result(advanced.result)
             else:
-                requests = running.task.send(completions)
-        except StopIteration as stop:
-            self._close_task(running).set_result(stop.value)
-            return
-        except Exception as error:
-            self._close_task(running).set_exception(error)
-            return
-        self._resuming = None
+                self._queue(advanced.running, advanced.requests)
+
+    def _queue(self, running: Running, requests: Sequence[GenerationRequest]) -> None:
         running.completions = [[] for _ in requests]
         running.num_open = len(requests)
         for position, request in enumerate(requests):
@@ -261,7 +256,6 @@ class VllmEngine:
                 self._engines[waiting.request.role].abort_request([name])
 
     def _close_task(self, running: Running) -> Future[Any]:
-        self._resuming = None
         del self._open[id(running)]
         return running.future
 
@@ -293,7 +287,8 @@ class VllmEngine:
         if waiting is None:
             return
         running = waiting.running
+        assert running.completions is not None
         running.completions[waiting.position] = completions_of(output, waiting.request)
         running.num_open -= 1
         if running.num_open == 0:
-            self._resume(running, running.completions)
+            self._tasks.go_on(running)
