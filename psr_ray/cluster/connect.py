@@ -38,6 +38,10 @@ def local_gpus() -> int:
     return int(torch.cuda.device_count())
 
 
+# A port on which nothing listens.
+NO_PORT = 1
+
+
 def start_local(num_gpus: int, telemetry: TelemetryConfig) -> None:
     """Start a Ray of this machine alone, with all its ports on loopback."""
     import ray
@@ -52,6 +56,9 @@ def start_local(num_gpus: int, telemetry: TelemetryConfig) -> None:
             num_cpus=slots,
             num_gpus=num_gpus,
             include_dashboard=False,
+            # Ray's own helpers would ask what listens on 8265: another Ray's dashboard, perhaps, which
+            # says that an actor of this one is dead (and Ray Train takes the workers' room away)
+            dashboard_port=NO_PORT,
             log_to_driver=telemetry.logs == "json",
             logging_level=logging.ERROR,
             **arguments,
