@@ -105,7 +105,9 @@ class EnginePool:
             free = [name for name in self.engines if name not in holders]
             if not free and len(self.engines) >= most:
                 # Ray Data has ended a client and starts another
-                free = [name for name in self.engines if self._is_idle(name)] or list(self.engines)
+                started = self._started()
+                idle = [name for name in started if self._is_idle(name)]
+                free = idle or started or list(self.engines)
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
         return held, self.engines[held].actor, self.engines[held].took_s

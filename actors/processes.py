@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -27,10 +28,28 @@ def end_processes(family: list[Process]) -> None:
                 left.append(process)
         except psutil.NoSuchProcess:
             continue
-    _, left = psutil.wait_procs(left, timeout=END_S)
-    for process in left:
+    for process in alive_after(END_S, left):
         process.kill()
-    psutil.wait_procs(left, timeout=END_S)
+    alive_after(END_S, left)
+
+
+def alive_after(seconds: float, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait for processes to end; returns those that have not. One that nobody has waited for (a zombie)
+    has ended."""
+    until, left = time.monotonic() + seconds, processes
+    while left := [process for process in left if is_alive(process)]:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return left
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_this_process() -> NoReturn:

@@ -125,6 +125,7 @@ class EngineWorker:
             proof = proof.within(config.model.max_length)
         if held is None:
             self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
+            self.loaded = wanted
             if proof is not None:
                 wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
                 if wrong is not None:

@@ -181,10 +181,10 @@ def stream_rows(
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
     # tables, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
     left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
-    dataset = ray.data.from_arrow(
-        [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
-    )
-    del left
+    blocks = [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
+    num_clients = max(least, min(most, len(blocks)))
+    dataset = ray.data.from_arrow(blocks)
+    del left, blocks
     counted = dataset.map_batches(
         EngineClient,
         fn_constructor_args=(pool, work, worker),
@@ -192,7 +192,7 @@ def stream_rows(
         batch_size=per_batch,
         compute=ray.data.ActorPoolStrategy(
             min_size=least,
-            initial_size=most,  # a client takes no room: all engines start together
+            initial_size=num_clients,  # they take no room: all engines start together
             max_size=most,
             max_tasks_in_flight_per_actor=num_batches,
             max_concurrent_calls_per_actor=num_batches,

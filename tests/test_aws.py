@@ -23,6 +23,8 @@ def account(tmp_path, monkeypatch):
         images = boto3.client("ec2").describe_images(Owners=["amazon"])["Images"]
         boto3.client("ssm").put_parameter(Name="/image", Value=images[0]["ImageId"], Type="String")
         template = STACK.read_text()
+        # CloudFormation refuses them
+        assert not any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(template))
         [name] = re.findall(r"Default: (/aws/service/\S+)", template)
         [vpc] = boto3.client("ec2").describe_vpcs()["Vpcs"]
         values = {"Vpc": vpc["VpcId"], "MyAddress": MINE}
@@ -103,9 +105,11 @@ def test_ray_asks_for_what_the_file_says_and_opens_nothing(account):
 def test_the_head_may_start_workers_and_only_workers_and_all_may_use_the_bucket(account):
     iam = boto3.client("iam")
 
-    def policy(role, name):
-        found = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    def document(found):
         return yaml.safe_load(found) if isinstance(found, str) else found
+
+    def policy(role, name):
+        return document(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
 
     def actions(profile):
         [role] = iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"]
@@ -124,4 +128,12 @@ def test_the_head_may_start_workers_and_only_workers_and_all_may_use_the_bucket(
     assert not any("ec2:" in str(statement) for statement in of_worker)
     [passing] = [s for s in of_head if s["Action"] == "iam:PassRole"]
     assert passing["Resource"] == worker
+    name = yaml.safe_load((ROOT / "cluster.yaml").read_text())["cluster_name"]
+    ours = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": name}}
+    as_they_start = {"StringEquals": {"ec2:CreateAction": "RunInstances"}}
+    for statement in of_head:
+        if "TerminateInstances" in str(statement["Action"]):
+            assert statement["Condition"] == ours
+        elif "CreateTags" in str(statement["Action"]):
+            assert statement["Condition"] == as_they_start
     assert boto3.client("s3").list_objects_v2(Bucket=bucket)["KeyCount"] == 0

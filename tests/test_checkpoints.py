@@ -23,7 +23,7 @@ def store(tmp_path):
     found.end()
 
 
-def save_and_restore(worker, folder, zero, name):
+def save_and_restore(worker, folder, zero, dtype, name):
     """Save a policy after one step and after two, change it, restore it: the files that this worker
     read, whether a checkpoint had its name before its upload had ended, the steps done and by how
     much the restored weights differ from the saved ones."""
@@ -33,7 +33,11 @@ def save_and_restore(worker, folder, zero, name):
     from psr_ray.training.engine import build_engine
 
     out = location(f"s3://{BUCKET}/{name}")
-    settings = (f"dpo.zero_stage={zero}", f"dpo.num_workers={worker.num_workers}")
+    settings = (
+        f"dpo.zero_stage={zero}",
+        f"dpo.num_workers={worker.num_workers}",
+        f"model.dtype={dtype}",
+    )
     config = load_config(ROOT / "configs" / "smoke.yaml", settings)
     job = TrainingJob(
         kind="dpo", config=config, model=str(TINY), stage="dpo", run_dir=folder, out=out, data=folder,
@@ -66,7 +70,10 @@ def save_and_restore(worker, folder, zero, name):
     checkpoints.save(1)
     checkpoints.poll()
     early = (out / "checkpoints" / LATEST).exists()
-    checkpoints.finish()
+    while checkpoints.saving is not None:  # as steps pass
+        time.sleep(0.1)
+        checkpoints.poll()
+    named = (out / "checkpoints" / LATEST).exists()
     step()
     saved = weights()
     checkpoints.save(2)
@@ -83,14 +90,26 @@ def save_and_restore(worker, folder, zero, name):
     files.get_file = noted
     done = checkpoints.restore()
     difference = max((a - b).abs().max().item() for a, b in zip(saved, weights(), strict=True))
-    return {"early": early, "read": sorted(read), "done": done, "difference": difference}
+    return {
+        "early": early,
+        "named": named,
+        "read": sorted(read),
+        "done": done,
+        "difference": difference,
+    }
 
 
-@pytest.mark.parametrize("zero", [0, 2, 3])
-def test_each_worker_reads_its_own_part_and_sends_it_beside_the_training(store, tmp_path, zero):
-    found = in_ranks(save_and_restore, tmp_path / "ranks", 2, zero, f"run-{zero}")
+@pytest.mark.parametrize(("zero", "dtype"), [(0, "float32"), (2, "bfloat16"), (3, "float32")])
+def test_each_worker_reads_its_own_part_and_sends_it_beside_the_training(
+    store, tmp_path, monkeypatch, zero, dtype
+):
+    monkeypatch.setenv("PSR_RAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "part-999999999-left").mkdir(parents=True)  # of a worker that was killed
+    found = in_ranks(save_and_restore, tmp_path / "ranks", 2, zero, dtype, f"run-{zero}")
+    assert not list((tmp_path / "cache").glob("part-*"))
     for rank, worker in enumerate(found):
         assert not worker["early"]
+        assert worker["named"]
         assert worker["done"] == 2
         assert worker["difference"] == 0
         others = [name for name in worker["read"] if f"zero_pp_rank_{1 - rank}_" in name]

@@ -138,6 +138,8 @@ def test_rayjob_has_the_fields_of_its_kind_and_pods_that_kubernetes_takes():
     assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
     assert {group["minReplicas"] for group in spec["workerGroupSpecs"]} == {0}
     assert spec["authOptions"]["mode"] == "token"
+    [head] = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    assert f"WORKDIR {head['workingDir']}\n" in (ROOT / "Dockerfile").read_text()
     host = spec["headGroupSpec"]["rayStartParams"].get("dashboard-host", "0.0.0.0")
     assert host != "127.0.0.1"  # the submitter asks the head's service
     spot = {group["groupName"] for group in spec["workerGroupSpecs"]}

@@ -10,10 +10,19 @@ from conftest import ROOT, TINY
 from peft import LoraConfig, get_peft_model
 from ranks import in_ranks
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
 from psr_ray.method.prompts import load_tokenizer
+from psr_ray.training.engine import check_merging
 from psr_ray.training.export import merged_weights, on_disk
 from psr_ray.training.job import TrainingJob
 
@@ -92,6 +101,25 @@ def test_a_lora_update_is_merged_as_peft_merges_it(tmp_path, dtype):
             torch.nn.init.normal_(value)
     found = {name: value.clone() for name, value in merged_weights(lora, is_sharded=False)}
     assert_same(found, dict(lora.merge_and_unload().state_dict()))
+
+
+def adapted(model, *targets):
+    return get_peft_model(model, LoraConfig(r=4, target_modules=list(targets)))
+
+
+def test_a_lora_that_could_not_be_merged_is_refused_before_training(tmp_path):
+    tied = adapted(llama(tmp_path / "tied", tied=True), "q_proj", "lm_head")
+    for is_sharded in (True, False):
+        with pytest.raises(PsrError, match="lm_head shares its weights with another layer"):
+            check_merging(tied, is_sharded=is_sharded)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    mixture = MixtralForCausalLM(MixtralConfig(**sizes))
+    lora = get_peft_model(mixture, LoraConfig(r=4, target_modules="all-linear"))
+    with pytest.raises(PsrError, match="experts cannot be merged with zero_stage 3"):
+        check_merging(lora, is_sharded=True)
+    check_merging(lora, is_sharded=False)
+    check_merging(adapted(MixtralForCausalLM(MixtralConfig(**sizes)), "q_proj"), is_sharded=True)
 
 
 @pytest.mark.slow

@@ -77,7 +77,11 @@ class VllmEngine:
         }
         self._thread = threading.Thread(target=self._run, args=(arguments,), daemon=True)
         self._thread.start()
-        self._ready.result()
+        try:
+            self._ready.result()
+        except BaseException:
+            self._guard.close()
+            raise
         self._guard.all_there()
 
     def submit(self, task: EngineTask[Result], name: Any = None) -> Future[Result]:

@@ -32,6 +32,11 @@ class Guard:
         assert self._process.stdin is not None
         self._pipe: IO[bytes] = self._process.stdin  # open as long as this process lives
 
+    def close(self) -> None:
+        """End the children that are there, and wait until that is done."""
+        self._pipe.close()
+        self._process.wait()
+
     def all_there(self) -> None:
         """There will be no more children: stop looking for them."""
         with contextlib.suppress(BrokenPipeError):  # somebody has ended it

@@ -132,7 +132,7 @@ def finished_line(planned: PlannedStage) -> str:
         some = ", ".join(map(escape, manifest["dropped"][:3]))
         facts += f", rows that do not fit {manifest['num_dropped']} ({some}…)"
     if (idle := manifest.get("padding_share") or 0.0) >= 0.1:
-        facts += f", {idle:.0%} of the workers' passes idle: a batch has too few searches for them"
+        facts += f", {idle:.0%} of the workers' passes idle"
     wall, beside_s = duration(manifest["wall_s"]), manifest.get("beside_s") or 0.0
     if beside_s >= 1:
         wall = f"{duration(beside_s)} beside the evaluation, then {wall}"

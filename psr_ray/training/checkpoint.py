@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from psr_ray.config import TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.runs import CHECKPOINTS
 from psr_ray.storage.files import read_json, write_text
-from psr_ray.storage.locations import is_remote, local_copy, remove, store_of, upload
+from psr_ray.storage.locations import cache_folder, is_remote, local_copy, remove, store_of, upload
 from psr_ray.training.deepspeed_internals import read_tensors_only
 from psr_ray.training.job import LATEST, Worker
 from psr_ray.training.losses import LossTerm
@@ -86,9 +88,7 @@ class Checkpoints:
         """Save the state after ``step`` steps; each worker writes its part. One in a store is uploaded
         while training goes on; ``poll`` and ``finish`` name it when all of it is there."""
         self.finish()
-        folder = (
-            Path(tempfile.mkdtemp(prefix="psr-ray-")) if is_remote(self.folder) else self.folder
-        )
+        folder = part_folder() if is_remote(self.folder) else self.folder
         self.engine.save_checkpoint(
             str(folder), tag=f"step-{step}", save_latest=False,
             exclude_frozen_parameters=self.only_update,
@@ -133,6 +133,10 @@ class Checkpoints:
             return
         files, name = store_of(folder)
         names = [Path(path).name for path in files.find(name)]
+        if not names:
+            raise PsrError(
+                f"{folder}: this checkpoint is gone; delete {folder.parent} to start over"
+            )
         of_all = [each for each in names if PART.search(each) is None]
         copy = Path(local_copy(folder, without=PART_NAME)) if of_all else None
         with tempfile.TemporaryDirectory(prefix="psr-ray-") as scratch:
@@ -149,6 +153,17 @@ class Checkpoints:
             yield here
         if copy is not None:
             shutil.rmtree(copy, ignore_errors=True)
+
+
+def part_folder() -> Path:
+    """A folder of this machine for a worker's part on its way to a store. Those of workers that were
+    killed are removed."""
+    cache = cache_folder()
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in cache.glob("part-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"part-{os.getpid()}-", dir=cache))
 
 
 def send(here: Path, folder: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from typing import Any
 
 import deepspeed
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -82,6 +84,28 @@ def load_model(job: TrainingJob, *, four_bit: bool = False) -> Any:
     return model
 
 
+def check_merging(model: Any, *, is_sharded: bool) -> None:
+    """Raises ``PsrError`` where a LoRA's update could not be merged into the weights in the end: of a
+    weight that another layer has, too, and, with ZeRO-3, of what is no plain layer (the experts of a
+    mixture)."""
+    uses = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
+    for name, layer in model.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        name = name.removeprefix("base_model.model.")
+        weight = getattr(layer.get_base_layer(), "weight", None)
+        if weight is not None and uses[id(weight)] > 1:
+            raise PsrError(
+                f"lora.target_modules: {name} shares its weights with another layer (tied embeddings); "
+                "name layers without it"
+            )
+        if is_sharded and (weight is None or isinstance(layer.base_layer, BaseTunerLayer)):
+            raise PsrError(
+                f"lora.target_modules: an update of {name} cannot be merged with zero_stage 3; name "
+                "layers without it, or take zero_stage 2"
+            )
+
+
 def build_engine(job: TrainingJob) -> tuple[Any, Any]:
     """DeepSpeed's engine, which scores packs with the policy, and the policy itself."""
     training = job.training
@@ -110,6 +134,7 @@ def build_engine(job: TrainingJob) -> tuple[Any, Any]:
                 task_type="CAUSAL_LM",
             ),
         )
+        check_merging(model, is_sharded=training.zero_stage == 3)
     if training.offload_optimizer:
         load_cpu_adam()
     engine, *_ = deepspeed.initialize(

@@ -29,8 +29,8 @@ def export(
     """Write the model's folder; a LoRA update is merged into the weights first.
 
     With ZeRO-3 all workers gather one parameter at a time and rank 0 keeps it on the disk, so that the
-    model never has to fit into a GPU or into memory; the folder is written (and uploaded) after that,
-    when no worker waits for another.
+    model never has to fit into a GPU; the folder is written (and uploaded) after that, when no worker
+    waits for another.
     """
     is_sharded = job.training.zero_stage == 3
     if rank != 0:
@@ -43,6 +43,8 @@ def export(
         update = model
         model = get_peft_model(load_model(job), update.peft_config["default"])
         set_peft_model_state_dict(model, get_peft_model_state_dict(update))
+    if lora is not None and not is_sharded:
+        model = model.merge_and_unload()
     final = job.out / MODEL_FOLDER
     remove(final)  # left by a run that died before its manifest
     unfinished = final if is_remote(final) else job.out / f".{MODEL_FOLDER}"
@@ -51,8 +53,8 @@ def export(
         weights = merged_weights(model, is_sharded=is_sharded)
         if is_sharded:
             weights = on_disk(weights, folder / "gathered", shard_bytes)
-        state = dict(weights)
-        plain = model if lora is None else model.get_base_model()
+        state = {name: value.cpu() for name, value in weights}
+        plain = model.get_base_model() if lora is not None and is_sharded else model
         num_parameters = sum(value.numel() for value in state.values())
         plain.save_pretrained(folder, state_dict=state, max_shard_size=shard_bytes)
         tokenizer.save_pretrained(folder)
