@@ -73,6 +73,7 @@ def save_and_restore(worker, folder, zero, dtype, name):
     while checkpoints.saving is not None:  # as steps pass
         time.sleep(0.1)
         checkpoints.poll()
+    worker.wait()  # the first worker names it
     named = (out / "checkpoints" / LATEST).exists()
     step()
     saved = weights()
