@@ -19,6 +19,9 @@ from psr_ray.storage.files import Json
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import read_rows, shards, write_shard
 
+# Shards that are read at once.
+MAX_TASKS = 16
+
 
 def build_preferences(searched: Path, folder: Path) -> Json:
     """Write the pairs and the finished solutions of all searches; returns counts for the manifest."""
@@ -30,7 +33,9 @@ def build_preferences(searched: Path, folder: Path) -> Json:
     def of_shard(row: dict[str, Any]) -> dict[str, Any]:
         return shard_preferences(location(row["shard"]), folder)
 
-    built = ray.data.from_items([{"shard": path} for path in paths]).map(of_shard).take_all()
+    # no CPU of its own: where engines have them all, it would have the autoscaler start a node
+    rows = ray.data.from_items([{"shard": path} for path in paths])
+    built = rows.map(of_shard, num_cpus=0, concurrency=MAX_TASKS).take_all()
     counts = Counter[str]()
     for row in built:
         counts.update(row)

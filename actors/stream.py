@@ -27,7 +27,15 @@ from psr_ray.cluster.capacity import engine_demand
 from psr_ray.config import Config
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json, read_table
-from psr_ray.storage.shards import drop_doubles, drop_failed, failed, finished_ids, weights_of
+from psr_ray.storage.shards import (
+    complete,
+    drop_doubles,
+    drop_failed,
+    failed,
+    finished_ids,
+    reopen,
+    weights_of,
+)
 from psr_ray.telemetry.progress import ProgressWriter
 
 # Rows given to an engine, in multiples of those it works on at once: a batch that is down to its last
@@ -74,6 +82,7 @@ def run_rows(
     ledger = EngineLedger(folder)
     used: Json = {"engine_starts": 0, "loading_s": 0.0, "busy_s": 0.0}
     if num_done < total:
+        in_task(reopen_all, folder, list(expected))
         ledger.open()
         work = StageWork(model, config, folder, first, attempt or uuid.uuid4().hex)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
@@ -117,11 +126,18 @@ def unfinished(paths: Sequence[Path], folder: Path) -> pa.Table:
     return left.select([name for name in left.column_names if left[name].null_count < len(left)])
 
 
+def reopen_all(folder: Path, names: Iterable[str]) -> None:
+    """Rows of these outputs are missing."""
+    for name in names:
+        reopen(folder / name)
+
+
 def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: float) -> None:
-    """Drop rows that were written twice. Raises ``PsrError`` where rows are missing, or too many failed;
-    failed rows are then dropped, to be tried again."""
+    """Drop rows that were written twice, and let no others come. Raises ``PsrError`` where rows are missing,
+    or too many failed; failed rows are then dropped, to be tried again."""
+    paths = dict[str, list[Path]]()
     for name, num_expected in expected.items():
-        found = drop_doubles(folder / name)
+        found, paths[name] = drop_doubles(folder / name)
         if found != num_expected:
             raise PsrError(
                 f"{folder}: {found} {name} rows of {num_expected} came back; rerun the command to do "
@@ -142,6 +158,8 @@ def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: floa
                 f"{folder}: {len(reasons)} of {num_expected} {name} rows failed ({examples}); fix "
                 "the cause and rerun the command to try them again, or set engine.max_failed_share"
             )
+    for name in expected:
+        complete(folder / name, paths[name])
 
 
 def stream_rows(
@@ -179,11 +197,12 @@ def stream_rows(
     context.raise_original_map_exception = True  # a full disk or a user's error keeps its type
     context.max_consecutive_actor_init_deaths = 2  # its node may have died meanwhile
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # full: start another
-    # tables, not read_parquet: that yields a dozen blocks a second, too few for 64 engines
+    # from_blocks: read_parquet yields a dozen blocks a second, too few for 64 engines; from_arrow has a
+    # task with a CPU of its own look at each block, and waits for ever where engines have them all
     left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
     blocks = [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
     num_clients = max(least, min(most, len(blocks)))
-    dataset = ray.data.from_arrow(blocks)
+    dataset = ray.data.from_blocks(blocks)
     del left, blocks
     counted = dataset.map_batches(
         EngineClient,

@@ -26,7 +26,7 @@ from psr_ray.report.summary import summarize
 from psr_ray.run_models import made_models, model_path
 from psr_ray.runs import RunDirectory, stored_run
 from psr_ray.stages import planned_stages
-from psr_ray.storage.files import Json
+from psr_ray.storage.files import Json, read_table
 from psr_ray.storage.locations import location
 from psr_ray.storage.shards import shards
 
@@ -139,8 +139,8 @@ def search(
     num: int = 10_000,
     out: str | Path | None = None,
 ) -> Dataset:
-    """Step searches of problems: texts, or at most ``num`` of a file. A row a problem, with all steps,
-    candidates and verdicts, as ``Run.searches`` gives them.
+    """Step searches of problems: texts, or at most ``num`` of a file. A row a problem, in their order, with
+    all steps, candidates and verdicts, as ``Run.searches`` gives them.
 
     Without a ``config``, settings fit the model and this machine. What was searched before is not done
     again. Raises ``PsrError`` for what a user can correct.
@@ -152,7 +152,11 @@ def search(
     if path is None and not texts:
         raise PsrError("psr_ray.search: no problems given")
     settings = config_for(config, model, overrides)
-    return dataset_of(do_rows(settings, ["search"], model, path, num, out, texts))
+    folder = do_rows(settings, ["search"], model, path, num, out, texts)
+    found = dataset_of(folder)
+    asked = read_table(folder.parent / "problems.parquet", ["id"])["id"].to_pylist()
+    places = {name: place for place, name in enumerate(found["id"])}
+    return found.select([places[name] for name in asked])
 
 
 def evaluate(

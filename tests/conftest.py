@@ -62,6 +62,19 @@ def chat_model(tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def hosts():
+    """Hosts in network namespaces."""
+    from hosts import Hosts, missing
+
+    if reason := missing():
+        assert "CI" not in os.environ, reason  # .ci/run installs what is needed
+        pytest.skip(reason)
+    found = Hosts()
+    yield found
+    found.end()
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)

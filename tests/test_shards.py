@@ -15,9 +15,11 @@ from psr_ray.errors import PsrError
 from psr_ray.storage.files import write_text
 from psr_ray.storage.shards import (
     ShardWriter,
+    complete,
     drop_doubles,
     finished_ids,
     read_rows,
+    reopen,
     shards,
     write_shard,
 )
@@ -75,11 +77,24 @@ def test_a_write_that_fails_is_told_to_every_batch(tmp_path):
 
 
 def test_doubles_are_dropped(tmp_path):
-    for ids in ("ab", "bc", "d"):
+    for ids in ("ab", "bc", "c", "a", "d"):
         write_shard(tmp_path, [{"id": value} for value in ids], SCHEMA)
-    assert drop_doubles(tmp_path) == 4
+    num, left = drop_doubles(tmp_path)
+    assert num == 4
     assert sorted(row["id"] for row in read_rows(shards(tmp_path))) == list("abcd")
-    assert drop_doubles(tmp_path) == 4  # nothing changes
+    assert drop_doubles(tmp_path) == (4, left)  # nothing changes
+
+
+def test_what_comes_late_to_a_complete_folder_does_not_count(tmp_path):
+    for ids in ("ab", "bc"):
+        write_shard(tmp_path, [{"id": value} for value in ids], SCHEMA)
+    complete(tmp_path, drop_doubles(tmp_path)[1])
+    for ids in ("ab", "bc", "a"):  # of an engine that was cut off
+        write_shard(tmp_path, [{"id": value} for value in ids], SCHEMA)
+    assert sorted(row["id"] for row in read_rows(shards(tmp_path))) == list("abc")
+    assert finished_ids(tmp_path) == set("abc")
+    reopen(tmp_path)
+    assert drop_doubles(tmp_path)[0] == 3
 
 
 def test_a_batch_handed_out_again_skips_what_the_dead_worker_finished(tmp_path):

@@ -7,6 +7,7 @@ it. The ids in the shards tell which rows are done.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psr_ray.storage.files import REDO, Row, read_table, readable, write_table
+from psr_ray.storage.files import REDO, Row, read_json, read_table, readable, write_table, write_text
+
+# The names of a complete folder's shards: one that comes later is not among them.
+COMPLETE = "complete.json"
 
 Key = tuple[str, str]  # a row's output (a folder of shards) and id
 
@@ -27,15 +31,36 @@ def write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
 
 def write_shard(folder: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
     """Write rows as one shard, named after their ids: the same rows never make two shards."""
-    name = hashlib.sha256("\n".join(sorted(row["id"] for row in rows)).encode()).hexdigest()[:16]
-    path = folder / f"part-{name}.parquet"
+    path = folder / shard_name(row["id"] for row in rows)
     write_rows(path, rows, schema)
     return path
 
 
+def shard_name(ids: Iterable[str]) -> str:
+    """The file name of a shard with the rows of these ids."""
+    return f"part-{hashlib.sha256(chr(10).join(sorted(ids)).encode()).hexdigest()[:16]}.parquet"
+
+
 def shards(folder: Path) -> list[Path]:
-    """The finished shards of a folder, in a fixed order."""
-    return sorted(folder.glob("part-*.parquet"))
+    """The finished shards of a folder, in a fixed order; of a complete one those that it had then."""
+    found = {path.name: path for path in sorted(folder.glob("*.*"))}
+    complete = read_json(found[COMPLETE]) if COMPLETE in found else None
+    return [
+        path
+        for name, path in found.items()
+        if name.startswith("part-") and (complete is None or name in complete["shards"])
+    ]
+
+
+def complete(folder: Path, paths: Iterable[Path]) -> None:
+    """These shards are all that is wanted: what an engine adds that was cut off from the cluster, and does
+    not know yet that others did its work, does not count."""
+    write_text(folder / COMPLETE, json.dumps({"shards": [path.name for path in paths]}))
+
+
+def reopen(folder: Path) -> None:
+    """Rows are missing in a folder of shards: what is added counts."""
+    (folder / COMPLETE).unlink(missing_ok=True)
 
 
 def read_rows(paths: Iterable[Path], remedy: str = REDO) -> Iterator[Row]:
@@ -62,22 +87,27 @@ def num_rows(paths: Iterable[Path]) -> int:
     return total
 
 
-def drop_doubles(folder: Path) -> int:
-    """Remove rows that are there already; returns the number of rows left.
+def drop_doubles(folder: Path) -> tuple[int, list[Path]]:
+    """Remove rows that are there already; returns the number of rows left, and their shards.
 
     A worker that was cut off from the cluster may have continued a batch that another one got.
     """
-    seen: set[str] = set()
-    for path in shards(folder):
+    seen, left, paths = set[str](), list[Path](), shards(folder)
+    for path in paths:
         ids = read_table(path, ["id"])["id"].to_pylist()
-        wanted = []
-        for index, value in enumerate(ids):
-            if value not in seen:
-                wanted.append(index)
-                seen.add(value)
-        if len(wanted) < len(ids):
-            write_table(path, read_table(path).take(wanted))
-    return len(seen)
+        wanted = {value: index for index, value in enumerate(ids) if value not in seen}
+        if len(wanted) == len(ids):
+            left.append(path)
+        else:  # under another name: that worker may write this one once more
+            rest = folder / shard_name(wanted)
+            if wanted and rest in paths:  # these rows follow as they are
+                wanted = {}
+            if wanted:
+                write_table(rest, read_table(path).take(list(wanted.values())))
+                left.append(rest)
+            path.unlink()
+        seen.update(wanted)
+    return len(seen), left
 
 
 def weights_of(folder: Path) -> set[str]:

@@ -1,0 +1,76 @@
+"""A Ray cluster on test hosts: a head without engines, workers of one core, an S3 server beside them."""
+
+import contextlib
+import json
+import time
+
+from conftest import ROOT
+from stores import BUCKET
+
+PORT = 5000
+ROWS = """
+import json, sys
+from psr_ray.storage.locations import location
+from psr_ray.storage.files import read_table
+from psr_ray.storage.shards import shards
+folder = location(sys.argv[1])
+counted = {path.name for path in shards(folder)}
+asked = read_table(folder.parent / "problems.parquet", ["id"])["id"].to_pylist()
+found = {"asked": asked, "counted": [], "late": []}
+for path in folder.glob("part-*.parquet"):
+    ids = read_table(path, ["id"])["id"].to_pylist()
+    found["counted" if path.name in counted else "late"] += ids
+print(json.dumps(found))
+"""
+
+
+class HostCluster:
+    """Up inside ``running``. ``storage`` and ``head`` are hosts, ``workers`` a list of them."""
+
+    def __init__(self, hosts, folder, num_workers=2):
+        self.hosts, self.folder = hosts, folder
+        self.storage = hosts.add("storage")
+        variables = {
+            "AWS_ENDPOINT_URL": f"http://{self.storage.address}:{PORT}", "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1",
+            "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        self.head = hosts.add("head", **variables)
+        self.workers = [hosts.add(f"worker-{i}", **variables) for i in range(num_workers)]
+        self.address = f"{self.head.address}:6379"
+
+    @contextlib.contextmanager
+    def running(self):
+        with contextlib.ExitStack() as stack:
+            server = ("python", "-m", "moto.server", "-H", self.storage.address, "-p", PORT)
+            stack.enter_context(self.storage.running(*server, log=self.folder / "store.log"))
+            start = ("ray", "start", "--block", "--disable-usage-stats")
+            as_head = ("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+            log = self.folder / "head.log"
+            stack.enter_context(self.head.running(*start, *as_head, log=log))
+            while not self.head.run("ss", "-ltnH", "sport = :6379").stdout:
+                time.sleep(0.2)
+            for worker in self.workers:
+                log = self.folder / f"{worker.name}.log"
+                joins = (*start, f"--address={self.address}", "--num-cpus=1")
+                stack.enter_context(worker.running(*joins, log=log))
+            make = f"import s3fs; s3fs.S3FileSystem().mkdir('{BUCKET}')"
+            self.head.run("python", "-c", make)
+            yield self
+
+    def search(self, out, num, *settings):
+        """A search on the cluster, while the block runs: its process."""
+        options = [f"--set {setting}" for setting in settings]
+        command = (
+            f"cd {ROOT} && psr-ray search --config configs/smoke.yaml --num {num} --show 0 "
+            f"--out {out} {' '.join(options)}"
+        )
+        log = self.folder / "search.log"
+        return self.head.running("bash", "-c", command, log=log, RAY_ADDRESS=self.address)
+
+    def rows(self, out):
+        """The ids of a search's rows: those asked for, those that count, and those that came late."""
+        return json.loads(self.head.run("python", "-c", ROWS, f"{out}/search").stdout)
+
+    def log(self, name="search"):
+        return (self.folder / f"{name}.log").read_text()
