@@ -7,6 +7,7 @@ ever on a cluster that stays up (Ray 2.60, ``ray.train.v2``). Here that actor be
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
@@ -19,10 +20,12 @@ from ray.train.v2._internal.execution.controller.placement_group_cleaner import 
 
 
 class Cleaner(PlacementGroupCleaner):  # type: ignore[misc]
-    """Watches its controller from its own start."""
+    """Watches its controller from its own start. On a cluster without a dashboard it cannot see it, and
+    does not say so every second."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        logging.getLogger(PlacementGroupCleaner.__module__).setLevel(logging.ERROR)
         self.start_monitoring()
 
 

@@ -133,8 +133,8 @@ def reopen_all(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: float) -> None:
-    """Drop rows that were written twice, and let no others come. Raises ``PsrError`` where rows are missing,
-    or too many failed; failed rows are then dropped, to be tried again."""
+    """Drop rows that were written twice, and let no others come. Raises ``PsrError`` where rows are
+    missing, or too many failed; failed rows are then dropped, to be tried again."""
     paths = dict[str, list[Path]]()
     for name, num_expected in expected.items():
         found, paths[name] = drop_doubles(folder / name)

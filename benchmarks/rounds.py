@@ -112,7 +112,9 @@ def predicted(folder: Path, layout: Layout, over: Overheads) -> dict[str, float]
 
 def main(
     num_repeats: Annotated[int, typer.Option(help="runs of each layout")] = 3,
-    num_rounds: Annotated[int, typer.Option(help="rounds of a run; the first two are left out")] = 4,
+    num_rounds: Annotated[
+        int, typer.Option(help="rounds of a run; the first two are left out")
+    ] = 4,
     num_problems: Annotated[int, typer.Option(help="problems of a round")] = 20,
 ) -> None:
     """Measure and store."""

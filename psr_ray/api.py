@@ -139,8 +139,8 @@ def search(
     num: int = 10_000,
     out: str | Path | None = None,
 ) -> Dataset:
-    """Step searches of problems: texts, or at most ``num`` of a file. A row a problem, in their order, with
-    all steps, candidates and verdicts, as ``Run.searches`` gives them.
+    """Step searches of problems: texts, or at most ``num`` of a file. A row a problem, in their order,
+    with all steps, candidates and verdicts, as ``Run.searches`` gives them.
 
     Without a ``config``, settings fit the model and this machine. What was searched before is not done
     again. Raises ``PsrError`` for what a user can correct.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import time
 
 from conftest import ROOT
@@ -9,18 +10,20 @@ from stores import BUCKET
 
 PORT = 5000
 ROWS = """
-import json, sys
+import json, os, sys
 from psr_ray.storage.locations import location
 from psr_ray.storage.files import read_table
 from psr_ray.storage.shards import shards
 folder = location(sys.argv[1])
 counted = {path.name for path in shards(folder)}
-asked = read_table(folder.parent / "problems.parquet", ["id"])["id"].to_pylist()
+problems = folder.parent / "problems.parquet"
+asked = read_table(problems, ["id"])["id"].to_pylist() if problems.exists() else []
 found = {"asked": asked, "counted": [], "late": []}
 for path in folder.glob("part-*.parquet"):
     ids = read_table(path, ["id"])["id"].to_pylist()
     found["counted" if path.name in counted else "late"] += ids
-print(json.dumps(found))
+print(json.dumps(found), flush=True)
+os._exit(0)  # a thread of the store's may still be about, and abort the process
 """
 
 
@@ -30,8 +33,9 @@ class HostCluster:
     def __init__(self, hosts, folder, num_workers=2):
         self.hosts, self.folder = hosts, folder
         self.storage = hosts.add("storage")
+        self.store = f"http://{self.storage.address}:{PORT}"
         variables = {
-            "AWS_ENDPOINT_URL": f"http://{self.storage.address}:{PORT}", "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_ENDPOINT_URL": self.store, "AWS_ACCESS_KEY_ID": "tests",
             "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1",
             "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT),
         }  # fmt: skip
@@ -58,19 +62,28 @@ class HostCluster:
             self.head.run("python", "-c", make)
             yield self
 
-    def search(self, out, num, *settings):
-        """A search on the cluster, while the block runs: its process."""
-        options = [f"--set {setting}" for setting in settings]
-        command = (
-            f"cd {ROOT} && psr-ray search --config configs/smoke.yaml --num {num} --show 0 "
-            f"--out {out} {' '.join(options)}"
-        )
-        log = self.folder / "search.log"
+    def psr_ray(self, *arguments):
+        """A psr-ray command on the head, while the block runs: its process; ``log`` has what it says."""
+        command = f"cd {ROOT} && psr-ray {shlex.join(map(str, arguments))}"
+        log = self.folder / "command.log"
         return self.head.running("bash", "-c", command, log=log, RAY_ADDRESS=self.address)
+
+    def search(self, out, num, *settings):
+        """A search on the cluster, while the block runs."""
+        options = [part for setting in settings for part in ("--set", setting)]
+        asked = ("--num", num, "--set", f"data.heldout.num={num}", "--show", 0, "--out", out)
+        return self.psr_ray("search", "--config", "configs/smoke.yaml", *asked, *options)
+
+    def objects(self, prefix):
+        """How many objects of the bucket have names that begin so."""
+        listed = f"{self.store}/{BUCKET}?prefix={prefix}"
+        ask = f"import urllib.request as u; print(u.urlopen('{listed}').read())"
+        return self.head.run("python", "-c", ask).stdout.count("<Key>")
 
     def rows(self, out):
         """The ids of a search's rows: those asked for, those that count, and those that came late."""
         return json.loads(self.head.run("python", "-c", ROWS, f"{out}/search").stdout)
 
-    def log(self, name="search"):
-        return (self.folder / f"{name}.log").read_text()
+    @property
+    def log(self):
+        return (self.folder / "command.log").read_text()

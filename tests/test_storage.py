@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import ConnectTimeoutError
 from conftest import TINY
 from stores import BUCKET, Store
 
@@ -21,7 +22,7 @@ from psr_ray.errors import PsrError
 from psr_ray.runs import RunDirectory, Stage, fingerprint
 from psr_ray.storage import lease
 from psr_ray.storage.files import read_json, read_table, write_table, write_text
-from psr_ray.storage.folders import HOLDER, FolderLock, contents, write_problem
+from psr_ray.storage.folders import HOLDER, FolderLock, contents, disk_checked, write_problem
 from psr_ray.storage.locations import (
     is_remote,
     local_copy,
@@ -197,3 +198,10 @@ def test_store_that_refuses_is_one_line(store, monkeypatch):
     assert "bucket" in write_problem(location("s3://psr-ray-not-there/runs"))
     with pytest.raises(PsrError, match="storage of this kind cannot be used"):
         location("nosuch://x/y")
+
+
+def test_a_store_that_fails_in_mid_run_is_one_line(folder):
+    error = ConnectTimeoutError(endpoint_url="http://127.0.0.1:9/b/x", error=TimeoutError())
+    said = pytest.raises(PsrError, match=r"the storage failed \(Connect timeout.*rerun")
+    with said, disk_checked(folder):
+        raise error

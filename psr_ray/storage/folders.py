@@ -29,6 +29,8 @@ UNFINISHED = re.compile(r"\..+\.\d+")
 
 # Less free space than this is a full disk.
 PROBE_BYTES = 2**20
+# Of the errors that stores raise, as a file system or below it.
+STORE_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -120,19 +122,28 @@ def drop_unfinished(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_checked(folder: Path) -> Iterator[None]:
-    """Inside, a disk that is full or read-only raises a ``PsrError``, whatever error it caused and in
-    which process."""
+    """Inside, a disk that is full or read-only, or a store that does not answer, raises a ``PsrError``,
+    whatever error it caused and in which process."""
     try:
         yield
     except PsrError:
         raise
     except Exception as error:
-        why = disk_problem(error) or write_problem(folder)
+        why = disk_problem(error) or store_problem(error) or write_problem(folder)
         if why is None:
             raise
         raise PsrError(
             f"folder {folder}: {why}; finished work is kept: fix it, then rerun the command to resume"
         ) from error
+
+
+def store_problem(error: BaseException | None) -> str | None:
+    """The reason why a store did not do what it was asked, from an error or its causes."""
+    while error is not None:
+        if type(error).__module__.partition(".")[0] in STORE_PACKAGES:
+            return f"the storage failed ({last_line(error)})"
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
 
 
 def disk_problem(error: BaseException | None) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from psr_ray.storage.files import Json, read_json
-from psr_ray.storage.locations import store_of
+from psr_ray.storage.locations import impatient, store_of
 
 RENEW_S = 15.0
 EXPIRY_S = 60.0
@@ -38,8 +38,9 @@ class Lease:
     """``acquire`` until ``release``; a holder that lost it to another process ends by SIGTERM."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.files, self.name = store_of(path)
+        # a renewal that waits for its next try would be late when the store is back
+        self.path = impatient(path)
+        self.files, self.name = store_of(self.path)
         self.owner: Json = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

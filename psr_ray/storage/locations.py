@@ -27,6 +27,9 @@ from psr_ray.errors import PsrError, last_line
 KEEP_COPIES_S = 6 * 3600.0
 CACHE = "PSR_RAY_CACHE"
 HUB_ID = re.compile(r"(\w[\w.-]*)/[\w.-]+")
+# A store that does not answer is asked again, after 0 to 1, 2, 4 … 256 s: it may be away for a minute or
+# two.
+PATIENCE = {"config_kwargs": {"retries": {"max_attempts": 9}}}
 # Models that come with the package, by the name they have in configs and commands.
 EMBEDDED_MODELS = {"tiny-m0": Path(__file__).parent.parent / "embedded" / "tiny-m0"}
 
@@ -55,12 +58,22 @@ def location(text: str | Path) -> Path:
     kind of store is not known, or whose package is missing."""
     if isinstance(text, Path | UPath) or not is_url(text):
         return text if isinstance(text, UPath) else Path(text)
+    return there(text, PATIENCE if text.startswith("s3://") else {})
+
+
+def impatient(path: Path) -> Path:
+    """A location in a store, which is asked a few times only where it does not answer."""
+    return there(str(path), {})
+
+
+def there(url: str, options: dict[str, Any]) -> Path:
+    """A URL's location. Raises ``PsrError`` where it cannot be one."""
     try:
         # no cached listings: other processes write there, too
-        return cast(Path, UPath(text.rstrip("/"), use_listings_cache=False))
+        return cast(Path, UPath(url.rstrip("/"), use_listings_cache=False, **options))
     except (ImportError, ValueError) as error:
         raise PsrError(
-            f"{text}: storage of this kind cannot be used ({last_line(error)}); s3:// works as "
+            f"{url}: storage of this kind cannot be used ({last_line(error)}); s3:// works as "
             "installed, gs:// needs `pip install gcsfs`, abfs:// adlfs"
         ) from error
 

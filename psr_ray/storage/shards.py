@@ -16,7 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from psr_ray.storage.files import REDO, Row, read_json, read_table, readable, write_table, write_text
+from psr_ray.storage.files import (
+    REDO,
+    Row,
+    read_json,
+    read_table,
+    readable,
+    write_table,
+    write_text,
+)
 
 # The names of a complete folder's shards: one that comes later is not among them.
 COMPLETE = "complete.json"
@@ -53,8 +61,8 @@ def shards(folder: Path) -> list[Path]:
 
 
 def complete(folder: Path, paths: Iterable[Path]) -> None:
-    """These shards are all that is wanted: what an engine adds that was cut off from the cluster, and does
-    not know yet that others did its work, does not count."""
+    """These shards are all that is wanted: what an engine adds that was cut off from the cluster, and
+    does not know yet that others did its work, does not count."""
     write_text(folder / COMPLETE, json.dumps({"shards": [path.name for path in paths]}))
 
 
