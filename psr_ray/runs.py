@@ -36,7 +36,7 @@ WEIGHTS_MARK = "config.json"
 # A training's checkpoints, in its stage's folder until that is complete.
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
-FORMAT = 9
+FORMAT = 10
 # Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
 FINGERPRINT_BYTES = 2**22
 

@@ -44,11 +44,11 @@ class PlannedStage:
         }[self.kind]
 
 
-def settings_of(config: Config, *names: str) -> Json:
-    """The named settings (``a`` or ``a.b``) as plain values, for a content key; with them, the content
-    of the user's own prompt templates and modules that they name."""
+def settings_of(config: Config, *names: str, **others: Any) -> Json:
+    """The named settings (``a`` or ``a.b``) as plain values, for a content key, with ``others``; also
+    the content of the user's own prompt templates and modules that they name."""
     values = config.model_dump(mode="json")
-    chosen: Json = {"seed": config.seed}
+    chosen: Json = {"seed": config.seed} | others
     folder = own_templates(config.prompts.templates)
     if folder is not None and folder.is_dir() and "prompts" in names:
         chosen["templates"] = digest_of(folder.glob("*.jinja"))
@@ -114,6 +114,16 @@ TREE_SETTINGS = (
     "seed_data.temperature",
     "seed_data.top_p",
 )
+# Settings that decide the problems which models are measured on, and M1's rows.
+HELD_OUT = (
+    "data.heldout",
+    "data.hard",
+    "data.judge",
+    "data.benchmarks",
+    "data.decontaminate",
+)
+SIZES = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
+SEED_ROWS = ("data.ift", "data.eft", "data.eft_solutions")
 JUDGED = ("seed_data.min_gap", "seed_data.num_test", "seed_data.max_tokens")
 
 
@@ -166,11 +176,16 @@ def with_seed_files(config: Config, plan: list[PlannedStage]) -> Config:
 def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     """All stages of a run, in the order in which they are done."""
     config = run.config
-    sizes = ("evaluation.num_search_problems", "evaluation.num_benchmark_problems")
-    fine_tuned = {"fine_tuned": config.sft is not None}
-    settings = settings_of(config, "data", "num_iterations", *sizes) | fine_tuned
     seeds = seed_stages(run)
-    data = run.stage("data", settings, seeds)
+    fine_tuned = config.sft is not None
+
+    def data_of(*names: str, **others: Any) -> Stage:
+        """The data stage; by fewer settings, the key of the files of it that they decide. So what has
+        been made of these is kept where others change: more rounds, say."""
+        return run.stage("data", settings_of(config, *names, **others), seeds)
+
+    data = data_of("data", "num_iterations", *SIZES, fine_tuned=fine_tuned)
+    measured_on = data_of(*HELD_OUT, *SIZES)
     base = run.stage("base", fingerprint(config.model.base))
     plan = [PlannedStage("seed", 0, "M0", stage) for stage in seeds]
     plan.append(PlannedStage("data", 0, "M0", data))
@@ -178,7 +193,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     def evaluate(model: str, made_by: Stage, iteration: int, *others: Stage) -> Stage:
         measured = config.as_measured()
         settings = settings_of(measured, *GENERATION_SETTINGS, "evaluation", "search")
-        stage = run.stage(f"evaluate-{model}", settings, [data, made_by, *others])
+        stage = run.stage(f"evaluate-{model}", settings, [measured_on, made_by, *others])
         plan.append(PlannedStage("evaluate", iteration, model, stage))
         return stage
 
@@ -194,7 +209,8 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
             "judge.max_thinking_tokens",
         )
         sft_settings = settings_of(config, *rows)
-        made_by = run.stage("sft", sft_settings | method_settings(config, "sft"), [data, base])
+        sft_settings |= method_settings(config, "sft")
+        made_by = run.stage("sft", sft_settings, [data_of(*HELD_OUT, *SEED_ROWS), base])
         plan.append(PlannedStage("sft", 0, "M1", made_by))
     first = made_by
     probes = evaluate("M1", made_by, 0)
@@ -206,7 +222,9 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         names = (name for name in GENERATION_SETTINGS if name not in unread)
         settings = settings_of(searching, *names, "search", *method, *whole)
         judges = [first] if searching.method.first_judges else []
-        search = run.stage(f"search-{k}", settings, [data, made_by, *judges])
+        dealt = [config.train_source(i).model_dump(mode="json") for i in range(1, k + 1)]
+        problems = data_of(*HELD_OUT, *SEED_ROWS, fine_tuned=fine_tuned, train=dealt)
+        search = run.stage(f"search-{k}", settings, [problems, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])
         settings = settings_of(config, "model.dtype", "method.objective")
         settings |= method_settings(config, "dpo")

@@ -1,5 +1,7 @@
 """Many small rounds: which models are evaluated, whose weights stay, what tables and figures show."""
 
+import json
+
 import pytest
 from conftest import ROOT
 from finished import solution
@@ -17,6 +19,7 @@ from psr_ray.report.summary import summarize
 from psr_ray.run_models import check_weights, drop_old_models, evaluated_before, force, made_models
 from psr_ray.runs import MODEL_FOLDER, RunDirectory
 from psr_ray.stages import planned_stages
+from psr_ray.storage.files import read_table
 from psr_ray.storage.shards import read_rows
 
 MANY = ("num_iterations=50", "evaluate_every=5", "keep_models=3", "data.train=[{num: 20}]",
@@ -181,3 +184,25 @@ def test_a_driver_that_was_started_ahead_is_taken_once_and_none_is_after_the_las
     drivers.are_more = False
     drivers.prepare()
     assert drivers.next is None
+
+
+@pytest.mark.parametrize("kind", ["arithmetic", "file"])
+def test_added_rounds_redo_nothing_of_those_before(tmp_path, kind):
+    path = tmp_path / "problems.jsonl"
+    lines = [json.dumps({"problem": f"What is {i}+{i}?", "answer": str(2 * i)}) for i in range(99)]
+    path.write_text("\n".join(lines))
+    source = {"kind": kind, "num": 8} | ({"path": str(path)} if kind == "file" else {})
+    files, keys = {}, {}
+    for num in (2, 3):
+        settings = (f"num_iterations={num}", f"data.train={json.dumps([source])}")
+        config = load_config(ROOT / "configs" / "smoke.yaml", (*settings, f"runs_dir={tmp_path}"))
+        write_data(config, tmp_path / str(num))
+        files[num] = {p.name: read_table(p) for p in (tmp_path / str(num)).glob("*.parquet")}
+        plan = planned_stages(RunDirectory(config))
+        keys[num] = {planned.stage.name: planned.stage.key for planned in plan}
+    assert keys[2].pop("data") != keys[3]["data"]
+    assert keys[2].items() <= keys[3].items()
+    for name, table in files[2].items():
+        assert files[3][name].equals(table), name
+    ids = [value for k in (1, 2, 3) for value in files[3][f"search-{k}.parquet"]["id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == 24

@@ -79,11 +79,16 @@ EVERYTHING = 10**12
 
 def drawn(rows: Iterable[Row], num: int, seed: int) -> list[Row]:
     """At most ``num`` of the rows by chance, in their order; of many rows no more are kept in memory."""
+    return [row for _, row in sorted(draws(rows, num, seed))]
+
+
+def draws(rows: Iterable[Row], num: int, seed: int) -> list[tuple[int, Row]]:
+    """The first ``num`` random draws from the rows, with their places; more draws begin with these."""
 
     def draw(item: tuple[int, Row]) -> bytes:
         return hashlib.sha256(f"{seed}/{item[1]['id']}".encode()).digest()
 
-    return [row for _, row in sorted(heapq.nsmallest(num, enumerate(rows), key=draw))]
+    return heapq.nsmallest(num, enumerate(rows), key=draw)
 
 
 RecordFunction = Callable[[SourceConfig, int], Iterable[Row]]

@@ -13,7 +13,6 @@ line and reason.
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from psr_ray.data.rows import TASK_SCHEMA, problem_of
 from psr_ray.data.sources import (
     EVERYTHING,
     drawn,
+    draws,
     ift_rows,
     pair_rows,
     problem_rows,
@@ -237,20 +237,23 @@ def distinct(rows: Iterable[Row]) -> Iterator[Row]:
 def fresh_problems(
     config: Config, failures: Failures, known: Benchmarks, used: set[str]
 ) -> dict[str, list[Row]]:
-    """The problems that each iteration searches; none of those ``used``, and none twice."""
+    """The problems that each iteration searches; none of those ``used``, and none twice. Those of the
+    first iterations do not depend on how many follow."""
     pools: dict[str, list[Row]] = {}
     wanted = [config.train_source(k) for k in range(1, config.num_iterations + 1)]
     files: dict[str, list[Row]] = {}
     total = sum(source.num for source in wanted)
     for name, source in zip(search_files(config), wanted, strict=True):
-        num = EVERYTHING if source.kind in ("file", "hub") else total
+        is_stored = source.kind in ("file", "hub")  # perhaps in an order
+        num = EVERYTHING if is_stored else total
         whole = source.model_copy(update={"num": num})
         key = whole.model_dump_json()
         if key not in pools:
             rows = problem_rows(whole, "train", "search", config.seed, failures)
             fit = distinct(without_held_out(rows, known, "train", failures))
-            pools[key] = drawn(fit, total + len(used), config.seed)
-            random.Random(f"problems/{config.seed}").shuffle(pools[key])
+            most = total + len(used)
+            taken = [row for _, row in draws(fit, most, config.seed)] if is_stored else list(fit)
+            pools[key] = taken
         fresh = [row for row in pools[key] if text_of(row) not in used][: source.num]
         if not fresh:
             raise PsrError(
