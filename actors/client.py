@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_STARTS = 5
 # What a call to an engine whose process has died raises.
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+# Seconds after which a client whose engine has died, and that found no room for another, shares one.
+PLACE_S = 30.0
 # A running engine may take as long to load another model as it took to start, this many times.
 RELOADING = 3.0
 
@@ -37,6 +39,7 @@ class EngineClient:
         self.replacing = threading.Lock()
         self.start_error: PsrError | None = None
         self.held: tuple[str, Any] | None = None
+        self.own: tuple[str, Any, Any] | None = None  # waits for room while another one is held
         try:
             self._connect(None)
         except PsrError as error:
@@ -49,6 +52,7 @@ class EngineClient:
         """Have a batch of task rows done; returns counts. Called from many threads."""
         if self.start_error is not None:
             raise self.start_error
+        self._move()
         while True:
             assert self.held is not None
             name, engine = self.held
@@ -59,6 +63,34 @@ class EngineClient:
                 self._connect(name)
             except ray.exceptions.RayTaskError as error:  # a full disk keeps its type
                 raise (user_error(error.cause) or error.cause) from error
+
+    def _shares(self, name: str, engine: Any, opening: Any, is_replacing: bool) -> bool:
+        """Whether this client goes on with another's engine: its own has died (or its node, and this
+        process with it), and for a new one there is no room. Its batches would wait."""
+        if not is_replacing and not ray.get_runtime_context().was_current_actor_reconstructed:
+            return False
+        if ray.wait([engine.place.remote()], timeout=PLACE_S)[0]:
+            return False
+        shared = result_of(self.pool.share.remote(str(self.work.folder), name))
+        if shared is None:
+            return False
+        self.held, self.own = shared, (name, engine, opening)
+        return True
+
+    def _move(self) -> None:
+        """Go over to this client's own engine, if it has found room meanwhile."""
+        if self.own is None or not self.replacing.acquire(blocking=False):
+            return
+        try:
+            if self.own is not None and ray.wait([self.own[2]], timeout=0)[0]:
+                name, engine, opening = self.own
+                self.own = None
+                self.pool.ready.remote(name, result_of(opening))
+                self.held = name, engine
+        except DEATHS:
+            return  # another one may be asked for when the shared one dies
+        finally:
+            self.replacing.release()
 
     def _connect(self, broken: str | None) -> None:
         """Get an engine that is ready; ``broken`` is the one that died."""
@@ -73,6 +105,8 @@ class EngineClient:
                 if took_s is not None:
                     most_s = max(self.work.config.engine.hang_s, RELOADING * took_s)
                 opening = engine.open.remote(self.work, self.name, replaces=broken is not None)
+                if took_s is None and self._shares(name, engine, opening, broken is not None):
+                    return
                 try:
                     mark = result_of(opening, timeout_s=most_s)
                 except DEATHS:

@@ -6,6 +6,7 @@ hold one engine each for a stage.
 
 from __future__ import annotations
 
+import random
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,16 @@ class EnginePool:
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
         return held, self.engines[held].actor, self.engines[held].took_s
+
+    def share(self, stage: str, name: str) -> tuple[str, Any] | None:
+        """A running engine that another client of a stage holds, for one whose own (``name``) finds no
+        room; None where there is none."""
+        held = {other for key, other in self.leases.items() if key[0] == stage} - {name}
+        running = sorted(held & set(self._started()))
+        if not running:
+            return None
+        chosen = random.choice(running)
+        return chosen, self.engines[chosen].actor
 
     def ready(self, name: str, mark: Json) -> None:
         """An engine has started, or loaded another model: its node and processes."""

@@ -67,6 +67,18 @@ def test_clients_of_a_stage_have_engines_of_their_own_and_those_of_another_stage
     assert pool.total == 2
 
 
+def test_a_client_whose_new_engine_has_no_room_shares_a_running_one():
+    pool = Pool()
+    pool.begin("search", "driver")
+    dead, other = lend(pool, "search", "a"), lend(pool, "search", "b")
+    name, *_ = pool.lend(work("search"), "a", EngineWorker, dead)  # not ready
+    assert pool.share("search", name) == (other, other)
+    assert pool.share("evaluate", name) is None
+    pool.finish("search")
+    assert name in pool.ended
+    assert other not in pool.ended
+
+
 def test_a_dead_engine_is_replaced_once_and_a_client_beyond_the_most_shares_one():
     pool = Pool()
     pool.begin("search", "driver")
