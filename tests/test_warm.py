@@ -110,6 +110,8 @@ def test_a_kept_engine_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, 
     record(f"kept engine killed as {when} begins", 1, expected, found, time.time() - started[0])
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_a_kept_group_trains_as_new_ones_do(ray_up, preferences, tmp_path):
     from actors.training_group import training_group
 
