@@ -82,7 +82,8 @@ def run_rows(
     ledger = EngineLedger(folder)
     used: Json = {"engine_starts": 0, "loading_s": 0.0, "busy_s": 0.0}
     if num_done < total:
-        in_task(reopen_all, folder, list(expected))
+        for name in expected:
+            reopen(folder / name)
         ledger.open()
         work = StageWork(model, config, folder, first, attempt or uuid.uuid4().hex)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
@@ -124,12 +125,6 @@ def unfinished(paths: Sequence[Path], folder: Path) -> pa.Table:
         left = left.filter(pc.invert(pc.and_(pc.equal(left["output"], name), done)))
     left = left.drop_columns("output")
     return left.select([name for name in left.column_names if left[name].null_count < len(left)])
-
-
-def reopen_all(folder: Path, names: Iterable[str]) -> None:
-    """Rows of these outputs are missing."""
-    for name in names:
-        reopen(folder / name)
 
 
 def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: float) -> None:

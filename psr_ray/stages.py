@@ -16,7 +16,7 @@ from typing import Any, Literal
 from psr_ray.config import Config
 from psr_ray.method.prompts import own_templates
 from psr_ray.plugins import is_plugin, source_file
-from psr_ray.runs import RunDirectory, Stage, digest_of, fingerprint
+from psr_ray.runs import RunDirectory, Stage, content_key, digest_of, fingerprint
 from psr_ray.storage.files import Json
 
 Kind = Literal["seed", "data", "sft", "search", "preferences", "train", "evaluate"]
@@ -180,11 +180,13 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     fine_tuned = config.sft is not None
 
     def data_of(*names: str, **others: Any) -> Stage:
-        """The data stage; by fewer settings, the key of the files of it that they decide. So what has
-        been made of these is kept where others change: more rounds, say."""
-        return run.stage("data", settings_of(config, *names, **others), seeds)
+        """The files of the data stage that these settings decide: what has been made of them is kept
+        where others change, with more rounds, say. Its key alone is used."""
+        key = content_key("data", settings_of(config, *names, **others), [s.key for s in seeds])
+        return Stage("data", run.path / "data", key)
 
-    data = data_of("data", "num_iterations", *SIZES, fine_tuned=fine_tuned)
+    settings = settings_of(config, "data", "num_iterations", *SIZES, fine_tuned=fine_tuned)
+    data = run.stage("data", settings, seeds)
     measured_on = data_of(*HELD_OUT, *SIZES)
     base = run.stage("base", fingerprint(config.model.base))
     plan = [PlannedStage("seed", 0, "M0", stage) for stage in seeds]
@@ -212,7 +214,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         sft_settings |= method_settings(config, "sft")
         made_by = run.stage("sft", sft_settings, [data_of(*HELD_OUT, *SEED_ROWS), base])
         plan.append(PlannedStage("sft", 0, "M1", made_by))
-    first = made_by
+    first, dealt = made_by, list[Json]()
     probes = evaluate("M1", made_by, 0)
     for k in range(1, config.num_iterations + 1):
         searching = config.in_iteration(k)
@@ -222,7 +224,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         names = (name for name in GENERATION_SETTINGS if name not in unread)
         settings = settings_of(searching, *names, "search", *method, *whole)
         judges = [first] if searching.method.first_judges else []
-        dealt = [config.train_source(i).model_dump(mode="json") for i in range(1, k + 1)]
+        dealt.append(config.train_source(k).model_dump(mode="json"))
         problems = data_of(*HELD_OUT, *SEED_ROWS, fine_tuned=fine_tuned, train=dealt)
         search = run.stage(f"search-{k}", settings, [problems, made_by, *judges])
         preferences = run.stage(f"preferences-{k}", {}, [search])

@@ -50,7 +50,7 @@ def search(
     """Step search with any model on any problems; prints the trees."""
     from actors.rows import do_rows
     from psr_ray.report.transcript import search_tree
-    from psr_ray.storage.files import read_table
+    from psr_ray.storage.files import Row, read_table
     from psr_ray.storage.shards import read_rows, shards
 
     if texts and problems_file is not None:
@@ -61,7 +61,12 @@ def search(
     folder = do_rows(settings, ["search"], model, problems_file, num, out, asked, console)
     names = read_table(folder.parent / "problems.parquet", ["id"])["id"].to_pylist()
     names = names[: max(show, len(asked))]
-    rows = {row["id"]: row for row in read_rows(shards(folder)) if row["id"] in names}
+    rows = dict[str, Row]()
+    for row in read_rows(shards(folder)):
+        if len(rows) == len(names):
+            break
+        if row["id"] in names:
+            rows[row["id"]] = row
     for name in names:
         console.print(search_tree(rows[name]))
     console.print(f"searches: {folder}", soft_wrap=True)

@@ -139,20 +139,25 @@ def disk_checked(folder: Path) -> Iterator[None]:
 
 def store_problem(error: BaseException | None) -> str | None:
     """The reason why a store did not do what it was asked, from an error or its causes."""
-    while error is not None:
-        if type(error).__module__.partition(".")[0] in STORE_PACKAGES:
-            return f"the storage failed ({last_line(error)})"
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    for cause in causes(error):
+        if type(cause).__module__.partition(".")[0] in STORE_PACKAGES:
+            return f"the storage failed ({last_line(cause)})"
     return None
 
 
 def disk_problem(error: BaseException | None) -> str | None:
     """The reason why a disk cannot be written to, from an error or its causes."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            return os.strerror(error.errno)
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            return os.strerror(cause.errno)
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, Ray's wrapping (``cause``) included."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
 
 
 def write_problem(folder: Path) -> str | None:
