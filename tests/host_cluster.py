@@ -6,7 +6,7 @@ import shlex
 import time
 
 from conftest import ROOT
-from stores import BUCKET
+from stores import BUCKET, MAKE_BUCKET, environment
 
 PORT = 5000
 ROWS = """
@@ -16,8 +16,7 @@ from psr_ray.storage.files import read_table
 from psr_ray.storage.shards import shards
 folder = location(sys.argv[1])
 counted = {path.name for path in shards(folder)}
-problems = folder.parent / "problems.parquet"
-asked = read_table(problems, ["id"])["id"].to_pylist() if problems.exists() else []
+asked = read_table(location(sys.argv[2]), ["id"])["id"].to_pylist()
 found = {"asked": asked, "counted": [], "late": []}
 for path in folder.glob("part-*.parquet"):
     ids = read_table(path, ["id"])["id"].to_pylist()
@@ -34,11 +33,10 @@ class HostCluster:
         self.hosts, self.folder = hosts, folder
         self.storage = hosts.add("storage")
         self.store = f"http://{self.storage.address}:{PORT}"
-        variables = {
-            "AWS_ENDPOINT_URL": self.store, "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1",
-            "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
+        variables = environment(self.store) | {
+            "RAY_AUTH_MODE": "disabled",
+            "PYTHONPATH": str(ROOT),
+        }
         self.head = hosts.add("head", **variables)
         self.workers = [hosts.add(f"worker-{i}", **variables) for i in range(num_workers)]
         self.address = f"{self.head.address}:6379"
@@ -58,8 +56,7 @@ class HostCluster:
                 log = self.folder / f"{worker.name}.log"
                 joins = (*start, f"--address={self.address}", "--num-cpus=1")
                 stack.enter_context(worker.running(*joins, log=log))
-            make = f"import s3fs; s3fs.S3FileSystem().mkdir('{BUCKET}')"
-            self.head.run("python", "-c", make)
+            self.head.run("python", "-c", MAKE_BUCKET)
             yield self
 
     def psr_ray(self, *arguments):
@@ -80,9 +77,10 @@ class HostCluster:
         ask = f"import urllib.request as u; print(u.urlopen('{listed}').read())"
         return self.head.run("python", "-c", ask).stdout.count("<Key>")
 
-    def rows(self, out):
-        """The ids of a search's rows: those asked for, those that count, and those that came late."""
-        return json.loads(self.head.run("python", "-c", ROWS, f"{out}/search").stdout)
+    def rows(self, out, problems):
+        """The ids of a search's rows: those of the file of problems, those that count, and those that
+        came late."""
+        return json.loads(self.head.run("python", "-c", ROWS, f"{out}/search", problems).stdout)
 
     @property
     def log(self):

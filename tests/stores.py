@@ -12,17 +12,26 @@ from benchmarks.heads import free_port
 BUCKET = "psr-ray"
 
 
+# What a process runs that makes the bucket.
+MAKE_BUCKET = f"import s3fs; s3fs.S3FileSystem().mkdir('{BUCKET}')"
+
+
+def environment(url):
+    """What lets a process use the store at a URL."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
 class Store:
     """``moto_server``, ended by ``end``; ``environment`` lets a process use it."""
 
     def __init__(self, log):
         port = free_port()
-        self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "tests",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        self.environment = environment(f"http://127.0.0.1:{port}")
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=file)

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT
 from host_provider import Cloud
 from hosts import HOME, NETWORK, UID
-from stores import BUCKET
+from stores import BUCKET, MAKE_BUCKET, environment
 
 pytestmark = pytest.mark.slow
 STORE_PORT = 5000
@@ -97,11 +97,10 @@ def submit(laptop, cloud, tmp_path):
 
 def test_a_cluster_from_up_to_down(hosts, tmp_path, request):
     storage = hosts.add("storage")
-    shared = {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "AUTOSCALER_UPDATE_INTERVAL_S": "2",
-        "AWS_ENDPOINT_URL": f"http://{storage.address}:{STORE_PORT}", "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
+    shared = environment(f"http://{storage.address}:{STORE_PORT}") | {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "2",
+    }
     cloud = Cloud(hosts, close_ports, **shared)
     request.addfinalizer(cloud.end)
     laptop = hosts.add("laptop", **shared, TZ="Asia/Tokyo")
@@ -110,7 +109,7 @@ def test_a_cluster_from_up_to_down(hosts, tmp_path, request):
     put(laptop, "cluster.yaml", yaml.safe_dump(on_hosts(cloud)))
     server = ("python", "-m", "moto.server", "-H", storage.address, "-p", STORE_PORT)
     with storage.running(*server, log=tmp_path / "store.log"):
-        laptop.run("python", "-c", f"import s3fs; s3fs.S3FileSystem().mkdir('{BUCKET}')")
+        laptop.run("python", "-c", MAKE_BUCKET)
         laptop.run("ray", "up", "--yes", "cluster.yaml", timeout=300)
         assert cloud.started == ["head"]
         said, found = submit(laptop, cloud, tmp_path)

@@ -44,10 +44,10 @@ def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
             time.sleep(1)
         took_s = time.time() - cut_at
         assert search.returncode == 0, cluster.log
-        first = cluster.rows(OUT)
+        first = cluster.rows(OUT, f"{OUT}/problems.parquet")
         while time.time() < cut_at + 120 and how != "20 s":  # it may still write
             time.sleep(1)
-        found = cluster.rows(OUT)
+        found = cluster.rows(OUT, f"{OUT}/problems.parquet")
         assert found["counted"] == first["counted"]
         record(f"worker node cut off, {how}", 1, found["asked"], found["counted"], took_s)
 
@@ -66,8 +66,8 @@ def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage
         cluster.storage.firewall("-D", *port)
         back_at = time.time()
         assert running.wait(300) == 0, cluster.log
-        found = cluster.rows(f"s3://{BUCKET}/runs/smoke/search-1")["counted"]
-        assert len(found) == 12
-        record(
-            f"storage out of reach for a minute, {stage}", 1, found, found, time.time() - back_at
-        )
+        took_s, smoke = time.time() - back_at, f"s3://{BUCKET}/runs/smoke"
+        found = cluster.rows(f"{smoke}/search-1", f"{smoke}/data/search-1.parquet")
+        assert len(found["counted"]) == 12
+        fault = f"storage out of reach for a minute, {stage}"
+        record(fault, 1, found["asked"], found["counted"], took_s)
