@@ -98,21 +98,31 @@ class Soak:
         return {"lost": lost, "doubled": doubled, **self.rest()}
 
     def rest(self) -> dict[str, Any]:
-        """Resources held between two runs: live actors, unshared memory, file handles."""
+        """Resources held between two runs: live actors, unshared memory (in all and by
+        program), file handles."""
         time.sleep(10)  # Ray ends what nobody uses
         actors = json.loads(self.head.get("/api/v0/actors?limit=10000"))["data"]["result"]["result"]
-        mb, handles = 0.0, 0
+        mb, handles = Counter[str](), 0
         for process in self.head.processes(""):
             with contextlib.suppress(psutil.Error):
-                mb += process.memory_full_info().uss / 1e6
+                mb[program(process)] += round(process.memory_full_info().uss / 1e6)
                 handles += process.num_fds()
         alive = Counter(actor["class_name"] for actor in actors if actor["state"] != "DEAD")
         return {
             "actors": alive.total(),
             "classes": dict(alive),
-            "mb": round(mb),
+            "mb": mb.total(),
+            "programs": dict(mb),
             "handles": handles,
         }
+
+
+def program(process: psutil.Process) -> str:
+    """What a process runs; a Python script's folder and name."""
+    line = process.cmdline() or [process.name()]
+    if Path(line[0]).name.startswith("python"):
+        line = [part for part in line if part.endswith(".py")] or line
+    return "/".join(Path(line[0].split()[0]).parts[-2:])
 
 
 def check(run_dir: Path) -> tuple[int, int]:

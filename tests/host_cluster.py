@@ -8,7 +8,13 @@ import time
 from conftest import ROOT
 from stores import BUCKET, MAKE_BUCKET, environment
 
-PORT = 5000
+PORT, REDIS_PORT = 5000, 6380
+# Settings of a search whose rows come in small portions, from two engines.
+SMALL_SHARDS = (
+    "engine.num_engines=[2,2]", "engine.max_rows_in_flight=4", "engine.rows_per_shard=4",
+    "engine.layout=restart",
+)  # fmt: skip
+RAY = ("ray", "start", "--block", "--disable-usage-stats")
 ROWS = """
 import json, os, sys
 from psr_ray.storage.locations import location
@@ -26,50 +32,82 @@ os._exit(0)  # a thread of the store's may still be about, and abort the process
 """
 
 
-class HostCluster:
-    """Up inside ``running``. ``storage`` and ``head`` are hosts, ``workers`` a list of them."""
+def psr_ray(*arguments):
+    """A psr-ray command, as a shell has it."""
+    return f"cd {ROOT} && psr-ray {shlex.join(map(str, arguments))}"
 
-    def __init__(self, hosts, folder, num_workers=2):
+
+def search(out, num, *settings):
+    """Arguments of psr-ray for a search."""
+    options = [part for setting in settings for part in ("--set", setting)]
+    asked = ("--num", num, "--set", f"data.heldout.num={num}", "--show", 0, "--out", out)
+    return ("search", "--config", "configs/smoke.yaml", *asked, *options)
+
+
+class HostCluster:
+    """Up inside ``running``. ``storage`` and ``head`` are hosts, ``workers`` a list of them. With
+    ``redis`` the head's control store is kept by a Redis on the storage's host. ``variables`` are in the
+    environment of all that runs on its hosts."""
+
+    def __init__(self, hosts, folder, num_workers=2, *, redis=False, **variables):
         self.hosts, self.folder = hosts, folder
         self.storage = hosts.add("storage")
         self.store = f"http://{self.storage.address}:{PORT}"
-        variables = environment(self.store) | {
-            "RAY_AUTH_MODE": "disabled",
-            "PYTHONPATH": str(ROOT),
-        }
-        self.head = hosts.add("head", **variables)
+        self.redis = f"{self.storage.address}:{REDIS_PORT}" if redis else None
+        usual = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+        variables = environment(self.store) | usual | variables
+        at_head = {} if self.redis is None else {"RAY_REDIS_ADDRESS": self.redis}
+        self.head = hosts.add("head", **variables, **at_head)
         self.workers = [hosts.add(f"worker-{i}", **variables) for i in range(num_workers)]
         self.address = f"{self.head.address}:6379"
+        self.worker_processes = {}
+        self.stack = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def running(self):
-        with contextlib.ExitStack() as stack:
+    def running(self, workers=None):
+        """``workers`` are those that join at once; all where it is not given."""
+        with self.stack:
             server = ("python", "-m", "moto.server", "-H", self.storage.address, "-p", PORT)
-            stack.enter_context(self.storage.running(*server, log=self.folder / "store.log"))
-            start = ("ray", "start", "--block", "--disable-usage-stats")
-            as_head = ("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
-            log = self.folder / "head.log"
-            stack.enter_context(self.head.running(*start, *as_head, log=log))
-            while not self.head.run("ss", "-ltnH", "sport = :6379").stdout:
-                time.sleep(0.2)
-            for worker in self.workers:
-                log = self.folder / f"{worker.name}.log"
-                joins = (*start, f"--address={self.address}", "--num-cpus=1")
-                stack.enter_context(worker.running(*joins, log=log))
+            self._start(self.storage, "store", *server)
+            if self.redis is not None:
+                listens = ("--bind", self.storage.address, "--port", REDIS_PORT)
+                options = ("--protected-mode", "no", "--save", "", "--dir", "/tmp")
+                self._start(self.storage, "redis", "redis-server", *listens, *options)
+            self.start_head()
+            for worker in self.workers if workers is None else workers:
+                self.start_worker(worker)
             self.head.run("python", "-c", MAKE_BUCKET)
             yield self
 
-    def psr_ray(self, *arguments):
-        """A psr-ray command on the head, while the block runs: its process; ``log`` has what it says."""
-        command = f"cd {ROOT} && psr-ray {shlex.join(map(str, arguments))}"
-        log = self.folder / "command.log"
-        return self.head.running("bash", "-c", command, log=log, RAY_ADDRESS=self.address)
+    def start_head(self):
+        """Ray on the head, and its job server on the head's loopback."""
+        self._start(self.head, "head", *RAY, "--head", "--port=6379", "--num-cpus=0")
+        for port in (6379, 8265):
+            while not self.head.run("ss", "-ltnH", f"sport = :{port}").stdout:
+                time.sleep(0.2)
 
-    def search(self, out, num, *settings):
-        """A search on the cluster, while the block runs."""
-        options = [part for setting in settings for part in ("--set", setting)]
-        asked = ("--num", num, "--set", f"data.heldout.num={num}", "--show", 0, "--out", out)
-        return self.psr_ray("search", "--config", "configs/smoke.yaml", *asked, *options)
+    def start_worker(self, worker, **options):
+        """Ray on a worker, whose process in ``worker_processes`` ends with it."""
+        joins = (*RAY, f"--address={self.address}", "--num-cpus=1")
+        self.worker_processes[worker.name] = self._start(worker, worker.name, *joins, **options)
+
+    def _start(self, host, name, *command, **options):
+        log = self.folder / f"{name}.log"
+        return self.stack.enter_context(host.running(*command, log=log, **options))
+
+    def psr_ray(self, *arguments, host=None, **variables):
+        """A psr-ray command on the head, or on another host, while the block runs: its process; ``log``
+        has what it says."""
+        log, command = self.folder / "command.log", psr_ray(*arguments)
+        host = host or self.head
+        variables |= {"RAY_ADDRESS": self.address}
+        return host.running("bash", "-c", command, log=log, **variables)
+
+    def await_rows(self, out, process):
+        """Until a search by a process has two shards of rows; it must go on meanwhile."""
+        while self.objects(f"{out}/search/part-") < 2:
+            assert process.poll() is None, self.log
+            time.sleep(1)
 
     def objects(self, prefix):
         """How many objects of the bucket have names that begin so."""
@@ -77,10 +115,11 @@ class HostCluster:
         ask = f"import urllib.request as u; print(u.urlopen('{listed}').read())"
         return self.head.run("python", "-c", ask).stdout.count("<Key>")
 
-    def rows(self, out, problems):
-        """The ids of a search's rows: those of the file of problems, those that count, and those that
+    def rows(self, stage, problems):
+        """The ids of a stage's rows: those of the file of problems, those that count, and those that
         came late."""
-        return json.loads(self.head.run("python", "-c", ROWS, f"{out}/search", problems).stdout)
+        names = [f"s3://{BUCKET}/{name}" for name in (stage, problems)]
+        return json.loads(self.head.run("python", "-c", ROWS, *names).stdout)
 
     @property
     def log(self):

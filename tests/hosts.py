@@ -92,7 +92,7 @@ class Host:
         run(*inside, "route", "add", "default", "via", f"{NETWORK}.254")
         self._furnish(hosts.key)
 
-    def start(self, shm):
+    def start(self, shm="8g"):
         """Switch it on; it is up when its sshd listens."""
         script = self.folder / "init.sh"
         script.write_text(
@@ -203,11 +203,15 @@ class Host:
         run("ip", "-n", self.namespace, "link", "set", "eth0", "up")
         run("ip", "-n", self.namespace, "route", "replace", "default", "via", f"{NETWORK}.254")
 
-    def end(self):
-        """The power goes: all its processes with it."""
+    def off(self):
+        """The power goes: all its processes with it. ``start`` switches it on again."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()  # its child, the host's first process, ends with it
             self.process.wait(60)
+
+    def end(self):
+        """Switch it off and take it away."""
+        self.off()
         run("ip", "netns", "delete", self.namespace, check=False)
 
 

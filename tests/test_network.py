@@ -3,16 +3,13 @@
 import time
 
 import pytest
-from host_cluster import PORT, HostCluster
+from host_cluster import PORT, SMALL_SHARDS, HostCluster, search
 from stores import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
-OUT = f"s3://{BUCKET}/out"
 NUM = 96
-SETTINGS = (
-    "engine.num_engines=[2,2]", "engine.max_rows_in_flight=4", "engine.rows_per_shard=4",
-    "engine.layout=restart",
-)  # fmt: skip
+SEARCH = search(f"s3://{BUCKET}/out", NUM, *SMALL_SHARDS)
+STAGE, PROBLEMS = "out/search", "out/problems.parquet"
 
 
 def apart(host, others, *, one_way=False):
@@ -26,10 +23,8 @@ def apart(host, others, *, one_way=False):
 @pytest.mark.parametrize("how", ["20 s", "for ever", "one way"])
 def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
     cluster = HostCluster(hosts, tmp_path)
-    with cluster.running(), cluster.search(OUT, NUM, *SETTINGS) as search:
-        while cluster.objects("out/search/part-") < 2:
-            assert search.poll() is None, cluster.log
-            time.sleep(1)
+    with cluster.running(), cluster.psr_ray(*SEARCH) as searching:
+        cluster.await_rows("out", searching)
         gone = cluster.workers[1]
         rules = list(apart(gone, [cluster.head, cluster.workers[0]], one_way=how == "one way"))
         for rule in rules:
@@ -39,17 +34,46 @@ def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
             time.sleep(20)
             for rule in rules:
                 gone.firewall("-D", *rule)
-        while search.poll() is None:
-            assert time.time() < cut_at + 400, cluster.log
-            time.sleep(1)
+        assert searching.wait(400) == 0, cluster.log
         took_s = time.time() - cut_at
-        assert search.returncode == 0, cluster.log
-        first = cluster.rows(OUT, f"{OUT}/problems.parquet")
+        first = cluster.rows(STAGE, PROBLEMS)
         while time.time() < cut_at + 120 and how != "20 s":  # it may still write
             time.sleep(1)
-        found = cluster.rows(OUT, f"{OUT}/problems.parquet")
+        found = cluster.rows(STAGE, PROBLEMS)
         assert found["counted"] == first["counted"]
         record(f"worker node cut off, {how}", 1, found["asked"], found["counted"], took_s)
+
+
+def test_the_head_is_cut_off_from_the_host_of_the_command(hosts, tmp_path, record):
+    cluster = HostCluster(hosts, tmp_path, num_workers=3)
+    [ours, *_] = cluster.workers
+    with cluster.running(), cluster.psr_ray(*SEARCH, host=ours) as searching:
+        cluster.await_rows("out", searching)
+        rules = list(apart(ours, [cluster.head]))
+        for rule in rules:
+            ours.firewall("-A", *rule)
+        cut_at = time.time()
+        time.sleep(20)
+        for rule in rules:
+            ours.firewall("-D", *rule)
+        assert searching.wait(400) == 0, cluster.log
+        found = cluster.rows(STAGE, PROBLEMS)
+        took_s = time.time() - cut_at
+        fault = "head cut off from the command's host, 20 s"
+        record(fault, 1, found["asked"], found["counted"], took_s)
+
+
+def test_two_packets_of_a_hundred_are_lost(hosts, tmp_path, record):
+    cluster = HostCluster(hosts, tmp_path)
+    lost = ("-m", "statistic", "--mode", "random", "--probability", "0.02", "-j", "DROP")
+    for host in (cluster.storage, cluster.head, *cluster.workers):
+        host.firewall("-A", "INPUT", "-i", "eth0", *lost)
+    began = time.time()
+    with cluster.running(), cluster.psr_ray(*SEARCH) as searching:
+        assert searching.wait(600) == 0, cluster.log
+        found = cluster.rows(STAGE, PROBLEMS)
+        fault = "2 % of all packets lost (the whole search)"
+        record(fault, 1, found["asked"], found["counted"], time.time() - began)
 
 
 @pytest.mark.parametrize("stage", ["evaluate-M0", "sft", "search-1", "train-1"])
@@ -66,8 +90,8 @@ def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage
         cluster.storage.firewall("-D", *port)
         back_at = time.time()
         assert running.wait(300) == 0, cluster.log
-        took_s, smoke = time.time() - back_at, f"s3://{BUCKET}/runs/smoke"
-        found = cluster.rows(f"{smoke}/search-1", f"{smoke}/data/search-1.parquet")
+        took_s = time.time() - back_at
+        found = cluster.rows("runs/smoke/search-1", "runs/smoke/data/search-1.parquet")
         assert len(found["counted"]) == 12
         fault = f"storage out of reach for a minute, {stage}"
         record(fault, 1, found["asked"], found["counted"], took_s)

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pytest
 from botocore.exceptions import ConnectTimeoutError
@@ -198,6 +199,22 @@ def test_store_that_refuses_is_one_line(store, monkeypatch):
     assert "bucket" in write_problem(location("s3://psr-ray-not-there/runs"))
     with pytest.raises(PsrError, match="storage of this kind cannot be used"):
         location("nosuch://x/y")
+
+
+def test_a_bucket_that_may_be_read_alone_is_one_line(store):
+    config = load_config("configs/smoke.yaml", ["runs_dir=s3://psr-ray-read-only/runs"])
+    client = boto3.client("s3", endpoint_url=store.environment["AWS_ENDPOINT_URL"])
+    client.create_bucket(Bucket="psr-ray-read-only")
+    rule = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["s3:PutObject"],
+        "Resource": "arn:aws:s3:::psr-ray-read-only/*",
+    }
+    policy = {"Version": "2012-10-17", "Statement": [rule]}
+    client.put_bucket_policy(Bucket="psr-ray-read-only", Policy=json.dumps(policy))
+    with pytest.raises(PsrError, match=r"runs/smoke cannot be written: Forbidden; allow it"):
+        RunDirectory(config).claim()
 
 
 def test_a_store_that_fails_in_mid_run_is_one_line(folder):

@@ -61,7 +61,10 @@ class FolderLock:
             if self._lock is not None and not isinstance(error, OSError):
                 raise
             said = getattr(error, "strerror", None) or last_line(error)  # a store's own errors, too
-            raise PsrError(f"folder {self.folder} cannot be written: {said}") from error
+            raise PsrError(
+                f"folder {self.folder} cannot be written: {said}; allow it (in a store: to read, write, "
+                "list and delete objects), or take another folder (runs_dir of a run, --out)"
+            ) from error
 
     def release(self) -> None:
         """Give the folder up."""

@@ -1,0 +1,97 @@
+"""The head of a cluster dies and comes back: what survives, what the same command or job does."""
+
+import shutil
+import time
+
+import pytest
+from host_cluster import SMALL_SHARDS, HostCluster, psr_ray, search
+from stores import BUCKET
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.long,
+]
+with_redis = pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="needs redis-server (Debian: redis-server)"
+)
+NUM = 96
+SEARCH = search(f"s3://{BUCKET}/out", NUM, *SMALL_SHARDS)
+STAGE, PROBLEMS = "out/search", "out/problems.parquet"
+COMMAND = ("bash", "-c", psr_ray(*SEARCH))
+# Ray's workers give up a head that does not answer after a minute.
+GIVING_UP_S = 150
+
+
+def test_without_redis_all_ends_and_the_same_command_goes_on(hosts, tmp_path, record):
+    cluster = HostCluster(hosts, tmp_path)
+    with cluster.running():
+        with cluster.psr_ray(*SEARCH) as searching:
+            cluster.await_rows("out", searching)
+            cluster.head.off()
+            assert searching.wait(30) != 0
+        kept = cluster.objects("out/search/part-")
+        for process in cluster.worker_processes.values():
+            assert process.wait(GIVING_UP_S) is not None
+        for worker in cluster.workers:
+            assert not worker.run("pgrep", "-f", "VLLM|EngineCore", check=False).stdout
+        cluster.head.start()
+        back_at = time.time()
+        cluster.start_head()
+        for worker in cluster.workers:
+            cluster.start_worker(worker)
+        with cluster.psr_ray(*SEARCH) as searching:
+            assert searching.wait(300) == 0, cluster.log
+        found = cluster.rows(STAGE, PROBLEMS)
+        took_s = time.time() - back_at
+        assert kept
+        fault = "head died, no Redis: same command"
+        record(fault, 1, found["asked"], found["counted"], took_s)
+
+
+@with_redis
+def test_with_redis_a_command_on_another_host_does_not_notice(hosts, tmp_path, record):
+    cluster = HostCluster(hosts, tmp_path, num_workers=3, redis=True)
+    with cluster.running(), cluster.psr_ray(*SEARCH, host=cluster.workers[0]) as searching:
+        cluster.await_rows("out", searching)
+        cluster.head.off()
+        time.sleep(10)
+        cluster.head.start()
+        back_at = time.time()
+        cluster.start_head()
+        assert searching.wait(300) == 0, cluster.log
+        found = cluster.rows(STAGE, PROBLEMS)
+        took_s = time.time() - back_at
+        for process in cluster.worker_processes.values():
+            assert process.poll() is None
+        fault = "head died, Redis: command on a worker node goes on"
+        record(fault, 1, found["asked"], found["counted"], took_s)
+
+
+@with_redis
+def test_with_redis_a_job_fails_and_the_same_job_goes_on(hosts, tmp_path, record):
+    cluster = HostCluster(hosts, tmp_path, redis=True)
+
+    def job(*arguments, **options):
+        return cluster.head.run("ray", "job", *arguments, **options)
+
+    def submit(name, *options, **settings):
+        return job("submit", "--submission-id", name, *options, "--", *COMMAND, **settings)
+
+    with cluster.running():
+        submit("a", "--no-wait")
+        while cluster.objects("out/search/part-") < 2:
+            assert "RUNNING" in (said := job("status", "a").stdout) or "PENDING" in said
+            time.sleep(1)
+        cluster.head.off()
+        cluster.head.start()
+        back_at = time.time()
+        cluster.start_head()
+        while "FAILED" not in (said := job("status", "a", check=False).stdout):
+            assert time.time() < back_at + 120, said
+            time.sleep(2)
+        submit("b", timeout=400)
+        found = cluster.rows(STAGE, PROBLEMS)
+        took_s = time.time() - back_at
+        fault = "head died, Redis: same job again"
+        record(fault, 1, found["asked"], found["counted"], took_s)
