@@ -113,7 +113,7 @@ class HostCluster:
         """How many objects of the bucket have names that begin so."""
         listed = f"{self.store}/{BUCKET}?prefix={prefix}"
         ask = f"import urllib.request as u; print(u.urlopen('{listed}').read())"
-        return self.head.run("python", "-c", ask).stdout.count("<Key>")
+        return self.storage.run("python", "-c", ask).stdout.count("<Key>")
 
     def rows(self, stage, problems):
         """The ids of a stage's rows: those of the file of problems, those that count, and those that

