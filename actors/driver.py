@@ -197,8 +197,8 @@ class IterationDriver:
             preferences=preferences,
             round=(max(planned.iteration, 1), max(self.config.num_iterations, 1)),
         )
-        with resting(self.pool, self.config.engine):
-            run_training(job, self.group)
+        with resting(self.pool, self.config.engine) as beside:
+            run_training(job, self.group, beside)
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 

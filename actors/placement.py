@@ -21,10 +21,15 @@ from psr_ray.ray_internals import infeasible_gangs
 REPORT_AFTER_S = 2.0
 
 
-def room_for(demand: Demand, strategy: Literal["STRICT_PACK", "PACK"]) -> Any:
-    """A placement group of the demand's bundles, which is not there yet. It goes with the actor that
-    asks for it, at the latest."""
-    return placement_group([dict(demand.bundle) for _ in range(demand.num)], strategy=strategy)
+def room_for(
+    demand: Demand,
+    strategy: Literal["STRICT_PACK", "PACK"],
+    labels: list[dict[str, str]] | None = None,
+) -> Any:
+    """A placement group of the demand's bundles, which is not there yet; with ``labels`` each on a node
+    with its own. It goes with the actor that asks for it, at the latest."""
+    bundles = [dict(demand.bundle) for _ in range(demand.num)]
+    return placement_group(bundles, strategy=strategy, bundle_label_selector=labels)
 
 
 def await_room(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.desk import StageWork
 from actors.placement import room_for
-from actors.processes import Process, end_processes, on_nodes
+from actors.processes import Process, alive_nodes, end_processes, on_nodes
 from actors.remote import result_of, this_node
 from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import Demand, engine_demand
@@ -32,6 +32,8 @@ from psr_ray.storage.files import Json
 MAX_BATCHES = 64
 # Seconds that an engine has to say whether it is idle.
 ANSWER_S = 5.0
+# Seconds that engines have to fall asleep; weights go to the node's memory.
+SLEEP_S = 120.0
 
 
 @dataclass
@@ -138,8 +140,25 @@ class EnginePool:
         self._end(list(self.engines))
 
     def rest(self, layout: str, num: int) -> None:
-        """A training begins: engines end or, in other layouts, ``num`` of them stay."""
-        self._end(list(self.engines)[0 if layout == "restart" else num :])
+        """A training begins: engines end or, in other layouts, ``num`` of them stay, and sleep where
+        they are in its place. One that cannot sleep ends."""
+        names = list(self.engines)
+        kept = names[: 0 if layout == "restart" else num]
+        if layout == "colocated" and kept:
+            asleep = [self.engines[name].actor.sleep.remote() for name in kept]
+            ray.wait(asleep, num_returns=len(asleep), timeout=SLEEP_S)
+            kept = [name for name, answer in zip(kept, asleep, strict=True) if succeeded(answer)]
+        self._end([name for name in names if name not in kept])
+
+    def beside(self, num: int) -> tuple[str, ...]:
+        """The nodes of the engines that sleep, one for each of ``num`` training workers that take their
+        GPUs. Where there are fewer all engines end: the workers need GPUs of their own."""
+        marks = [engine.mark for engine in self.engines.values()]
+        nodes = [m["node"] for m in marks if m is not None and m["node"] in alive_nodes()]
+        if len(nodes) < num:
+            self._end(list(self.engines))
+            nodes = []
+        return tuple(nodes)
 
     def starts(self, stage: str) -> int:
         """How many engines a stage has started so far."""
@@ -215,23 +234,30 @@ def inside(room: Any) -> PlacementGroupSchedulingStrategy:
 
 def answer_of(pending: Any) -> Json | None:
     """What an actor's method returned, if it has by now."""
-    if not ray.wait([pending], timeout=0)[0]:
-        return None
-    with suppress(ray.exceptions.RayError):
-        found: Json = ray.get(pending)
-        return found
-    return None
+    found: Json | None = ray.get(pending) if succeeded(pending) else None
+    return found
+
+
+def succeeded(pending: Any) -> bool:
+    """Whether an actor's method has returned by now, and raised nothing."""
+    if ray.wait([pending], timeout=0)[0]:
+        with suppress(ray.exceptions.RayError):
+            ray.get(pending)
+            return True
+    return False
 
 
 @contextmanager
-def resting(pool: Any, engine: EngineConfig) -> Iterator[None]:
-    """A training runs in this block: engines end or wait, by the layout, but not for ever."""
-    result_of(pool.rest.remote(engine.layout, engine.num_engines[0]))
+def resting(pool: Any, engine: EngineConfig) -> Iterator[Callable[[], tuple[str, ...]]]:
+    """A training runs in this block: engines end or wait, by the layout, but not for ever. Gives a
+    function: the nodes of the engines that leave it their GPUs, one for each of its workers, or none."""
+    num = engine.num_engines[0]
+    result_of(pool.rest.remote(engine.layout, num))
     giving_back = threading.Timer(engine.max_idle_s, pool.rest.remote, ("restart", 0))
     giving_back.daemon = True
     giving_back.start()
     try:
-        yield
+        yield lambda: result_of(pool.beside.remote(num)) if engine.shares_gpus else ()
     finally:
         giving_back.cancel()
 

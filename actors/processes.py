@@ -60,10 +60,15 @@ def end_this_process() -> NoReturn:
     raise SystemExit  # never reached
 
 
+def alive_nodes() -> set[str]:
+    """Ids of the cluster's nodes."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def on_nodes(function: Callable[[Any], None], arguments: Mapping[str, Any]) -> None:
     """Call a function on each of these nodes that is alive, with its argument; wait for all."""
     here = ray.get_runtime_context().get_node_id()
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    alive = alive_nodes()
     task: Any = ray.remote(num_cpus=0)(function)
     pending = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(

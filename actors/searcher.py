@@ -54,6 +54,7 @@ class EngineWorker:
     """An actor: one vLLM engine, stage after stage, or two stages at once; many rows at a time."""
 
     engine: Any = None
+    is_asleep = False
 
     def __init__(self) -> None:
         self.loaded: Loaded | None = None
@@ -71,6 +72,9 @@ class EngineWorker:
         still open of a client that has died, this process ends: they are given again.
         """
         with self.opening:
+            if self.is_asleep:
+                self.engine.models.wake()
+                self.is_asleep = False
             desk = self.desks.get(str(work.folder))
             if any(other.is_left_by(work, client) for other in self.desks.values()):
                 self._end_left()
@@ -127,7 +131,7 @@ class EngineWorker:
             self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
             self.loaded = wanted
             if proof is not None:
-                wrong = doubt(proof, self.engine.answers(proof), None, config.model.dtype)
+                wrong = doubt(proof, self.engine.models.answers(proof), None, config.model.dtype)
                 if wrong is not None:
                     desk.log.warning("a fresh engine and the trainer disagree: %s", wrong)
         elif (wanted.model, wanted.weights) != (held.model, held.weights):
@@ -137,9 +141,9 @@ class EngineWorker:
             if differs := misfit(held.shape, shape):
                 self._end(f"{work.model} does not fit a running engine: {differs}")
             try:
-                before = self.engine.answers(proof)
-                self.engine.load(model)
-                wrong = doubt(proof, self.engine.answers(proof), before, config.model.dtype)
+                before = self.engine.models.answers(proof)
+                self.engine.models.load(model)
+                wrong = doubt(proof, self.engine.models.answers(proof), before, config.model.dtype)
             except Exception as error:
                 desk.log.exception("weights could not be loaded in place")
                 self._end(f"loading in place: {type(error).__name__}: {first_line(error)}")
@@ -164,6 +168,13 @@ class EngineWorker:
         me = psutil.Process()
         node = ray.get_runtime_context().get_node_id()
         return {"node": node, "processes": [[me.pid, me.create_time()]]}
+
+    def sleep(self) -> None:
+        """Give the GPU's memory to a training, until a stage is opened."""
+        with self.opening:
+            if self.engine is not None and not self.is_asleep:
+                self.engine.models.sleep()
+                self.is_asleep = True
 
     def is_idle(self) -> bool:
         """Whether no batch is open."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -10,7 +12,7 @@ from ray.util.placement_group import remove_placement_group
 
 from actors.placement import await_room, room_for
 from actors.remote import result_of
-from actors.training_group import Death, demand_of, training_group
+from actors.training_group import Death, demand_of, on_nodes_of, training_group
 from psr_ray.errors import PsrError, last_line
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
@@ -20,9 +22,11 @@ from psr_ray.training.job import TrainingJob, steps_kept
 MAX_IDLE_DEATHS = 2
 
 
-def run_training(job: TrainingJob, group: Any = None) -> None:
+def run_training(
+    job: TrainingJob, group: Any = None, beside: Callable[[], tuple[str, ...]] = tuple
+) -> None:
     """Train a model under Ray Train; its folder is ``job.out``/model afterwards. Without a ``group``
-    workers start and end here.
+    workers start and end here. ``beside`` says on which nodes engines sleep that leave them their GPUs.
 
     Workers that die are replaced and resume from the last checkpoint. A worker's ``PsrError`` is raised
     unchanged, any other error after ``MAX_IDLE_DEATHS`` deaths without progress.
@@ -31,12 +35,12 @@ def run_training(job: TrainingJob, group: Any = None) -> None:
     num_deaths = 0
     with nullcontext(group) if group is not None else training_group(keep=False) as workers:
         while True:
-            kept = steps_kept(job.out)
+            kept, job = steps_kept(job.out), replace(job, nodes=beside())
             try:
                 if not result_of(workers.is_up.remote(job)):
                     # before Ray Train, which would wait silently
                     demand, timeout_s = demand_of(job), job.config.resources_timeout_s
-                    room = room_for(demand, "PACK")
+                    room = room_for(demand, "PACK", on_nodes_of(job))
                     try:
                         await_room(room, demand, job.stage, timeout_s, progress.wait)
                     finally:

@@ -28,6 +28,10 @@ from psr_ray.training.job import TrainingJob, environment
 MAX_FAILED_STARTS = 20
 # The variable that sets another number.
 FAILED_STARTS = "PSR_RAY_MAX_FAILED_STARTS"
+# Ray's own label of a node.
+NODE_LABEL = "ray.io/node-id"
+# A worker that holds more of its GPU's memory after a training ends with it: engines may want it.
+MOST_HELD_BYTES = 2**30
 # Seconds that a group has to end by itself.
 END_S = 60.0
 
@@ -50,7 +54,7 @@ class TrainingGroup:
         self.jobs: list[TrainingJob] = []
         self.finished_by: set[int] = set()
         self.num_finished = 0
-        self.is_closing = False
+        self.is_closing = self.has_leaked = False
         self.changed = asyncio.Condition()
         self.running: asyncio.Future[Death | None] | None = None
 
@@ -81,7 +85,8 @@ class TrainingGroup:
             return running.result() or Death(
                 "its workers ended", "its workers ended", was_killed=True
             )
-        if not self.keep:
+        holds_gpus = job.config.engine.shares_gpus and not job.nodes  # that engines are to have
+        if not self.keep or self.has_leaked or holds_gpus:
             await self.end()
         return None
 
@@ -91,9 +96,10 @@ class TrainingGroup:
             await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
         return self.jobs[number] if len(self.jobs) > number else None
 
-    async def finished(self, number: int, rank: int) -> None:
-        """A worker has done its part of a job and freed its memory."""
+    async def finished(self, number: int, rank: int, held_bytes: int) -> None:
+        """A worker has done its part of a job; of the GPU's memory it could not free so much."""
         self.finished_by.add(rank)
+        self.has_leaked = self.has_leaked or held_bytes > MOST_HELD_BYTES
         if len(self.finished_by) == self.jobs[number].training.num_workers:
             self.finished_by, self.num_finished = set(), number + 1
             await self._tell()
@@ -101,7 +107,7 @@ class TrainingGroup:
     async def end(self) -> None:
         """End the group, once its job is done."""
         running, self.running = self.running, None
-        self.is_closing, self.finished_by = True, set()
+        self.is_closing, self.has_leaked, self.finished_by = True, False, set()
         await self._tell()
         if running is not None:
             await asyncio.wait([running], timeout=END_S)
@@ -129,12 +135,18 @@ def training_group(*, keep: bool, **options: Any) -> Iterator[Any]:
 def workers_of(job: TrainingJob) -> tuple[Any, ...]:
     """What a job asks of its workers: jobs that ask for the same can have the same group."""
     demand, training = demand_of(job), job.training
-    return demand.num, demand.bundle, training.use_gpu, environment(training)
+    return demand.num, demand.bundle, job.nodes, training.use_gpu, environment(training)
 
 
 def demand_of(job: TrainingJob) -> Demand:
     """The resources of a training's workers."""
-    return training_demand(job.training, job.kind, job.config.engine.layout)
+    engine, beside = job.config.engine, bool(job.nodes)
+    return training_demand(job.training, job.kind, engine, beside_engines=beside)
+
+
+def on_nodes_of(job: TrainingJob) -> list[dict[str, str]] | None:
+    """Ray's labels of the nodes of a training's workers; None where any will do."""
+    return [{NODE_LABEL: node} for node in job.nodes] or None
 
 
 def fit(job: TrainingJob, group: Any, number: int) -> Death | None:
@@ -159,6 +171,7 @@ def fit(job: TrainingJob, group: Any, number: int) -> Death | None:
             num_workers=training.num_workers,
             use_gpu=training.use_gpu,
             resources_per_worker=demand_of(job).bundle,
+            label_selector=on_nodes_of(job),
         ),
         run_config=RunConfig(
             name="ray_train",
@@ -201,9 +214,11 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     while (job := ray.get(group.next.remote(number))) is not None:
         Trainer(job).run()
         gc.collect()  # engine, hooks and model refer to each other
+        held_bytes = 0
         if job.training.use_gpu:
             torch.cuda.empty_cache()
-        ray.get(group.finished.remote(number, rank))
+            held_bytes = torch.cuda.memory_reserved()
+        ray.get(group.finished.remote(number, rank, held_bytes))
         number += 1
 
 

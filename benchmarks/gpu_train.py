@@ -1,25 +1,31 @@
-"""Step-DPO on one CUDA GPU: token trees under FlexAttention against padded pairs under SDPA.
+"""Step-DPO on one GPU: token trees under FlexAttention against padded pairs and TRL's DPOTrainer.
 
-    python -m benchmarks.gpu_train
+    python -m benchmarks.gpu_train                    (benchmarks/gpu_session.sh train)
+    python -m benchmarks.gpu_train --device cpu       (a small model, to see that all sides work)
 
-Needs PyTorch (with a compiler for FlexAttention) and transformers, nothing else. The pairs are made up:
-problems of 100 tokens, steps of 40, a pair at every step; the model is a random Llama in bfloat16. Both
-sides make the same forward and backward passes of the same log-probabilities; the padded side sorts by
-length and scores the completions' positions only. Before it, a small model in float32 must give the same
-log-probabilities and gradients on both sides.
+Needs PyTorch (with a compiler for FlexAttention), transformers and, for its side, TRL. The pairs are
+made up: problems of 100 tokens, steps of 40, a pair at every step; a random Llama in bfloat16. All sides
+make an AdamW step on the DPO loss of all pairs, with the same reference; the padded side sorts by length
+and scores the completions' positions only; TRL is benchmarks/trl_side.py at the best of some micro-batch
+sizes. Before it, a small model in float32 must give the same log-probabilities and
+gradients by trees and by padding. On CUDA a profile of the trees' pass is stored beside the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.common import facts, matmul_rate, ratios, spread, store
+from benchmarks.common import RESULTS, facts, matmul_rate, ratios, spread, store
+from benchmarks.trl_side import Pair, Trl
 from psr_ray.training.attention import register_attention
 from psr_ray.training.logprobs import PackScorer
 from psr_ray.training.microbatches import fill
@@ -29,6 +35,8 @@ from psr_ray.training.trees import TokenTree, token_tree
 Path_ = tuple[list[int], list[int]]
 PROBLEM, STEP, VOCABULARY = 100, 40, 32000
 TOLERANCE = 1e-4
+LR, BETA = 1e-6, 0.1
+DEVICE = torch.device("cuda")
 
 
 def search(num_steps: int, rng: random.Random) -> list[Path_]:
@@ -55,7 +63,7 @@ def new_model(attention: str, *, small: bool = False) -> LlamaForCausalLM:
         max_position_embeddings=4096,
         attn_implementation=attention,
     )
-    return LlamaForCausalLM(config).to("cuda", torch.float32 if small else torch.bfloat16)
+    return LlamaForCausalLM(config).to(DEVICE, torch.float32 if small else torch.bfloat16)
 
 
 def exactness() -> dict[str, float]:
@@ -82,7 +90,13 @@ def exactness() -> dict[str, float]:
 
 def tree_pass(scorer: PackScorer, trees: list[TokenTree]) -> torch.Tensor:
     """Log-probabilities of all completions of some trees."""
-    return scorer(pack_trees(trees, torch.device("cuda")))
+    return scorer(pack_trees(trees, DEVICE))
+
+
+def dpo_loss(logps_C: torch.Tensor) -> torch.Tensor:
+    """Sum of the DPO losses of pairs of completions, chosen then rejected, with a reference of zero."""
+    chosen_B, rejected_B = logps_C.float().view(-1, 2).unbind(1)
+    return -F.logsigmoid(BETA * (chosen_B - rejected_B)).sum()
 
 
 def padded_pass(model: LlamaForCausalLM, paths: list[Path_]) -> torch.Tensor:
@@ -94,7 +108,7 @@ def padded_pass(model: LlamaForCausalLM, paths: list[Path_]) -> torch.Tensor:
         end = len(prompt) + len(completion)
         ids[row, :end] = torch.tensor(prompt + completion)
         scored[row, len(prompt) : end] = True
-    ids, scored = ids.cuda(), scored.cuda()
+    ids, scored = ids.to(DEVICE), scored.to(DEVICE)
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     logits = model.lm_head(hidden[scored[:, 1:]]).float()
     logps = -torch.nn.functional.cross_entropy(logits, ids[scored], reduction="none")
@@ -102,49 +116,106 @@ def padded_pass(model: LlamaForCausalLM, paths: list[Path_]) -> torch.Tensor:
     return logps.new_zeros(len(paths)).index_add(0, rows, logps)
 
 
-def timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds, and GiB at the peak beyond what was there before."""
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    torch.cuda.synchronize()
+def synchronize() -> None:
+    """Until the device has done what it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], float | None]) -> tuple[float, float]:
+    """Seconds (those that the work itself returns, where it does), and GiB at the peak beyond what was
+    there before."""
+    on_gpu = DEVICE.type == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    synchronize()
     started = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started, (torch.cuda.max_memory_allocated() - before) / 2**30
+    seconds = work()
+    synchronize()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+    spent = time.perf_counter() - started if seconds is None else seconds
+    return spent, (peak - before) / 2**30
 
 
-def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) -> dict[str, object]:
-    """One length of search: equality of the log-probabilities, then both sides in turn."""
+class Step:
+    """An optimizer step of ours: the passes, then AdamW."""
+
+    def __init__(self, model: torch.nn.Module, passes: Callable[[], None]) -> None:
+        self.model, self.passes = model, passes
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+
+    def __call__(self) -> None:
+        self.passes()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+
+
+def batches_of(paths: list[Path_], budget: int) -> list[list[Path_]]:
+    """Rows of whole pairs for passes of so many tokens, padding included, sorted by length."""
+    pairs = sorted(zip(paths[::2], paths[1::2], strict=True), key=lambda pair: len(pair[0][0]))
+    batches, batch = [], list[Path_]()
+    for pair in pairs:
+        length = sum(map(len, pair[0]))
+        if batch and (len(batch) + 2) * length > budget:
+            batches.append(batch)
+            batch = []
+        batch = [*batch, *pair]
+    return [*batches, batch]
+
+
+def best_trl(searches: list[list[Path_]], small: bool, folder: Path) -> tuple[Trl, int]:
+    """TRL's side at the micro-batch size of those tried that is fastest, and that size."""
+    pairs = [
+        Pair(prompt, chosen, rejected)
+        for paths in searches
+        for (prompt, chosen), (_, rejected) in zip(paths[::2], paths[1::2], strict=True)
+    ]
+    sides = {}
+    for micro in (4,) if small else (8, 16, 32):
+        if len(pairs) % micro == 0:
+            model = new_model("sdpa", small=small)
+            sides[micro] = Trl(
+                model, pairs, folder, batch=len(pairs), micro=micro, lr=LR, beta=BETA
+            )
+    seconds = {micro: min(side.epoch(), side.epoch()) for micro, side in sides.items()}
+    best = min(seconds, key=lambda micro: seconds[micro])
+    print(f"TRL by micro-batch size: {seconds}", flush=True)
+    return sides[best], best
+
+
+def compare(
+    num_steps: int, num_searches: int, num_repeats: int, budget: int, small: bool, folder: Path
+) -> dict[str, object]:
+    """One length of search: equality of the log-probabilities, then all sides in turn."""
     rng = random.Random(num_steps)
     searches = [search(num_steps, rng) for _ in range(num_searches)]
     trees = [token_tree(paths) for paths in searches]
-    rows = sorted((path for paths in searches for path in paths), key=lambda path: len(path[0]))
-    batches, batch = [], []
-    for path in rows:
-        if batch and (len(batch) + 1) * (len(path[0]) + len(path[1])) > budget:
-            batches.append(batch)
-            batch = []
-        batch.append(path)
-    batches.append(batch)
-
-    scorer, plain = PackScorer(new_model(register_attention())), new_model("sdpa")
+    num_pairs = num_searches * num_steps
+    batches = batches_of([path for paths in searches for path in paths], budget)
+    scorer = PackScorer(new_model(register_attention(), small=small))
+    plain = new_model("sdpa", small=small)
     with torch.no_grad():
         packed = tree_pass(scorer, trees[:1])
         alone = padded_pass(plain, searches[0])
     difference = ((packed - alone).abs() / STEP).max().item()
 
     def with_trees() -> None:
-        scorer.zero_grad(set_to_none=False)
         made = [token_tree(paths) for paths in searches]
         for group in fill([len(tree) for tree in made], budget):
-            tree_pass(scorer, [made[i] for i in group]).mean().backward()
+            (dpo_loss(tree_pass(scorer, [made[i] for i in group])) / num_pairs).backward()
 
     def with_padding() -> None:
-        plain.zero_grad(set_to_none=False)
         for rows in batches:
-            padded_pass(plain, rows).mean().backward()
+            (dpo_loss(padded_pass(plain, rows)) / num_pairs).backward()
 
-    sides = {"trees": with_trees, "padded": with_padding}
+    trl, micro = best_trl(searches, small, folder)
+    sides: dict[str, Callable[[], float | None]] = {
+        "trees": Step(scorer, with_trees),
+        "padded": Step(plain, with_padding),
+        "trl": trl.epoch,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, float] = {}
     for repeat in range(num_repeats + 2):  # two to compile and warm up
@@ -153,18 +224,22 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
             if repeat > 1:
                 seconds[name].append(spent)
         print(f"{num_steps} steps, repeat {repeat}: {seconds}", flush=True)
-    num_pairs = len(rows) // 2
-    rate = matmul_rate(torch.bfloat16, "cuda", 8192)
+    if DEVICE.type == "cuda" and num_steps == 8:
+        profile(sides["trees"])
+    size, dtype = (1024, torch.float32) if small else (8192, torch.bfloat16)
+    rate = matmul_rate(dtype, DEVICE.type, size)
     parameters = sum(p.numel() for p in plain.parameters())
     tokens = {
         "trees": sum(len(tree) for tree in trees),
         "padded": sum(len(b) * max(len(p) + len(c) for p, c in b) for b in batches),
+        "trl": trl.num_tokens,
     }
     return {
         "num_pairs": num_pairs,
         "logp_difference_per_token": round(difference, 5),
         "tokens": tokens,
         "token_ratio": round(tokens["padded"] / tokens["trees"], 3),
+        "trl_micro_batch_size": micro,
         "pairs_per_s": {n: spread([num_pairs / s for s in v]) for n, v in seconds.items()},
         "share_of_matmul_rate": {
             name: spread([6 * parameters * tokens[name] / s / rate for s in values])
@@ -172,7 +247,21 @@ def compare(num_steps: int, num_searches: int, num_repeats: int, budget: int) ->
         },
         "peak_gib": {name: round(value, 2) for name, value in peaks.items()},
         "ratio": ratios(seconds["padded"], seconds["trees"]),
+        "ratio_to_trl": ratios(seconds["trl"], seconds["trees"]),
     }
+
+
+def profile(step: Callable[[], float | None]) -> None:
+    """Store where the GPU's time of a step goes."""
+    from torch.profiler import ProfilerActivity
+
+    with torch.profiler.profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    ) as profiled:
+        step()
+        synchronize()
+    table = profiled.key_averages().table(sort_by="self_cuda_time_total", row_limit=30)
+    (RESULTS / "gpu_train.profile.txt").write_text(table)
 
 
 def main() -> None:
@@ -181,20 +270,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--searches", type=int, default=16)
     parser.add_argument("--budget", type=int, default=16384)
+    parser.add_argument("--steps", type=int, nargs="+", default=(4, 8, 16))
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     arguments = parser.parse_args()
+    global DEVICE
+    DEVICE = torch.device(arguments.device)
+    small = arguments.device == "cpu"
     exact = exactness()
     print(f"float32: {exact}")
-    found = {
-        str(n): compare(n, arguments.searches, arguments.repeats, arguments.budget)
-        for n in (4, 8, 16)
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = (arguments.searches, arguments.repeats, arguments.budget, small, Path(folder))
+        found = {str(n): compare(n, *sizes) for n in arguments.steps}
+    if small:
+        print(f"on CPU nothing is stored: {found}")
+        return
     result = {
-        "metric": "pairs/s of forward and backward, trees with FlexAttention over padded SDPA, 8 steps",
-        "ratio": found["8"]["ratio"],
+        "metric": "pairs/s of DPO steps, trees with FlexAttention over padded SDPA, 8 steps",
+        "ratio": found.get("8", next(iter(found.values())))["ratio"],
         "float32_relative_difference": exact,
         "by_steps": found,
         "gpu": torch.cuda.get_device_name(),
-        **facts("torch", "transformers"),
+        **facts("torch", "transformers", "trl"),
     }
     print(f"stored: {store('gpu_train', result)}")
 

@@ -66,7 +66,7 @@ class Side:
         """Problems an hour."""
         settings = ["name=bench", *SETTINGS, *WAYS[self.way], *HEAT[heat]]
         config: Config = load_config(CONFIG, settings)
-        self.engine.forget_prefixes()
+        self.engine.models.forget_prefixes()
         started = time.perf_counter()
         done = self.engine.run([search_task(row, self.prompts, config) for row in rows])
         seconds = time.perf_counter() - started

@@ -111,7 +111,7 @@ class Sides:
 
     def _timed(self, name: str, work: Callable[[], Log], num: int) -> float:
         """Problems a second; the generated tokens a second are noted in ``rates``."""
-        self.engine.forget_prefixes()
+        self.engine.models.forget_prefixes()
         started = time.perf_counter()
         log = work()
         seconds = time.perf_counter() - started

@@ -4,10 +4,8 @@
 
 All three sides train the same random Llama on the same pairs, in float32, with AdamW, the same number of
 pairs an optimizer step and the same threads, in one process, taking turns. Reference log-probabilities
-are computed beforehand on all sides and not timed. TRL takes the pairs' token ids as they are (its own
-tokenisation would add an EOS to every step), groups rows by length (its padding-free mode is switched
-off in this version), scores completions only (which it does by itself on CUDA alone), and runs at the
-best micro-batch size of those tried.
+are computed beforehand on all sides and not timed. TRL (benchmarks/trl_side.py) runs at the best
+micro-batch size of those tried.
 """
 
 from __future__ import annotations
@@ -25,11 +23,11 @@ import psutil
 import pyarrow.parquet as pq
 import torch
 import typer
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.common import alternate, facts, matmul_rate, ratios, spread, store
+from benchmarks.trl_side import Pair, Trl
 from psr_ray.config import DPOConfig
-from psr_ray.storage.locations import EMBEDDED_MODELS
 from psr_ray.training.attention import register_attention
 from psr_ray.training.examples import PreferenceExample, batches_by_search, preference_example
 from psr_ray.training.logprobs import PackScorer
@@ -110,100 +108,31 @@ class Ours:
         return time.perf_counter() - started
 
 
-class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Times what lies between the start and the end of a training."""
-
-    seconds = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.perf_counter()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.perf_counter() - self.started
-
-
-class Theirs:
-    """TRL's DPOTrainer on the same token ids."""
-
-    def __init__(self, pairs: list[PreferenceExample], micro: int, folder: Path) -> None:
-        from datasets import Dataset
-        from transformers import AutoTokenizer
-        from trl import DPOConfig as TrlConfig
-        from trl import DPOTrainer
-        from trl.trainer import utils
-
-        # on CUDA its output head meets completions only; here it needs to be told
-        utils._use_triton = lambda _device: True
-
-        class OnIds(DPOTrainer):  # type: ignore[misc]
-            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-                return dataset
-
-        rows = [
-            {
-                "prompt_ids": list(p.prompt_ids),
-                "chosen_ids": list(p.chosen_ids),
-                "rejected_ids": list(p.rejected_ids),
-                "length": len(p),
-            }
-            for p in pairs
-        ]
-        self.num_tokens = sum(
-            2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs
-        )
-        self.watch = Stopwatch()
-        self.trainer = OnIds(
-            model=new_model(),
-            args=TrlConfig(
-                output_dir=str(folder),
-                per_device_train_batch_size=micro,
-                gradient_accumulation_steps=BATCH // micro,
-                num_train_epochs=1,
-                learning_rate=SETTINGS.lr,
-                beta=SETTINGS.beta,
-                precompute_ref_log_probs=True,
-                precompute_ref_batch_size=micro,
-                train_sampling_strategy="group_by_length",
-                length_column_name="length",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
-                max_length=None,
-                remove_unused_columns=False,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(EMBEDDED_MODELS["tiny-m0"]),
-            callbacks=[self.watch],
-        )
-
-    def epoch(self) -> float:
-        """Seconds of one pass over the pairs."""
-        self.trainer.train()
-        return self.watch.seconds
+def theirs(pairs: list[PreferenceExample], micro: int, folder: Path) -> Trl:
+    """TRL's side, at a micro-batch size."""
+    rows = [Pair(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    learning = {"lr": SETTINGS.lr, "beta": SETTINGS.beta}
+    return Trl(new_model(), rows, folder, batch=BATCH, micro=micro, **learning)
 
 
 def compare(num_steps: int, num_repeats: int, folder: Path, num_pairs: int) -> dict[str, Any]:
     """One length of search: all sides in turn."""
     pairs = pairs_of(num_steps, num_pairs)
-    micros = {micro: Theirs(pairs, micro, folder) for micro in (1, 4, 8)}
+    micros = {micro: theirs(pairs, micro, folder) for micro in (1, 4, 8)}
     tried = {micro: side.epoch() for micro, side in micros.items()}  # warm: the reference was made
     best = min(tried, key=lambda micro: tried[micro])
     print(f"{num_steps} steps, {len(pairs)} pairs; TRL by micro-batch size: {tried}")
-    theirs = micros[best]
+    trl = micros[best]
     trees, plain = (Ours(pairs, BUDGET, trees=trees) for trees in (True, False))
     sides: dict[str, Callable[[], float]] = {
-        "trl": theirs.epoch,
+        "trl": trl.epoch,
         "plain": plain.epoch,
         "trees": trees.epoch,
     }
     seconds = alternate(sides, num_repeats)
     rate = matmul_rate(torch.float32)
     parameters = sum(p.numel() for p in trees.scorer.parameters())
-    tokens = {"trl": theirs.num_tokens, "plain": plain.num_tokens, "trees": trees.num_tokens}
+    tokens = {"trl": trl.num_tokens, "plain": plain.num_tokens, "trees": trees.num_tokens}
     return {
         "num_searches": len({pair.search for pair in pairs}),
         "num_pairs": len(pairs),
@@ -235,7 +164,7 @@ def print_peak(side: str, num_steps: int, num_pairs: int) -> None:
     pairs = pairs_of(num_steps, num_pairs)
     with tempfile.TemporaryDirectory() as folder:
         if side == "trl":
-            epoch = Theirs(pairs, 4, Path(folder)).epoch
+            epoch = theirs(pairs, 4, Path(folder)).epoch
         else:
             epoch = Ours(pairs, BUDGET, trees=side == "trees").epoch
         before = psutil.Process().memory_info().rss

@@ -192,7 +192,7 @@ def judge(
             known = {row["id"]: row for row in stored_way["rows"]}
             each_s = stored_way["seconds_a_pair"]
         left = [row for row in tasks if row["id"] not in known]
-        engine.forget_prefixes()
+        engine.models.forget_prefixes()
         started = time.perf_counter()
         known |= {
             row["id"]: row for row in engine.run([judge_task(r, prompts, asked) for r in left])

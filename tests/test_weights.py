@@ -69,12 +69,12 @@ def ask():
 
 def look(engine):
     [tokens] = engine.run([ask()])
-    return engine.answers(proof), tokens
+    return engine.models.answers(proof), tokens
 
 engine = VllmEngine(first, config.model, config.engine, 0)
 looks = [look(engine)]
 for folder in (second, first, second):
-    engine.load(folder)
+    engine.models.load(folder)
     looks.append(look(engine))
 print("RESULT" + json.dumps(looks))
 engine.close()

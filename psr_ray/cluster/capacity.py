@@ -56,22 +56,27 @@ def resources_text(resources: Resources) -> str:
 # In the layout `colocated` engines and training workers reserve half of the cores that they use: they
 # never work at the same time.
 SHARES = {"restart": 1.0, "colocated": 0.5, "apart": 1.0}
+# Of a GPU that an engine, while it sleeps, leaves to a training worker. Ray takes what is free of a
+# node's GPUs as one sum: what engines leave of up to 16 GPUs must not look like room for another one.
+ENGINE_GPU, TRAINING_GPU = 0.95, 0.05
 
 
 def engine_demand(engine: EngineConfig, num: int = 1) -> Demand:
     """Engines: an actor each, whose GPUs are of one node."""
     bundle: dict[str, float] = {"CPU": engine.cpus_per_engine * SHARES[engine.layout]}
     if engine.tensor_parallel_size:
-        bundle["GPU"] = engine.tensor_parallel_size
+        bundle["GPU"] = ENGINE_GPU if engine.shares_gpus else engine.tensor_parallel_size
     names = "engine.num_engines, engine.tensor_parallel_size, engine.cpus_per_engine"
     return Demand("vLLM engine(s)", num, bundle, names)
 
 
-def training_demand(training: TrainingConfig, name: str, layout: str) -> Demand:
-    """The workers of a training, all at once."""
-    bundle: dict[str, float] = {"CPU": training.cpus_per_worker * SHARES[layout]}
+def training_demand(
+    training: TrainingConfig, name: str, engine: EngineConfig, *, beside_engines: bool = False
+) -> Demand:
+    """The workers of a training, all at once; ``beside_engines`` on GPUs that these hold."""
+    bundle: dict[str, float] = {"CPU": training.cpus_per_worker * SHARES[engine.layout]}
     if training.use_gpu:
-        bundle["GPU"] = 1
+        bundle["GPU"] = TRAINING_GPU if beside_engines else 1
     names = f"{name}.num_workers, {name}.cpus_per_worker"
     return Demand("training worker(s)", training.num_workers, bundle, names)
 
@@ -81,7 +86,7 @@ def demands_of(config: Config) -> list[Demand]:
     return [
         engine_demand(config.engine, config.engine.num_engines[0]),
         *(
-            training_demand(training, name, config.engine.layout)
+            training_demand(training, name, config.engine)
             for name, training in config.trainings().items()
         ),
     ]
@@ -106,8 +111,14 @@ def check_apart(config: Config, kinds: Sequence[NodeKind] | None) -> None:
 
 def places_on(resources: Resources, bundle: Resources) -> int:
     """How many times a bundle fits on an empty node."""
-    wanted = {name: value for name, value in bundle.items() if value}
-    return int(min(resources.get(name, 0) // value for name, value in wanted.items()))
+    places = []
+    for name, value in bundle.items():
+        there = resources.get(name, 0)
+        if name == "GPU" and 0 < value < 1:  # each part is of one GPU
+            places.append(int(there) * int(1 // value))
+        elif value:
+            places.append(int(there // value))
+    return min(places)
 
 
 def check_capacity(demands: Sequence[Demand], kinds: Sequence[NodeKind] | None) -> None:

@@ -13,9 +13,11 @@ class EngineConfig(Frozen):
     num_engines: tuple[Positive, Positive] = (1, 1)
     """Least and most vLLM engines; the pool grows from one to the other as there is work and room."""
     layout: Literal["restart", "colocated", "apart"] = "restart"
-    """During training engines end (``restart``: they start again for each model), wait on the cores
-    that training uses (``colocated``: CPU only), or have their own (``apart``). The last two load each
-    model in place, prove it, and keep the training workers, too."""
+    """During training engines end (``restart``: they start again for each model), sleep on the cores
+    or GPUs that training uses (``colocated``), or have their own (``apart``). The last two load each
+    model in place, prove it, and keep the training workers, too. On GPUs ``colocated`` takes as many
+    engines as training workers, of one GPU each; the weights of an engine that sleeps are in its
+    node's memory."""
     max_idle_s: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds of a training after which engines that wait for its end are given back; they start again
     for the next stage. Layouts but ``restart`` only."""
@@ -58,10 +60,15 @@ class EngineConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def colocated_is_for_cpu(self) -> EngineConfig:
-        if self.layout == "colocated" and self.tensor_parallel_size:
+    def colocated_engines_have_one_gpu(self) -> EngineConfig:
+        if self.shares_gpus and self.tensor_parallel_size > 1:
             raise ValueError(
-                "`layout: colocated` is for engines on CPU (`tensor_parallel_size: 0`): an engine and a "
-                "training worker do not share a GPU yet; take `restart` or `apart`"
+                "`layout: colocated` needs `tensor_parallel_size` 0 or 1: Ray gives parts of a GPU only "
+                "to a process that takes no more than one; take `restart` or `apart`"
             )
         return self
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether engines sleep on GPUs while training uses them."""
+        return self.layout == "colocated" and self.tensor_parallel_size > 0

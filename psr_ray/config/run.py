@@ -191,12 +191,26 @@ class Config(Frozen):
                 "`judge.mode: shared` works out one step: not with `method.unit: solution`; take "
                 "explain or verdict"
             )
+        if self.engine.shares_gpus:
+            self._check_shared_gpus()
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
         self._check_seed_data()
         if self.method.objective == "nll" and not self.dpo.nll_weight:
             raise ValueError("`method.objective: nll` needs a `dpo.nll_weight` above 0")
         return self
+
+    def _check_shared_gpus(self) -> None:
+        """Raises ``ValueError`` where engines and training workers could not share GPUs one to one."""
+        wanted = {self.engine.num_engines[0]}
+        for name, training in self.trainings().items():
+            if not training.use_gpu or {*self.engine.num_engines, training.num_workers} != wanted:
+                least, most = self.engine.num_engines
+                raise ValueError(
+                    f"`engine.layout: colocated` on GPUs needs as many engines as training workers, on "
+                    f"GPUs all of them: `engine.num_engines` is [{least}, {most}], `{name}.num_workers` "
+                    f"{training.num_workers}, `{name}.use_gpu` {str(training.use_gpu).lower()}"
+                )
 
     def _check_seed_data(self) -> None:
         """Raises ``ValueError`` where rows are made that nothing reads, or read that nothing makes."""

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
 from psr_ray.inference.guard import Guard
+from psr_ray.inference.models import Models
 from psr_ray.inference.running import Running, TaskThread, Waiting
 from psr_ray.inference.vllm_api import (
-    answers_of,
     completions_of,
     engine_arguments,
     engine_environment,
     sampling_params,
 )
-from psr_ray.inference.weights import Proof
 from psr_ray.method.generation import EngineTask, GenerationRequest, ModelRole
 
 if TYPE_CHECKING:
@@ -135,22 +134,6 @@ class VllmEngine:
                 num[role] += waiting.request.num_samples
         return [*names.values(), *(running.name for running in going_on)]
 
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache. No task may be in flight. Raises ``RuntimeError`` where it is not."""
-        for engine in self._engines.values():
-            if not engine.reset_prefix_cache():
-                raise RuntimeError("the prefix cache is in use and was not emptied")
-
-    def load(self, folder: str) -> None:
-        """Load the policy's weights from a folder of the same architecture, in place. No task may be in
-        flight."""
-        self._engines["policy"].collective_rpc("load_in_place", args=(folder,))
-        self.forget_prefixes()
-
-    def answers(self, proof: Proof) -> list[float]:
-        """The policy's log-probabilities of a proof's completions. No task may be in flight."""
-        return answers_of(self._engines["policy"], proof)
-
     def close(self) -> None:
         """End the engine's thread once the tasks in flight have ended."""
         self._incoming.put(None)
@@ -166,6 +149,7 @@ class VllmEngine:
                 role: LLMEngine.from_engine_args(EngineArgs(**values))
                 for role, values in arguments.items()
             }
+            self.models = Models(self._engines)
         except BaseException as error:
             self._ready.set_exception(error)
             return

@@ -74,6 +74,7 @@ def engine_arguments(
         arguments |= {
             "tensor_parallel_size": settings.tensor_parallel_size,
             "gpu_memory_utilization": settings.gpu_memory_utilization / num_models,
+            "enable_sleep_mode": settings.shares_gpus,
         }
         if settings.tensor_parallel_size > 1:
             arguments["distributed_executor_backend"] = "mp"

@@ -11,6 +11,8 @@ from psr_ray.planning.model import ModelShape
 GIB = 2**30
 # Taken by CUDA's context, NCCL's buffers and fragmentation, on every GPU.
 RESERVE_GIB = 3.0
+# Held by an engine that sleeps: CUDA's context and graphs (assumed, not measured).
+ASLEEP_GIB = 3.0
 # Bytes an activation takes per token and layer, in units of hidden size × width: what a decoder layer
 # with FlashAttention keeps for its backward pass (Korthikanti et al., arXiv 2205.05198, section 4.1,
 # with a gated MLP); with checkpointing only a layer's input is kept, and one layer's activations.
@@ -144,10 +146,12 @@ def check_fits(config: Config, shape: ModelShape, gpu_gib: float) -> None:
         )
     for name, training in config.trainings().items():
         memory = training_memory(shape, training)
-        if training.use_gpu and memory.total > gpu_gib:
+        free = gpu_gib - (ASLEEP_GIB if config.engine.shares_gpus else 0)
+        if training.use_gpu and memory.total > free:
+            beside = f" beside an engine that sleeps ({ASLEEP_GIB:g})" if free < gpu_gib else ""
             raise PsrError(
-                f"{name}: a worker needs {memory.total:.1f} GiB of a GPU's {gpu_gib:g} GiB (weights "
-                f"{memory.weights:.1f}, gradients {memory.gradients:.1f}, optimizer "
+                f"{name}: a worker needs {memory.total:.1f} GiB of a GPU's {gpu_gib:g} GiB{beside} "
+                f"(weights {memory.weights:.1f}, gradients {memory.gradients:.1f}, optimizer "
                 f"{memory.optimizer:.1f}, activations {memory.activations:.1f}, logits "
                 f"{memory.logits:.1f}, reserve {RESERVE_GIB:g}); "
                 f"{remedy(name, training, memory, gpu_gib)}"

@@ -132,13 +132,18 @@ def print_layouts(
     if not engines or not workers or not times:
         return
     over = assumed(config, shape)
+    can_share = config.engine.tensor_parallel_size == 1 and engines == workers
     for layout in LAYOUTS:
         found = layout_time(times, layout, engines, workers, over)
         gpus = engines + workers if layout == "apart" else max(engines, workers)
-        note = " (not for GPUs yet)" if layout == "colocated" else ""
+        needs = (
+            ""
+            if can_share or layout != "colocated"
+            else ", with an engine of one GPU for each worker"
+        )
         console.print(
             f"engine.layout {layout}: about {found.wall_s / 3600:,.1f} hours on {gpus} GPUs, which work "
-            f"{found.busy_share:.0%} of that{note}",
+            f"{found.busy_share:.0%} of that{needs}",
             soft_wrap=True,
         )
     console.print(

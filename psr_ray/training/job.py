@@ -31,6 +31,8 @@ class TrainingJob:
     preferences: Path | None = None
     round: tuple[int, int] = (1, 1)
     """Which round's training this is, of how many."""
+    nodes: tuple[str, ...] = ()
+    """Of engines that sleep, their ids: a worker takes the GPU of each. Empty: GPUs of their own."""
 
     @property
     def training(self) -> TrainingConfig:
