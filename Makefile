@@ -51,6 +51,7 @@ lint: install  ## ruff, mypy; figures in the README and docs/ against the stored
 	$(BIN)/python scripts/show_demo.py --check
 	$(BIN)/psr-ray results --config configs/evidence.yaml --check
 	$(BIN)/psr-ray results --config configs/judge-modes.yaml --check
+	$(BIN)/psr-ray results --config configs/small-rounds.yaml --check
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python scripts/make_grafana.py --check
 	$(BIN)/python scripts/make_settings.py --check
