@@ -182,7 +182,8 @@ def drivers_of(config: Config, due: list[PlannedStage]) -> Iterator[Drivers]:
             scheduling_strategy=this_node(),
         )
         names = {planned.stage.name for planned in due}
-        keep = config.engine.layout != "restart"
+        # engines that share GPUs get all of their memory back
+        keep = config.engine.layout != "restart" and not config.engine.shares_gpus
         with (
             engine_pool(runtime_env=env) as pool,
             training_group(keep=keep, runtime_env=env) as group,

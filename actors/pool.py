@@ -158,7 +158,7 @@ class EnginePool:
         if len(nodes) < num:
             self._end(list(self.engines))
             nodes = []
-        return tuple(nodes)
+        return tuple(sorted(nodes))
 
     def starts(self, stage: str) -> int:
         """How many engines a stage has started so far."""
@@ -249,15 +249,19 @@ def succeeded(pending: Any) -> bool:
 
 @contextmanager
 def resting(pool: Any, engine: EngineConfig) -> Iterator[Callable[[], tuple[str, ...]]]:
-    """A training runs in this block: engines end or wait, by the layout, but not for ever. Gives a
-    function: the nodes of the engines that leave it their GPUs, one for each of its workers, or none."""
+    """A training runs in this block: engines end or wait, by the layout, but not for ever (those that
+    share its GPUs do: it works under their reservation). Gives a function: the nodes of the engines that
+    leave it their GPUs, one for each of its workers, or none."""
     num = engine.num_engines[0]
     result_of(pool.rest.remote(engine.layout, num))
+    if engine.shares_gpus:
+        yield lambda: result_of(pool.beside.remote(num))
+        return
     giving_back = threading.Timer(engine.max_idle_s, pool.rest.remote, ("restart", 0))
     giving_back.daemon = True
     giving_back.start()
     try:
-        yield lambda: result_of(pool.beside.remote(num)) if engine.shares_gpus else ()
+        yield tuple
     finally:
         giving_back.cancel()
 

@@ -73,8 +73,7 @@ class EngineWorker:
         """
         with self.opening:
             if self.is_asleep:
-                self.engine.models.wake()
-                self.is_asleep = False
+                self._wake()
             desk = self.desks.get(str(work.folder))
             if any(other.is_left_by(work, client) for other in self.desks.values()):
                 self._end_left()
@@ -175,6 +174,13 @@ class EngineWorker:
             if self.engine is not None and not self.is_asleep:
                 self.engine.models.sleep()
                 self.is_asleep = True
+
+    def _wake(self) -> None:
+        try:
+            self.engine.models.wake()
+        except Exception as error:
+            self._end(f"it did not wake: {type(error).__name__}: {first_line(error)}", blame=False)
+        self.is_asleep = False
 
     def is_idle(self) -> bool:
         """Whether no batch is open."""

@@ -22,6 +22,10 @@ from psr_ray.training.job import TrainingJob, steps_kept
 MAX_IDLE_DEATHS = 2
 
 
+class EnginesGoneError(Exception):
+    """Engines whose GPUs the workers were to take are gone."""
+
+
 def run_training(
     job: TrainingJob, group: Any = None, beside: Callable[[], tuple[str, ...]] = tuple
 ) -> None:
@@ -41,8 +45,16 @@ def run_training(
                     # before Ray Train, which would wait silently
                     demand, timeout_s = demand_of(job), job.config.resources_timeout_s
                     room = room_for(demand, "PACK", on_nodes_of(job))
+
+                    def waiting(what: str | None, job: TrainingJob = job) -> None:
+                        progress.wait(what)
+                        if what is not None and job.nodes and beside() != job.nodes:
+                            raise EnginesGoneError
+
                     try:
-                        await_room(room, demand, job.stage, timeout_s, progress.wait)
+                        await_room(room, demand, job.stage, timeout_s, waiting)
+                    except EnginesGoneError:
+                        continue
                     finally:
                         remove_placement_group(room)
                 death = result_of(workers.train.remote(job))

@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ MAX_FAILED_STARTS = 20
 FAILED_STARTS = "PSR_RAY_MAX_FAILED_STARTS"
 # Ray's own label of a node.
 NODE_LABEL = "ray.io/node-id"
-# A worker that holds more of its GPU's memory after a training ends with it: engines may want it.
-MOST_HELD_BYTES = 2**30
 # Seconds that a group has to end by itself.
 END_S = 60.0
 
@@ -54,20 +52,28 @@ class TrainingGroup:
         self.jobs: list[TrainingJob] = []
         self.finished_by: set[int] = set()
         self.num_finished = 0
-        self.is_closing = self.has_leaked = False
+        self.is_closing = False
         self.changed = asyncio.Condition()
         self.running: asyncio.Future[Death | None] | None = None
 
     async def is_up(self, job: TrainingJob) -> bool:
-        """Whether there is a group that can take this job."""
-        same = bool(self.jobs) and workers_of(self.jobs[-1]) == workers_of(job)
-        return self.running is not None and not self.running.done() and same
+        """Whether there is a group that can take this job, or does it."""
+        if self.running is None or self.running.done():
+            return False
+        return self.is_doing(job) or workers_of(self.jobs[-1]) == workers_of(job)
+
+    def is_doing(self, job: TrainingJob) -> bool:
+        """Whether this is the job that the group was given last, and has not done; another driver may
+        ask for it, after engines have gone."""
+        if self.num_finished == len(self.jobs):
+            return False
+        return self.jobs[-1] == replace(job, nodes=self.jobs[-1].nodes)
 
     async def train(self, job: TrainingJob) -> Death | None:
         """Have a job done, by a new group where there is none for it; a job that is being done is waited
         for. Returns how the group died, None where the job is done. Raises a worker's ``PsrError``."""
         up = await self.is_up(job)
-        if not (up and self.jobs[-1] == job and self.num_finished < len(self.jobs)):
+        if not (up and self.is_doing(job)):
             if not up:
                 await self.end()
                 self.num_finished = len(self.jobs)  # what died with its group is given again
@@ -85,8 +91,7 @@ class TrainingGroup:
             return running.result() or Death(
                 "its workers ended", "its workers ended", was_killed=True
             )
-        holds_gpus = job.config.engine.shares_gpus and not job.nodes  # that engines are to have
-        if not self.keep or self.has_leaked or holds_gpus:
+        if not self.keep:
             await self.end()
         return None
 
@@ -96,10 +101,9 @@ class TrainingGroup:
             await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
         return self.jobs[number] if len(self.jobs) > number else None
 
-    async def finished(self, number: int, rank: int, held_bytes: int) -> None:
-        """A worker has done its part of a job; of the GPU's memory it could not free so much."""
+    async def finished(self, number: int, rank: int) -> None:
+        """A worker has done its part of a job and freed its memory."""
         self.finished_by.add(rank)
-        self.has_leaked = self.has_leaked or held_bytes > MOST_HELD_BYTES
         if len(self.finished_by) == self.jobs[number].training.num_workers:
             self.finished_by, self.num_finished = set(), number + 1
             await self._tell()
@@ -107,7 +111,7 @@ class TrainingGroup:
     async def end(self) -> None:
         """End the group, once its job is done."""
         running, self.running = self.running, None
-        self.is_closing, self.has_leaked, self.finished_by = True, False, set()
+        self.is_closing, self.finished_by = True, set()
         await self._tell()
         if running is not None:
             await asyncio.wait([running], timeout=END_S)
@@ -214,11 +218,9 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     while (job := ray.get(group.next.remote(number))) is not None:
         Trainer(job).run()
         gc.collect()  # engine, hooks and model refer to each other
-        held_bytes = 0
         if job.training.use_gpu:
             torch.cuda.empty_cache()
-            held_bytes = torch.cuda.memory_reserved()
-        ray.get(group.finished.remote(number, rank, held_bytes))
+        ray.get(group.finished.remote(number, rank))
         number += 1
 
 

@@ -1,6 +1,6 @@
 """An engine's start, sleep, wake and reload, as the layouts of `engine.layout` need them.
 
-    python -m benchmarks.gpu_engine --model FOLDER --set engine.tensor_parallel_size=1
+    benchmarks/gpu_session.sh engine FOLDER
     python -m benchmarks.gpu_engine                 (the embedded model on CPU, where sleep does nothing)
 
 Seconds of each, and GiB of GPU memory that an engine holds awake and asleep. The weights that are loaded
@@ -9,6 +9,7 @@ in place are the model's own: what is measured is the time, not the proof (tests
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -33,8 +34,9 @@ def held_gib() -> float:
     """GiB of this machine's first GPU that are taken, by any process; 0 without one."""
     if not torch.cuda.is_available():
         return 0.0
-    free, total = torch.cuda.mem_get_info(0)
-    return round((total - free) / 2**30, 2)
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    used = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    return round(float(used) / 1024, 2)
 
 
 def main(

@@ -149,7 +149,7 @@ class Step:
         self.passes()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
 
 
 def batches_of(paths: list[Path_], budget: int) -> list[list[Path_]]:
@@ -173,12 +173,10 @@ def best_trl(searches: list[list[Path_]], small: bool, folder: Path) -> tuple[Tr
         for (prompt, chosen), (_, rejected) in zip(paths[::2], paths[1::2], strict=True)
     ]
     sides = {}
-    for micro in (4,) if small else (8, 16, 32):
-        if len(pairs) % micro == 0:
-            model = new_model("sdpa", small=small)
-            sides[micro] = Trl(
-                model, pairs, folder, batch=len(pairs), micro=micro, lr=LR, beta=BETA
-            )
+    sizes = [size for size in ((4,) if small else (8, 16, 32)) if len(pairs) % size == 0]
+    for micro in sizes or [1]:
+        model, batch = new_model("sdpa", small=small), len(pairs)
+        sides[micro] = Trl(model, pairs, folder, batch=batch, micro=micro, lr=LR, beta=BETA)
     seconds = {micro: min(side.epoch(), side.epoch()) for micro, side in sides.items()}
     best = min(seconds, key=lambda micro: seconds[micro])
     print(f"TRL by micro-batch size: {seconds}", flush=True)

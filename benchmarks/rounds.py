@@ -100,7 +100,7 @@ def predicted(folder: Path, layout: Layout, over: Overheads) -> dict[str, float]
     """The wall time of a run's rounds by the plan's arithmetic, from its work, and as it was."""
     stages = list(stages_of(folder))
     work = [StageTime(None if p.kind in TRAININGS else p.model, work_s(p, m)) for p, m in stages]
-    times = layout_time(work, layout, 1, 1, over)
+    times = layout_time(work, layout, 1, 1, over, keeps_workers=layout != "restart")
     wall = sum(manifest["wall_s"] for _, manifest in stages)
     return {
         "predicted_s": round(times.wall_s, 1),

@@ -191,7 +191,10 @@ def test_layouts_differ_by_their_starts_and_the_gpus_they_hold():
     for k in (1, 2):
         rounds += [StageTime(f"M{k}", 160), StageTime(None, 40), StageTime(f"M{k + 1}", 80)]
     work = 80 + 2 * 280
-    spent = {layout: layout_time(rounds, layout, 8, 4, over) for layout in LAYOUTS}
+    spent = {
+        layout: layout_time(rounds, layout, 8, 4, over, keeps_workers=layout != "restart")
+        for layout in LAYOUTS
+    }
     waits = (80 + 2 * 240) / 8 + 2 * 40 / 4 + 5 * 1 + 2 * 20
     assert spent["restart"].wall_s == pytest.approx(waits + 3 * 100 + 2 * 40)
     assert spent["colocated"].wall_s == pytest.approx(waits + 100 + 2 * 10 + 40)

@@ -2,7 +2,9 @@
 nobody has."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -13,7 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import room_for
 from actors.pool import Engine, EnginePool
-from actors.training_group import MOST_HELD_BYTES, TrainingGroup, demand_of, on_nodes_of
+from actors.training_group import TrainingGroup, demand_of, on_nodes_of
 from psr_ray.cluster.capacity import demands_of, places_on
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
@@ -141,17 +143,12 @@ def test_workers_train_beside_engines_that_sleep_or_alone(two_nodes_of_three_gpu
     assert not pool.engines
 
 
-@pytest.mark.parametrize(("held", "stays"), [(MOST_HELD_BYTES, True), (MOST_HELD_BYTES + 1, False)])
-def test_workers_that_keep_the_gpus_memory_end_after_their_training(held, stays):
+def test_a_group_goes_on_with_a_job_whose_engines_have_gone_meanwhile():
     config = config_of("engine.num_engines=[2,2]")
-    group = TrainingGroup(keep=True)
-    job = type("Job", (), {"training": config.dpo})()
-    group.jobs = [job]
-
-    async def two_workers():
-        await group.finished(0, 0, 0)
-        await group.finished(0, 1, held)
-
-    asyncio.run(two_workers())
-    assert group.num_finished == 1
-    assert group.has_leaked is not stays
+    job = TrainingJob("sft", config, "model", "sft", Path(), Path(), Path(), nodes=("a", "b"))
+    group = TrainingGroup(keep=False)
+    group.running, group.jobs = SimpleNamespace(done=lambda: False), [job]
+    assert asyncio.run(group.is_up(replace(job, nodes=())))
+    assert not asyncio.run(group.is_up(replace(job, nodes=(), model="another")))
+    group.num_finished = 1
+    assert not asyncio.run(group.is_up(replace(job, nodes=())))

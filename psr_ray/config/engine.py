@@ -16,11 +16,11 @@ class EngineConfig(Frozen):
     """During training engines end (``restart``: they start again for each model), sleep on the cores
     or GPUs that training uses (``colocated``), or have their own (``apart``). The last two load each
     model in place, prove it, and keep the training workers, too. On GPUs ``colocated`` takes as many
-    engines as training workers, of one GPU each; the weights of an engine that sleeps are in its
-    node's memory."""
+    engines as training workers, of one GPU each, and its workers start for each training; the weights
+    of an engine that sleeps are in its node's memory."""
     max_idle_s: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds of a training after which engines that wait for its end are given back; they start again
-    for the next stage. Layouts but ``restart`` only."""
+    for the next stage. Not in ``restart``, nor on GPUs that the training uses."""
     cpus_per_engine: Positive = 1
     """CPU cores reserved for an engine."""
     tensor_parallel_size: Annotated[int, Field(ge=0)] = 1

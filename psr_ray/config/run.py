@@ -191,8 +191,8 @@ class Config(Frozen):
                 "`judge.mode: shared` works out one step: not with `method.unit: solution`; take "
                 "explain or verdict"
             )
-        if self.engine.shares_gpus:
-            self._check_shared_gpus()
+        if self.engine.shares_gpus and (why := self.why_gpus_are_not_shared()):
+            raise ValueError(f"`engine.layout: colocated` on GPUs needs {why}")
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
         self._check_seed_data()
@@ -200,17 +200,20 @@ class Config(Frozen):
             raise ValueError("`method.objective: nll` needs a `dpo.nll_weight` above 0")
         return self
 
-    def _check_shared_gpus(self) -> None:
-        """Raises ``ValueError`` where engines and training workers could not share GPUs one to one."""
-        wanted = {self.engine.num_engines[0]}
+    def why_gpus_are_not_shared(self) -> str | None:
+        """What is missing for engines and training workers to share GPUs one to one."""
+        if self.engine.tensor_parallel_size != 1:
+            return "engines of one GPU"
         for name, training in self.trainings().items():
-            if not training.use_gpu or {*self.engine.num_engines, training.num_workers} != wanted:
+            same = {*self.engine.num_engines, training.num_workers} == {training.num_workers}
+            if not (same and training.use_gpu):
                 least, most = self.engine.num_engines
-                raise ValueError(
-                    f"`engine.layout: colocated` on GPUs needs as many engines as training workers, on "
-                    f"GPUs all of them: `engine.num_engines` is [{least}, {most}], `{name}.num_workers` "
-                    f"{training.num_workers}, `{name}.use_gpu` {str(training.use_gpu).lower()}"
+                return (
+                    "as many engines as training workers, on GPUs all of them: `engine.num_engines` is "
+                    f"[{least}, {most}], `{name}.num_workers` {training.num_workers}, `{name}.use_gpu` "
+                    f"{str(training.use_gpu).lower()}"
                 )
+        return None
 
     def _check_seed_data(self) -> None:
         """Raises ``ValueError`` where rows are made that nothing reads, or read that nothing makes."""

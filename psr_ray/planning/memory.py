@@ -146,15 +146,16 @@ def check_fits(config: Config, shape: ModelShape, gpu_gib: float) -> None:
         )
     for name, training in config.trainings().items():
         memory = training_memory(shape, training)
-        free = gpu_gib - (ASLEEP_GIB if config.engine.shares_gpus else 0)
+        num_asleep = (1 + config.method.first_judges) if config.engine.shares_gpus else 0
+        free = gpu_gib - num_asleep * ASLEEP_GIB
         if training.use_gpu and memory.total > free:
-            beside = f" beside an engine that sleeps ({ASLEEP_GIB:g})" if free < gpu_gib else ""
+            beside = f" beside an engine that sleeps ({gpu_gib - free:g})" if free < gpu_gib else ""
             raise PsrError(
                 f"{name}: a worker needs {memory.total:.1f} GiB of a GPU's {gpu_gib:g} GiB{beside} "
                 f"(weights {memory.weights:.1f}, gradients {memory.gradients:.1f}, optimizer "
                 f"{memory.optimizer:.1f}, activations {memory.activations:.1f}, logits "
                 f"{memory.logits:.1f}, reserve {RESERVE_GIB:g}); "
-                f"{remedy(name, training, memory, gpu_gib)}"
+                f"{remedy(name, training, memory, free)}"
             )
 
 

@@ -132,15 +132,14 @@ def print_layouts(
     if not engines or not workers or not times:
         return
     over = assumed(config, shape)
-    can_share = config.engine.tensor_parallel_size == 1 and engines == workers
     for layout in LAYOUTS:
-        found = layout_time(times, layout, engines, workers, over)
+        keeps = (
+            layout == "apart"
+        )  # on shared GPUs workers end, so that engines have all of the memory
+        found = layout_time(times, layout, engines, workers, over, keeps_workers=keeps)
         gpus = engines + workers if layout == "apart" else max(engines, workers)
-        needs = (
-            ""
-            if can_share or layout != "colocated"
-            else ", with an engine of one GPU for each worker"
-        )
+        why = config.why_gpus_are_not_shared() if layout == "colocated" else None
+        needs = "" if why is None else f"; it needs {why}"
         console.print(
             f"engine.layout {layout}: about {found.wall_s / 3600:,.1f} hours on {gpus} GPUs, which work "
             f"{found.busy_share:.0%} of that{needs}",

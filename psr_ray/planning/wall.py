@@ -64,13 +64,20 @@ def assumed(config: Config, shape: ModelShape) -> Overheads:
 
 
 def layout_time(
-    stages: Sequence[StageTime], layout: Layout, num_engines: int, num_workers: int, over: Overheads
+    stages: Sequence[StageTime],
+    layout: Layout,
+    num_engines: int,
+    num_workers: int,
+    over: Overheads,
+    *,
+    keeps_workers: bool,
 ) -> LayoutTime:
     """Wall time and busy share of stages that follow one another.
 
     ``num_engines`` and ``num_workers`` are all GPUs of the engines and of a training. With `restart`
-    engines start for each model and workers for each training; in the other layouts both start once,
-    and each further model is loaded in place. `apart` holds the GPUs of both all the time.
+    engines start for each model; in the other layouts once, and each further model is loaded in place.
+    Training workers start for each training or once (``keeps_workers``). `apart` holds the GPUs of both
+    all the time.
     """
     wall = work = 0.0
     held: str | None = None
@@ -80,7 +87,7 @@ def layout_time(
         if stage.model is None:
             wall += over.training + stage.work_s / num_workers
             wall += 0.0 if workers_are_up else over.group_start
-            workers_are_up = layout != "restart"
+            workers_are_up = keeps_workers
             is_up = is_up and layout != "restart"
             continue
         wall += over.stage + stage.work_s / num_engines
