@@ -73,13 +73,14 @@ def on_hosts(cloud):
     return config
 
 
-def submit(laptop, cloud, tmp_path):
+def submit(laptop, cloud, tmp_path, num_iterations):
     """Submit a run from outside, through the dashboard's tunnel: what its job said, and the ports on
     which each node could be reached meanwhile."""
     job = (
         f"cd {ROOT} && ray job submit --submission-id one --working-dir . "
         "--runtime-env runtime_env.yaml "
-        f"-- python jobs/run.py --config configs/smoke.yaml --set runs_dir={RUNS}"
+        f"-- python jobs/run.py --config configs/smoke.yaml --set runs_dir={RUNS} "
+        f"--set num_iterations={num_iterations}"
     )
     asks = TOKEN | {"RAY_ADDRESS": "http://127.0.0.1:8265"}
     found, log = dict[str, set[int]](), tmp_path / "job.log"
@@ -95,7 +96,10 @@ def submit(laptop, cloud, tmp_path):
     return log.read_text(), found
 
 
-def test_a_cluster_from_up_to_down(hosts, tmp_path, request):
+@pytest.mark.parametrize(
+    "num_iterations", [0, pytest.param(1, marks=[pytest.mark.faults, pytest.mark.long])]
+)
+def test_a_cluster_from_up_to_down(hosts, tmp_path, request, num_iterations):
     storage = hosts.add("storage")
     shared = environment(f"http://{storage.address}:{STORE_PORT}") | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
@@ -112,7 +116,7 @@ def test_a_cluster_from_up_to_down(hosts, tmp_path, request):
         laptop.run("python", "-c", MAKE_BUCKET)
         laptop.run("ray", "up", "--yes", "cluster.yaml", timeout=300)
         assert cloud.started == ["head"]
-        said, found = submit(laptop, cloud, tmp_path)
+        said, found = submit(laptop, cloud, tmp_path, num_iterations)
         assert "Job 'one' succeeded" in said
         status = laptop.run("psr-ray", "status", "smoke", "--runs-dir", RUNS).stdout
         assert "complete" in status.splitlines()
