@@ -20,17 +20,33 @@ from psr_ray.training.job import TrainingJob, steps_kept
 
 # Deaths in a row without a new checkpoint between them, after which a training is given up.
 MAX_IDLE_DEATHS = 2
+# Tells on which nodes engines sleep that leave a training their GPUs.
+Beside = Callable[[], tuple[str, ...]]
 
 
 class EnginesGoneError(Exception):
     """Engines whose GPUs the workers were to take are gone."""
 
 
-def run_training(
-    job: TrainingJob, group: Any = None, beside: Callable[[], tuple[str, ...]] = tuple
-) -> None:
+def await_workers_room(job: TrainingJob, progress: ProgressWriter, beside: Beside) -> None:
+    """Wait for a job's room before Ray Train does, which would wait silently. Raises
+    ``EnginesGoneError``."""
+
+    def waiting(what: str | None) -> None:
+        progress.wait(what)
+        if what is not None and job.nodes != beside():
+            raise EnginesGoneError
+
+    demand, room = demand_of(job), room_for(demand_of(job), "PACK", on_nodes_of(job))
+    try:
+        await_room(room, demand, job.stage, job.config.resources_timeout_s, waiting)
+    finally:
+        remove_placement_group(room)
+
+
+def run_training(job: TrainingJob, group: Any = None, beside: Beside = tuple) -> None:
     """Train a model under Ray Train; its folder is ``job.out``/model afterwards. Without a ``group``
-    workers start and end here. ``beside`` says on which nodes engines sleep that leave them their GPUs.
+    workers start and end here.
 
     Workers that die are replaced and resume from the last checkpoint. A worker's ``PsrError`` is raised
     unchanged, any other error after ``MAX_IDLE_DEATHS`` deaths without progress.
@@ -42,22 +58,10 @@ def run_training(
             kept, job = steps_kept(job.out), replace(job, nodes=beside())
             try:
                 if not result_of(workers.is_up.remote(job)):
-                    # before Ray Train, which would wait silently
-                    demand, timeout_s = demand_of(job), job.config.resources_timeout_s
-                    room = room_for(demand, "PACK", on_nodes_of(job))
-
-                    def waiting(what: str | None, job: TrainingJob = job) -> None:
-                        progress.wait(what)
-                        if what is not None and job.nodes and beside() != job.nodes:
-                            raise EnginesGoneError
-
-                    try:
-                        await_room(room, demand, job.stage, timeout_s, waiting)
-                    except EnginesGoneError:
-                        continue
-                    finally:
-                        remove_placement_group(room)
+                    await_workers_room(job, progress, beside)
                 death = result_of(workers.train.remote(job))
+            except EnginesGoneError:
+                continue
             except RayActorError as error:
                 death = Death(last_line(error), str(error), was_killed=True)
             if death is None:

@@ -15,11 +15,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import room_for
 from actors.pool import Engine, EnginePool
+from actors.trainer import EnginesGoneError, await_workers_room
 from actors.training_group import TrainingGroup, demand_of, on_nodes_of
 from psr_ray.cluster.capacity import demands_of, places_on
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.inference.vllm_api import engine_arguments
+from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.training.job import TrainingJob
 
 SHARED = (
@@ -141,6 +143,15 @@ def test_workers_train_beside_engines_that_sleep_or_alone(two_nodes_of_three_gpu
     assert list(pool.engines) == ["a"]
     assert pool.beside(2) == ()
     assert not pool.engines
+
+
+@pytest.mark.slow
+def test_room_beside_engines_that_have_gone_is_not_awaited(two_nodes_of_three_gpus, tmp_path):
+    config = config_of("engine.num_engines=[2,2]")
+    nodes = ("0" * 56, "1" * 56)
+    job = TrainingJob("sft", config, "model", "sft", tmp_path, tmp_path, tmp_path, nodes=nodes)
+    with pytest.raises(EnginesGoneError):
+        await_workers_room(job, ProgressWriter(tmp_path, "sft", "steps"), tuple)
 
 
 def test_a_group_goes_on_with_a_job_whose_engines_have_gone_meanwhile():
