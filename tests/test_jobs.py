@@ -68,6 +68,8 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         assert {
             f"ray_psr_ray_{name}_total" for name in ("problems", "steps", "verdicts")
         } <= counted
+        num_complete = len(list(run_dir.glob("*/_MANIFEST.json")))
+        assert num_complete >= 3  # M1's evaluation goes on beside its search
         stopped = time.time()
         assert head.job("stop", "first").returncode == 0
         _, alive = psutil.wait_procs(ours, timeout=END_S)
@@ -96,7 +98,7 @@ print(client.get_job_status(name), client.get_job_logs(name))
             time.sleep(0.5)
         said = client.stdout.read()
         assert "SUCCEEDED" in said, said
-        assert said.count("(complete)") >= 4
+        assert said.count("(complete)") >= num_complete
         assert "ray_psr_ray_loss" in counted
         assert all(path.stat().st_mtime == when for path, when in kept.items())
 
