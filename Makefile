@@ -4,15 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=12
-
 .PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint docs check-skypilot install lock clean
 
 demo: install  ## the complete method on the embedded model, two cores
 	$(BIN)/psr-ray demo
 
 test: install  ## all tests but the long ones of make faults
-	$(BIN)/python -m pytest $(TWO) -m "not (long or soak)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12 -m "not (long or soak)"
 
 test-fast: install  ## unit tests alone, under two minutes
 	$(BIN)/python -m pytest -m "not slow"

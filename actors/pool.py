@@ -153,8 +153,8 @@ class EnginePool:
     def beside(self, num: int) -> tuple[str, ...]:
         """The nodes of the engines that sleep, one for each of ``num`` training workers that take their
         GPUs. Where there are fewer all engines end: the workers need GPUs of their own."""
-        marks = [engine.mark for engine in self.engines.values()]
-        nodes = [m["node"] for m in marks if m is not None and m["node"] in alive_nodes()]
+        marks, alive = [engine.mark for engine in self.engines.values()], alive_nodes()
+        nodes = [mark["node"] for mark in marks if mark is not None and mark["node"] in alive]
         if len(nodes) < num:
             self._end(list(self.engines))
             nodes = []

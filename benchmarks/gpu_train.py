@@ -5,7 +5,8 @@
 
 Needs PyTorch (with a compiler for FlexAttention), transformers and, for its side, TRL. The pairs are
 made up: problems of 100 tokens, steps of 40, a pair at every step; a random Llama in bfloat16. All sides
-make an AdamW step on the DPO loss of all pairs, with the same reference; the padded side sorts by length
+make an AdamW step on the DPO loss of all pairs (reference: zero; TRL has its own, not timed). The padded
+side sorts by length
 and scores the completions' positions only; TRL is benchmarks/trl_side.py at the best of some micro-batch
 sizes. Before it, a small model in float32 must give the same log-probabilities and
 gradients by trees and by padding. On CUDA a profile of the trees' pass is stored beside the result.

@@ -14,6 +14,9 @@ SMALL_SHARDS = (
     "engine.num_engines=[2,2]", "engine.max_rows_in_flight=4", "engine.rows_per_shard=4",
     "engine.layout=restart",
 )  # fmt: skip
+# Where a search in the bucket's folder `out` has its rows and its problems.
+OUT = f"s3://{BUCKET}/out"
+STAGE, PROBLEMS = "out/search", "out/problems.parquet"
 RAY = ("ray", "start", "--block", "--disable-usage-stats")
 ROWS = """
 import json, os, sys

@@ -4,8 +4,7 @@ import shutil
 import time
 
 import pytest
-from host_cluster import SMALL_SHARDS, HostCluster, psr_ray, search
-from stores import BUCKET
+from host_cluster import OUT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, psr_ray, search
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,8 +15,7 @@ with_redis = pytest.mark.skipif(
     shutil.which("redis-server") is None, reason="needs redis-server (Debian: redis-server)"
 )
 NUM = 96
-SEARCH = search(f"s3://{BUCKET}/out", NUM, *SMALL_SHARDS)
-STAGE, PROBLEMS = "out/search", "out/problems.parquet"
+SEARCH = search(OUT, NUM, *SMALL_SHARDS)
 COMMAND = ("bash", "-c", psr_ray(*SEARCH))
 # Ray's workers give up a head that does not answer after a minute.
 GIVING_UP_S = 150

@@ -3,13 +3,12 @@
 import time
 
 import pytest
-from host_cluster import PORT, SMALL_SHARDS, HostCluster, search
+from host_cluster import OUT, PORT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, search
 from stores import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
-SEARCH = search(f"s3://{BUCKET}/out", NUM, *SMALL_SHARDS)
-STAGE, PROBLEMS = "out/search", "out/problems.parquet"
+SEARCH = search(OUT, NUM, *SMALL_SHARDS)
 
 
 def apart(host, others, *, one_way=False):

@@ -5,12 +5,9 @@ import re
 
 import pytest
 import ray
-from host_cluster import SMALL_SHARDS, HostCluster, search
-from stores import BUCKET
+from host_cluster import OUT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, search
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
-OUT = f"s3://{BUCKET}/out"
-STAGE, PROBLEMS = "out/search", "out/problems.parquet"
 TOKEN = "0123456789abcdef" * 2
 
 

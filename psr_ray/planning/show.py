@@ -133,9 +133,7 @@ def print_layouts(
         return
     over = assumed(config, shape)
     for layout in LAYOUTS:
-        keeps = (
-            layout == "apart"
-        )  # on shared GPUs workers end, so that engines have all of the memory
+        keeps = layout == "apart"  # where they share GPUs with engines they end after each training
         found = layout_time(times, layout, engines, workers, over, keeps_workers=keeps)
         gpus = engines + workers if layout == "apart" else max(engines, workers)
         why = config.why_gpus_are_not_shared() if layout == "colocated" else None
