@@ -37,7 +37,8 @@ def await_workers_room(job: TrainingJob, progress: ProgressWriter, beside: Besid
         if what is not None and job.nodes != beside():
             raise EnginesGoneError
 
-    demand, room = demand_of(job), room_for(demand_of(job), "PACK", on_nodes_of(job))
+    demand = demand_of(job)
+    room = room_for(demand, "PACK", on_nodes_of(job))
     try:
         await_room(room, demand, job.stage, job.config.resources_timeout_s, waiting)
     finally:

@@ -5,7 +5,7 @@
 #   benchmarks/gpu_session.sh search MODEL          512 searches at once, CUDA graphs, against flat out
 #   benchmarks/gpu_session.sh engine MODEL          an engine's start, sleep, wake and reload
 #   benchmarks/gpu_session.sh real MODEL CONFIG     a real model's run by a config (docs/real-model.md)
-#   benchmarks/gpu_session.sh tiny                  all of it in small on CPU: to see that it works
+#   benchmarks/gpu_session.sh tiny                  train and engine in small on CPU: to see that they work
 #
 # MODEL is a folder in Hugging Face format. `train` needs torch, transformers, trl; the others vLLM.
 set -euo pipefail
