@@ -29,9 +29,9 @@ model.save_pretrained(out)
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_up():
-    """A local Ray for as long as the tests run."""
+    """A local Ray for the tests of one file; others start a Ray of another kind."""
     from psr_ray.cluster.connect import connected
     from psr_ray.config.file import load_config
 
