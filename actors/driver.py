@@ -12,14 +12,16 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, as_completed, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from actors.pool import resting
 from actors.preferences import build_preferences
-from actors.remote import in_task
+from actors.remote import in_task, result_of
 from actors.seed import eft_stage, ift_stage
 from actors.stream import run_rows
 from actors.trainer import run_training
@@ -110,7 +112,7 @@ class IterationDriver:
         """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted.
 
         Its time is that by which the run got longer, since the stage before it ended: a driver's start
-        is in it, and ``beside_s``, what it did beside that stage, is not."""
+        is in it, and ``beside_s``, what it did beside that stage, is not; ``held`` is of that time."""
         if not self.is_due(name):
             return
         planned = self.stages[name]
@@ -121,7 +123,8 @@ class IterationDriver:
         facts = body(planned)
         before, self.ended = self.ended, time.time()
         beside_s = max(before - started, 0.0)
-        stage.finish(self.ended - before, **facts, beside_s=beside_s)
+        held = held_by(self.pool, self.group)
+        stage.finish(self.ended - before, **facts, beside_s=beside_s, held=held)
         stage.tidy()
         log.info("stage finished", extra={"seconds": round(self.ended - started, 1)})
 
@@ -251,6 +254,16 @@ def in_thread(function: Callable[..., None], *arguments: Any) -> Future[None]:
 
     threading.Thread(target=call, daemon=True).start()
     return future
+
+
+def held_by(*actors: Any) -> dict[str, float]:
+    """What the run's engines and training workers held since a stage ended: resources times seconds."""
+    total = dict[str, float]()
+    for actor in actors:
+        with suppress(RayActorError):  # its process starts again; what it counted is lost
+            for resource, seconds in result_of(actor.pop_held.remote()).items():
+                total[resource] = total.get(resource, 0.0) + seconds
+    return total
 
 
 def search_summary(folder: Path) -> Json:

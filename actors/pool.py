@@ -10,6 +10,7 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.desk import StageWork
+from actors.held import Held
 from actors.placement import room_for
 from actors.processes import Process, alive_nodes, end_processes, on_nodes
 from actors.remote import result_of, this_node
@@ -60,6 +62,7 @@ class EnginePool:
         self.num_started: dict[str, int] = {}
         self.attempt = ""
         self.is_closing = False
+        self.held = Held()
 
     def begin(self, stage: str, attempt: str, first: str | None = None) -> int:
         """A stage begins, perhaps once more, by a driver (``attempt``). Engines that work for another
@@ -164,19 +167,25 @@ class EnginePool:
         """How many engines a stage has started so far."""
         return self.num_started.get(stage, 0)
 
+    def pop_held(self) -> dict[str, float]:
+        """What engines have held since this was asked last: resources times seconds."""
+        return self.held.pop()
+
     def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
-        bundle = dict(engine_demand(work.config.engine).bundle)
+        bundle = engine_demand(work.config.engine).bundle
         in_room = self.kept_room is not None and not self._uses_room()
         actor: Any = ray.remote(worker).options(
             scheduling_strategy=inside(self.kept_room) if in_room else "DEFAULT",
-            num_cpus=bundle.pop("CPU"),
-            num_gpus=bundle.pop("GPU", 0),
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
             max_concurrency=MAX_BATCHES,
             max_restarts=0,
         )
         name = uuid.uuid4().hex[:8]
         engine = actor.remote()
-        self.engines[name] = Engine(engine, work.first, engine.place.remote(), in_room)
+        place = engine.place.remote()
+        self.engines[name] = Engine(engine, work.first, place, in_room)
+        place.future().add_done_callback(lambda found: self._placed(name, bundle, found))
         stage = str(work.folder)
         self.num_started[stage] = self.starts(stage) + 1
         return name
@@ -217,8 +226,16 @@ class EnginePool:
     def _started(self) -> list[str]:
         return [name for name, engine in self.engines.items() if engine.mark is not None]
 
+    def _placed(self, name: str, bundle: dict[str, float], found: Future[Json]) -> None:
+        """An engine's process is there, or its actor has died before."""
+        if found.exception() is None:
+            self.held.take(name, bundle)
+        if name not in self.engines:  # dropped meanwhile
+            self.held.leave(name)
+
     def _drop(self, name: str) -> None:
         engine = self.engines.pop(name, None)
+        self.held.leave(name)
         if engine is not None:
             ray.kill(engine.actor)
             if engine.mark is None:  # it is still loading: its children end with it

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from actors.held import Held
 from actors.remote import result_of, this_node, user_error
 from psr_ray.cluster.capacity import Demand, training_demand
 from psr_ray.errors import PsrError, first_line, last_line
@@ -30,6 +31,8 @@ MAX_FAILED_STARTS = 20
 FAILED_STARTS = "PSR_RAY_MAX_FAILED_STARTS"
 # Ray's own label of a node.
 NODE_LABEL = "ray.io/node-id"
+# What the workers of a group are counted as, in what it holds.
+WORKERS = "workers"
 # Seconds that a group has to end by itself.
 END_S = 60.0
 
@@ -55,6 +58,7 @@ class TrainingGroup:
         self.is_closing = False
         self.changed = asyncio.Condition()
         self.running: asyncio.Future[Death | None] | None = None
+        self.held = Held()
 
     async def is_up(self, job: TrainingJob) -> bool:
         """Whether there is a group that can take this job, or does it."""
@@ -80,6 +84,7 @@ class TrainingGroup:
                 handle, number = ray.get_runtime_context().current_actor, len(self.jobs)
                 self.is_closing = False
                 self.running = asyncio.ensure_future(asyncio.to_thread(fit, job, handle, number))
+                self.running.add_done_callback(lambda _: self.held.leave(WORKERS))
                 self.running.add_done_callback(lambda _: asyncio.ensure_future(self._tell()))
             self.jobs.append(job)
             await self._tell()
@@ -97,6 +102,8 @@ class TrainingGroup:
 
     async def next(self, number: int) -> TrainingJob | None:
         """The job of a number, once it is there; None where the group is to end."""
+        demand = demand_of(self.jobs[-1])
+        self.held.take(WORKERS, {name: each * demand.num for name, each in demand.bundle.items()})
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
         return self.jobs[number] if len(self.jobs) > number else None
@@ -115,6 +122,10 @@ class TrainingGroup:
         await self._tell()
         if running is not None:
             await asyncio.wait([running], timeout=END_S)
+
+    async def pop_held(self) -> dict[str, float]:
+        """What workers have held since this was asked last: resources times seconds."""
+        return self.held.pop()
 
     async def _tell(self) -> None:
         async with self.changed:

@@ -17,6 +17,8 @@ SMALL_SHARDS = (
 # Where a search in the bucket's folder `out` has its rows and its problems.
 OUT = f"s3://{BUCKET}/out"
 STAGE, PROBLEMS = "out/search", "out/problems.parquet"
+# What a command says, in a test's folder.
+LOG = "command.log"
 RAY = ("ray", "start", "--block", "--disable-usage-stats")
 ROWS = """
 import json, os, sys
@@ -49,15 +51,18 @@ def search(out, num, *settings):
 
 class HostCluster:
     """Up inside ``running``. ``storage`` and ``head`` are hosts, ``workers`` a list of them. With
-    ``redis`` the head's control store is kept by a Redis on the storage's host. ``variables`` are in the
-    environment of all that runs on its hosts."""
+    ``redis`` the head's control store is kept by a Redis on the storage's host. A worker has a core and
+    ``num_gpus`` GPUs that Ray counts and nobody has. ``variables`` are in the environment of all that
+    runs on its hosts."""
 
-    def __init__(self, hosts, folder, num_workers=2, *, redis=False, **variables):
+    def __init__(self, hosts, folder, num_workers=2, *, redis=False, num_gpus=0, **variables):
         self.hosts, self.folder = hosts, folder
+        self.num_gpus = num_gpus
         self.storage = hosts.add("storage")
         self.store = f"http://{self.storage.address}:{PORT}"
         self.redis = f"{self.storage.address}:{REDIS_PORT}" if redis else None
-        usual = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+        paths = [ROOT / "tests" / "logical_gpus", ROOT] if num_gpus else [ROOT]
+        usual = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ":".join(map(str, paths))}
         variables = environment(self.store) | usual | variables
         at_head = {} if self.redis is None else {"RAY_REDIS_ADDRESS": self.redis}
         self.head = hosts.add("head", **variables, **at_head)
@@ -91,17 +96,18 @@ class HostCluster:
 
     def start_worker(self, worker, **options):
         """Ray on a worker, whose process in ``worker_processes`` ends with it."""
-        joins = (*RAY, f"--address={self.address}", "--num-cpus=1")
+        has = (f"--num-cpus={1 + self.num_gpus}", f"--num-gpus={self.num_gpus}")
+        joins = (*RAY, f"--address={self.address}", *has)
         self.worker_processes[worker.name] = self._start(worker, worker.name, *joins, **options)
 
     def _start(self, host, name, *command, **options):
         log = self.folder / f"{name}.log"
         return self.stack.enter_context(host.running(*command, log=log, **options))
 
-    def psr_ray(self, *arguments, host=None, **variables):
-        """A psr-ray command on the head, or on another host, while the block runs: its process; ``log``
-        has what it says."""
-        log, command = self.folder / "command.log", psr_ray(*arguments)
+    def psr_ray(self, *arguments, host=None, log=LOG, **variables):
+        """A psr-ray command on the head, or on another host, while the block runs: its process; a file
+        of this machine has what it says."""
+        log, command = self.folder / log, psr_ray(*arguments)
         host = host or self.head
         variables |= {"RAY_ADDRESS": self.address}
         return host.running("bash", "-c", command, log=log, **variables)
@@ -124,6 +130,11 @@ class HostCluster:
         names = [f"s3://{BUCKET}/{name}" for name in (stage, problems)]
         return json.loads(self.head.run("python", "-c", ROWS, *names).stdout)
 
+    def json(self, name):
+        """A JSON file of the bucket."""
+        print_it = "import sys, fsspec; print(fsspec.open(sys.argv[1]).open().read().decode())"
+        return json.loads(self.head.run("python", "-c", print_it, f"s3://{BUCKET}/{name}").stdout)
+
     @property
     def log(self):
-        return (self.folder / "command.log").read_text()
+        return (self.folder / LOG).read_text()

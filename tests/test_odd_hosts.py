@@ -1,14 +1,23 @@
 """Hosts that are not like the others: each works, or is refused in one line before any work."""
 
 import importlib.metadata
+import platform
 import re
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
 
 import pytest
 import ray
+from conftest import ROOT
 from host_cluster import OUT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, search
+from stores import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 TOKEN = "0123456789abcdef" * 2
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)  # Debian: faketime
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def replace(host, file, old, new):
@@ -35,6 +44,65 @@ def test_a_node_of_another_user_in_another_time_zone_works(hosts, tmp_path):
             assert searching.wait(300) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
         assert sorted(found["counted"]) == sorted(found["asked"])
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: faketime)")
+@pytest.mark.parametrize("off_s", [120, -120])
+def test_a_node_whose_clock_is_two_minutes_off_works(hosts, tmp_path, off_s):
+    cluster = HostCluster(hosts, tmp_path)
+    first, second = cluster.workers
+    clock = {"LD_PRELOAD": FAKETIME, "FAKETIME": f"{off_s:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+    there = second.run("python", "-c", "import time; print(time.time())", **clock).stdout
+    assert float(there) - time.time() == pytest.approx(off_s, abs=5)
+    with cluster.running([first]):
+        cluster.start_worker(second, **clock)
+        with cluster.psr_ray(*search(OUT, 48, *SMALL_SHARDS)) as searching:
+            assert searching.wait(300) == 0, cluster.log
+        found = cluster.rows(STAGE, PROBLEMS)
+        assert sorted(found["counted"]) == sorted(found["asked"])
+
+
+def test_hosts_whose_names_do_not_resolve_train_together(hosts, tmp_path):
+    cluster = HostCluster(hosts, tmp_path)
+    for host in (cluster.head, *cluster.workers):
+        host.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
+        assert host.run("getent", "hosts", host.name, check=False).returncode != 0
+    settings = ("--set", f"runs_dir=s3://{BUCKET}/runs", "--set", "engine.layout=restart")
+    with cluster.running():
+        with cluster.psr_ray("run", "--config", "configs/smoke.yaml", *settings) as running:
+            assert running.wait(500) == 0, cluster.log
+        assert len(cluster.json("runs/smoke/summary.json")["models"]) == 3
+
+
+def test_a_node_with_another_python_does_not_join(hosts, tmp_path):
+    asked = (SYSTEM_PYTHON, "-c", "import platform; print(platform.python_version())")
+    other = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    here = platform.python_version()
+    if not (other.startswith("3.11.") and other != here):
+        pytest.skip(f"needs a {SYSTEM_PYTHON} 3.11 that is not {here}")
+    cluster = HostCluster(hosts, tmp_path, num_workers=1)
+    [worker] = cluster.workers
+    log = tmp_path / "worker.log"
+    with cluster.running([]):
+        join = ("-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.address}")
+        paths = f"{ROOT}:{sysconfig.get_path('purelib')}"
+        with worker.running(SYSTEM_PYTHON, *join, log=log, PYTHONPATH=paths) as joining:
+            assert joining.wait(60) != 0
+        said = log.read_text()
+        assert here in said
+        assert other in said
+
+
+def test_a_head_whose_port_is_taken_does_not_start(hosts, tmp_path):
+    cluster = HostCluster(hosts, tmp_path, num_workers=0)
+    listen = "import socket, time; s = socket.create_server(('0.0.0.0', 6379)); time.sleep(1000)"
+    started = ("ray", "start", "--head", "--port=6379", "--num-cpus=0", "--disable-usage-stats")
+    with cluster.head.running("python", "-c", listen, log=tmp_path / "other.log"):
+        while not cluster.head.run("ss", "-ltnH", "sport = :6379").stdout:
+            time.sleep(0.2)
+        done = cluster.head.run(*started, check=False)
+        assert done.returncode != 0
+        assert "6379" in done.stdout + done.stderr
 
 
 def test_a_folder_that_only_one_host_sees_is_refused(hosts, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -90,7 +91,16 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(settings, gpu, sa
     console = Console(width=200, file=io.StringIO())
     if said is None:
         print_plan(config, console, gpu=gpu, price=2.0)
-        assert "GPU-hours of h100, " in console.file.getvalue()
+        said = " ".join(console.file.getvalue().split())
+        assert "GPU-hours of work on h100" in said
+        [(hours, gpus, held, money)] = re.findall(
+            r"engine.layout restart: about ([\d.]+) hours on (\d+) GPUs: ([\d.,]+) GPU-hours held, "
+            r"([\d.,]+) at 2 each",
+            said,
+        )
+        held, money = (float(text.replace(",", "")) for text in (held, money))
+        assert held == pytest.approx(float(hours) * int(gpus), rel=0.05)
+        assert money == pytest.approx(2 * held, rel=0.05)
         return
     with pytest.raises(PsrError, match=said):
         print_plan(config, console, gpu=gpu)

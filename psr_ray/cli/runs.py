@@ -30,7 +30,7 @@ def run_stages(
     """Do the run's stages, or those of some kinds up to the last of them; then table and report."""
     from actors.pipeline import run_pipeline
     from psr_ray.doctor import check_inputs
-    from psr_ray.report.display import RunDisplay, alarm_lines, model_table
+    from psr_ray.report.display import RunDisplay, alarm_lines, held_line, model_table
     from psr_ray.report.html import write_report
     from psr_ray.storage.folders import disk_checked
 
@@ -45,6 +45,8 @@ def run_stages(
         )
     if summary["models"]:
         console.print(model_table(summary, console.width))
+    if line := held_line(summary):
+        console.print(line, soft_wrap=True)
     for line in alarm_lines(summary):
         console.print(f"[yellow]alarm:[/yellow] {escape(line)}", soft_wrap=True)
     if kinds is None:

@@ -113,20 +113,24 @@ def print_plan(
         console.print("GPU-hours and what fits: add --gpu " + "|".join(GPUS), soft_wrap=True)
         return
     check_fits(config, shape, kind.memory_gib)
-    money = "" if price is None else f", {total * price:,.2f} at {price:g} a GPU-hour"
     console.print(
-        f"left to do: about {total:,.1f} GPU-hours of {gpu}{money} (assumed: {TRAINING_SHARE:.0%} of "
+        f"left to do: about {total:,.1f} GPU-hours of work on {gpu} (assumed: {TRAINING_SHARE:.0%} of "
         f"the peak in training, {PREFILL_SHARE:.0%} in prompts, {BANDWIDTH_SHARE:.0%} of the bandwidth "
-        "in decoding; loading models and idle GPUs not counted)",
+        "in decoding); GPUs are held for longer:",
         soft_wrap=True,
     )
-    print_layouts(config, shape, times, console)
+    print_layouts(config, shape, times, console, price)
 
 
 def print_layouts(
-    config: Config, shape: ModelShape, times: list[StageTime], console: Console
+    config: Config,
+    shape: ModelShape,
+    times: list[StageTime],
+    console: Console,
+    price: float | None,
 ) -> None:
-    """Wall time and busy share of what is left to do, by layout."""
+    """Wall time of what is left to do, the GPU-hours held (and what they cost) and their busy share, by
+    layout."""
     engines = config.engine.num_engines[1] * config.engine.tensor_parallel_size
     workers = max(t.num_workers if t.use_gpu else 0 for t in config.trainings().values())
     if not engines or not workers or not times:
@@ -138,9 +142,11 @@ def print_layouts(
         gpus = engines + workers if layout == "apart" else max(engines, workers)
         why = config.why_gpus_are_not_shared() if layout == "colocated" else None
         needs = "" if why is None else f"; it needs {why}"
+        hours = found.wall_s / 3600
+        money = "" if price is None else f", {hours * gpus * price:,.2f} at {price:g} each"
         console.print(
-            f"engine.layout {layout}: about {found.wall_s / 3600:,.1f} hours on {gpus} GPUs, which work "
-            f"{found.busy_share:.0%} of that{needs}",
+            f"engine.layout {layout}: about {hours:,.1f} hours on {gpus} GPUs: {hours * gpus:,.1f} "
+            f"GPU-hours held{money}, which work {found.busy_share:.0%} of that{needs}",
             soft_wrap=True,
         )
     console.print(

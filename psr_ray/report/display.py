@@ -239,6 +239,17 @@ def alarm_lines(summary: Json) -> list[str]:
     return [f"{a['model']}: {a['kind']}: {a['message']}" for a in summary["alarms"]]
 
 
+def held_line(summary: Json) -> str:
+    """What the run held of the cluster, which is what it costs; empty where nothing was counted."""
+    held = summary["held"]
+    if not held["seconds"]:
+        return ""
+    return (
+        f"held: {held['seconds'] / 3600:,.2f} {held['resource']}-hours by engines and training workers, "
+        f"which worked {held['busy_share']:.0%} of that"
+    )
+
+
 def cells(entry: Json) -> list[str]:
     """A model's row of the table."""
     return [

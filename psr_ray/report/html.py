@@ -19,6 +19,7 @@ from psr_ray.report.display import (
     cells,
     duration,
     health_cells,
+    held_line,
     number,
     share,
     thinned,
@@ -71,6 +72,7 @@ def write_report(run_dir: Path, summary: Json) -> Path:
         searched=[model for model, _ in stages],
         walkthrough=Markup(as_script(searches_of(stages))),
         wall=wall_lines(summary["wall_s"]),
+        held=held_line(summary),
         memory="not measured" if memory is None else f"{memory / 2**30:.1f} GiB",
     )
     write_text(run_dir / "report.html", html)

@@ -1,0 +1,42 @@
+"""What a run holds of the cluster, whether it works or not: for its cost, resources times seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+
+class Held:
+    """Counts what processes reserve, each under a name from ``take`` to ``leave``; may be called by any
+    thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.since: dict[str, tuple[float, Mapping[str, float]]] = {}
+        self.seconds: dict[str, float] = {}
+
+    def take(self, name: str, resources: Mapping[str, float]) -> None:
+        """A process is in its place; once more says nothing new."""
+        with self.lock:
+            self.since.setdefault(name, (time.monotonic(), resources))
+
+    def leave(self, name: str) -> None:
+        """It has ended, if it ever was there."""
+        with self.lock:
+            self._count(name, time.monotonic())
+
+    def pop(self) -> dict[str, float]:
+        """Resources times seconds since it was asked last: ``{"CPU": 120.0, "GPU": 60.0}``."""
+        with self.lock:
+            now = time.monotonic()
+            for name, (_, resources) in list(self.since.items()):
+                self._count(name, now)
+                self.since[name] = now, resources
+            found, self.seconds = self.seconds, {}
+            return found
+
+    def _count(self, name: str, now: float) -> None:
+        since, resources = self.since.pop(name, (now, {}))
+        for resource, amount in resources.items():
+            self.seconds[resource] = self.seconds.get(resource, 0.0) + amount * (now - since)

@@ -1,0 +1,132 @@
+"""Clusters whose GPUs Ray counts and nobody has: who holds how many of them, and for how long."""
+
+import itertools
+import time
+from contextlib import contextmanager
+
+import pytest
+from conftest import ROOT
+from host_cluster import OUT, PROBLEMS, STAGE, HostCluster, search
+from stores import BUCKET
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
+ON_GPUS = ("engine.tensor_parallel_size=1", "sft.use_gpu=true", "dpo.use_gpu=true")
+
+
+def run(name, *settings):
+    """Arguments of psr-ray for a run in the bucket."""
+    changed = (f"runs_dir=s3://{BUCKET}/runs", f"name={name}", *ON_GPUS, *settings)
+    options = [part for setting in changed for part in ("--set", setting)]
+    return ("run", "--config", "configs/smoke.yaml", *options)
+
+
+class Seen:
+    """GPUs that Ray said were reserved, half a second after half a second."""
+
+    def __init__(self, log):
+        self.log = log
+
+    @property
+    def samples(self):
+        lines = self.log.read_text().splitlines()
+        return [tuple(map(float, line.split())) for line in lines if line[:1].isdigit()]
+
+    @property
+    def seconds(self):
+        """GPU-seconds."""
+        pairs = itertools.pairwise(self.samples)
+        return sum(used * (later - at) for (at, used), (later, _) in pairs)
+
+    @property
+    def most(self):
+        return max(used for _, used in self.samples)
+
+
+@contextmanager
+def seen_by_ray(cluster):
+    """What Ray says while the block runs."""
+    log, sampler = cluster.folder / "gpus.log", ROOT / "tests" / "gpu_sampler.py"
+    with cluster.head.running("python", sampler, log=log, RAY_ADDRESS=cluster.address):
+        yield Seen(log)
+
+
+def held(cluster, *names):
+    """GPU-seconds that runs say they held, and the share in which each worked."""
+    found = [cluster.json(f"runs/{name}/summary.json")["held"] for name in names]
+    assert {each["resource"] for each in found} == {"GPU"}
+    return sum(each["seconds"] for each in found), [each["busy_share"] for each in found]
+
+
+@pytest.mark.parametrize(("layout", "most"), [("restart", 2), ("colocated", 2), ("apart", 4)])
+def test_a_run_says_what_it_holds(hosts, tmp_path, layout, most):
+    cluster = HostCluster(hosts, tmp_path, num_gpus=most // 2)
+    settings = (f"engine.layout={layout}", "engine.num_engines=[2,2]")
+    with cluster.running(), seen_by_ray(cluster) as seen:
+        began = time.time()
+        with cluster.psr_ray(*run("one", *settings)) as running:
+            assert running.wait(600) == 0, cluster.log
+        wall_s = time.time() - began
+        total, [share] = held(cluster, "one")
+    print(layout, "held", total, "Ray says", seen.seconds, "wall", wall_s, "busy", share)
+    assert seen.most == pytest.approx(most)
+    assert total == pytest.approx(seen.seconds, rel=0.15)
+    assert total < most * wall_s
+    assert 0.02 < share < 1
+    assert f"held: {total / 3600:.2f} GPU-hours" in cluster.log
+
+
+def test_an_engine_of_two_gpus_is_of_one_node(hosts, tmp_path):
+    cluster = HostCluster(hosts, tmp_path, num_gpus=3)
+    settings = (
+        "engine.tensor_parallel_size=2",
+        "engine.num_engines=[1,3]",
+        "engine.layout=restart",
+    )
+    with cluster.running(), seen_by_ray(cluster) as seen:
+        with cluster.psr_ray(*search(OUT, 96, *settings)) as searching:
+            assert searching.wait(400) == 0, cluster.log
+        found = cluster.rows(STAGE, PROBLEMS)
+    assert sorted(found["counted"]) == sorted(found["asked"])
+    assert seen.most == 4  # a GPU is left on each node
+
+
+def test_two_runs_share_a_cluster(hosts, tmp_path):
+    cluster = HostCluster(hosts, tmp_path, num_gpus=1)
+    settings = ("engine.num_engines=[1,2]", "engine.layout=restart", "engine.seeded_sampling=true")
+    with cluster.running(), seen_by_ray(cluster) as seen:
+        first = cluster.psr_ray(*run("one", *settings))
+        second = cluster.psr_ray(*run("two", *settings), log="second.log")
+        with first as one, second as two:
+            assert one.wait(900) == 0, cluster.log
+            assert two.wait(900) == 0, (tmp_path / "second.log").read_text()
+        total, shares = held(cluster, "one", "two")
+        accuracies = [
+            [model["accuracy"] for model in cluster.json(f"runs/{name}/summary.json")["models"]]
+            for name in ("one", "two")
+        ]
+    print("held", total, "Ray says", seen.seconds, "busy", shares)
+    assert accuracies[0] == accuracies[1]
+    assert seen.most <= 2
+    assert total == pytest.approx(seen.seconds, rel=0.15)
+
+
+def test_a_spot_node_is_taken_away(hosts, tmp_path, record):
+    cluster = HostCluster(hosts, tmp_path, num_gpus=1)
+    settings = (
+        "engine.num_engines=[1,2]", "engine.layout=restart", "sft.num_workers=1", "dpo.num_workers=1",
+        "data.train=[{num: 96}]", "engine.max_rows_in_flight=4",
+    )  # fmt: skip
+    with cluster.running(), seen_by_ray(cluster) as seen:
+        with cluster.psr_ray(*run("one", *settings)) as running:
+            while cluster.objects("runs/one/search-1/part-") < 2:
+                assert running.poll() is None, cluster.log
+                time.sleep(1)
+            cluster.workers[1].off()
+            gone_at = time.time()
+            assert running.wait(900) == 0, cluster.log
+            took_s = time.time() - gone_at
+        found = cluster.rows("runs/one/search-1", "runs/one/data/search-1.parquet")
+        total, _ = held(cluster, "one")
+    print("held", total, "Ray says", seen.seconds)
+    assert total == pytest.approx(seen.seconds, rel=0.2)
+    record("spot node of GPUs lost", 1, found["asked"], found["counted"], took_s)
