@@ -91,7 +91,7 @@ class EnginePool:
         for name in lent - set(self._started()) - set(self.leases.values()):
             self._drop(name)
         for name in lent & set(self.engines):
-            self._leave(name, stage)
+            self.engines[name].actor.leave.remote(stage)
 
     def lend(
         self, work: StageWork, client: str, worker: type[EngineWorker], broken: str | None
@@ -185,6 +185,8 @@ class EnginePool:
         engine = actor.remote()
         place = engine.place.remote()
         self.engines[name] = Engine(engine, work.first, place, in_room)
+        if in_room:  # which is there, and waits for the process
+            self.held.take(name, bundle)
         place.future().add_done_callback(lambda found: self._placed(name, bundle, found))
         stage = str(work.folder)
         self.num_started[stage] = self.starts(stage) + 1
@@ -210,9 +212,6 @@ class EnginePool:
         if pending:
             ray.wait(pending, num_returns=len(pending), timeout=ANSWER_S)
         self._end(names)
-
-    def _leave(self, name: str, stage: str) -> None:
-        self.engines[name].actor.leave.remote(stage)
 
     def _is_idle(self, name: str) -> bool:
         try:

@@ -83,6 +83,9 @@ class TrainingGroup:
                 self.num_finished = len(self.jobs)  # what died with its group is given again
                 handle, number = ray.get_runtime_context().current_actor, len(self.jobs)
                 self.is_closing = False
+                demand = demand_of(job)  # its room is there
+                held = {name: each * demand.num for name, each in demand.bundle.items()}
+                self.held.take(WORKERS, held)
                 self.running = asyncio.ensure_future(asyncio.to_thread(fit, job, handle, number))
                 self.running.add_done_callback(lambda _: self.held.leave(WORKERS))
                 self.running.add_done_callback(lambda _: asyncio.ensure_future(self._tell()))
@@ -102,8 +105,6 @@ class TrainingGroup:
 
     async def next(self, number: int) -> TrainingJob | None:
         """The job of a number, once it is there; None where the group is to end."""
-        demand = demand_of(self.jobs[-1])
-        self.held.take(WORKERS, {name: each * demand.num for name, each in demand.bundle.items()})
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
         return self.jobs[number] if len(self.jobs) > number else None

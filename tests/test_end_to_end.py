@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -58,6 +59,26 @@ def test_the_summary_holds_every_figure_of_every_model(run_dir):
     assert held["resource"] == "CPU"
     assert 0 < held["seconds"] < 2 * sum(summary["wall_s"].values())  # at most two cores at once
     assert 0 < held["busy_share"] < 1
+
+
+def test_the_run_starts_one_engine_and_searches_beside_the_evaluation(run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["engine_starts"] == 1
+    begun, measured = (
+        (run_dir / name).stat().st_mtime for name in ("search-1/_KEY", "evaluate-M1/_MANIFEST.json")
+    )
+    assert begun < measured
+    wall_s = summary["wall_s"]
+    ends = [(run_dir / name / "_MANIFEST.json").stat().st_mtime for name in wall_s]
+    assert sorted(ends) == ends
+    passed = [after - before for before, after in pairwise(ends)]
+    assert list(wall_s.values())[1:] == pytest.approx(passed, abs=0.5)
+    weights = [
+        {row["weights"] for row in read_rows(shards(run_dir / stage / "solve"))}
+        for stage in ("evaluate-M0", "evaluate-M1", "evaluate-M2")
+    ]
+    assert [len(values) for values in weights] == [1, 1, 1]
+    assert len(set.union(*weights)) == 3
 
 
 def test_every_model_is_measured_on_the_benchmark_and_beside_the_paper(run_dir):

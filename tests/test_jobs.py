@@ -40,12 +40,11 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         head = Head(tmp_path / "head.log", **variables)
         stack.callback(head.end)
         run_dir = location(f"s3://{BUCKET}/runs/smoke")
-        settings = (
-            "--set",
-            f"runs_dir={run_dir.parent}",
-            "--set",
-            f"model.base=s3://{BUCKET}/tiny-m0",
-        )
+        changed = (
+            f"runs_dir={run_dir.parent}", f"model.base=s3://{BUCKET}/tiny-m0", "data.heldout.num=8",
+            "sft.num_workers=1", "dpo.num_workers=1",
+        )  # fmt: skip
+        settings = [part for setting in changed for part in ("--set", setting)]
         entry = (sys.executable, "jobs/run.py", "--config", "configs/smoke.yaml", *settings)
 
         def status():

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import pairwise
 
 import pytest
 from conftest import ROOT
@@ -44,27 +43,6 @@ def finished(process):
 
 def summary(folder):
     return json.loads((folder / "smoke" / "summary.json").read_text())
-
-
-def test_a_run_with_kept_engines_starts_one_and_searches_beside_the_evaluation(tmp_path):
-    finished(run(tmp_path, *WARM))
-    assert summary(tmp_path)["engine_starts"] == 1
-    begun, measured = (
-        (tmp_path / "smoke" / name).stat().st_mtime
-        for name in ("search-1/_KEY", "evaluate-M1/_MANIFEST.json")
-    )
-    assert begun < measured
-    wall_s = summary(tmp_path)["wall_s"]
-    ends = [(tmp_path / "smoke" / name / "_MANIFEST.json").stat().st_mtime for name in wall_s]
-    assert sorted(ends) == ends
-    passed = [after - before for before, after in pairwise(ends)]
-    assert list(wall_s.values())[1:] == pytest.approx(passed, abs=0.5)
-    weights = [
-        {row["weights"] for row in rows_of(tmp_path, stage, "solve").values()}
-        for stage in ("evaluate-M0", "evaluate-M1", "evaluate-M2")
-    ]
-    assert [len(values) for values in weights] == [1, 1, 1]
-    assert len(set.union(*weights)) == 3
 
 
 @pytest.mark.faults

@@ -16,9 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # The demo, made small.
 SMALL = (
     "num_iterations=0", "data.ift.num=64", "data.eft.num=128", "data.eft_solutions=null",
-    "data.train=[{num: 12}]", "data.judge.num=12", "data.heldout.num=24", "data.hard=null",
+    "data.train=[{num: 12}]", "data.judge.num=12", "data.heldout.num=12", "data.hard=null",
     "judge={mode: verdict, min_lead: 0}", "engine.num_engines=[1, 1]", "sft.num_workers=1",
-    "dpo.num_workers=1", "dpo.batch_size=8", "dpo.solutions_per_batch=8", "dpo.num_epochs=1",
     "evaluation={max_tokens: 128, num_search_problems: 6, num_samples: 2, num_probes: 0}",
 )  # fmt: skip
 
