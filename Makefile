@@ -45,6 +45,7 @@ lint: install  ## ruff, mypy; figures in the README and docs/ against the stored
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python scripts/show_demo.py --check
 	$(BIN)/psr-ray results --config configs/evidence.yaml --check
 	$(BIN)/psr-ray results --config configs/judge-modes.yaml --check

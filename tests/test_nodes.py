@@ -38,12 +38,16 @@ def test_a_node_that_does_not_see_the_run_is_refused(tmp_path):
 @pytest.mark.slow
 def test_room_that_does_not_come_in_time_is_reported_and_given_up(ray_up):
     said = []
+    other = room_for(Demand("engine(s)", 1, {"CPU": 1}, "x"), "PACK")
+    ray.get(other.ready())
     demand = Demand("vLLM engine(s)", 1, {"CPU": 1, "GPU": 8}, "engine.tensor_parallel_size")
     with pytest.raises(
         PsrError, match=r"no room .* within 3 s .*8 GPU on one node.*engine\.tensor"
     ):
         await_room(room_for(demand, "STRICT_PACK"), demand, "search by M1", 3, said.append)
     assert said[0].startswith("waiting for 1 vLLM engine(s), each 1 CPU, 8 GPU on one node")
+    assert "_group_" not in said[0]
+    remove_placement_group(other)
     said.clear()
     demand = Demand("worker(s)", 2, {"CPU": 1}, "x")
     await_room(room := room_for(demand, "PACK"), demand, "train", 60, said.append)

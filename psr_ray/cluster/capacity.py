@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from psr_ray.config import Config, EngineConfig, TrainingConfig
 from psr_ray.errors import PsrError
 
 Resources = Mapping[str, float]
+# Ray's names of a placement group's parts: CPU_group_0_911aa66ea052…, bundle_group_911aa66ea052….
+IN_GROUP = re.compile(r"_group_(\d+_)?[0-9a-f]{20,}$")
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class NodeKind:
 
 
 def countable(resources: Resources) -> dict[str, float]:
-    """CPUs, GPUs and custom resources alone, without memory (it differs from node to node) and Ray's own
-    marks."""
+    """CPUs, GPUs and custom resources alone, without memory (it differs from node to node), Ray's own
+    marks, and what placement groups have, which Ray lists once more under other names."""
     return {
         name: value
         for name, value in resources.items()
-        if name not in ("memory", "object_store_memory") and ":" not in name
+        if name not in ("memory", "object_store_memory")
+        and ":" not in name
+        and not IN_GROUP.search(name)
     }
 
 
