@@ -16,10 +16,10 @@ class Held:
         self.since: dict[str, tuple[float, Mapping[str, float]]] = {}
         self.seconds: dict[str, float] = {}
 
-    def take(self, name: str, resources: Mapping[str, float]) -> None:
-        """A process is in its place; once more says nothing new."""
+    def take(self, name: str, resources: Mapping[str, float], ago_s: float = 0.0) -> None:
+        """A process is in its place, since some seconds ago; once more says nothing new."""
         with self.lock:
-            self.since.setdefault(name, (time.monotonic(), resources))
+            self.since.setdefault(name, (time.monotonic() - ago_s, resources))
 
     def leave(self, name: str) -> None:
         """It has ended, if it ever was there."""

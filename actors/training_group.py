@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayActorError
 
@@ -59,6 +61,7 @@ class TrainingGroup:
         self.changed = asyncio.Condition()
         self.running: asyncio.Future[Death | None] | None = None
         self.held = Held()
+        self.asked_at = 0.0  # for its workers
 
     async def is_up(self, job: TrainingJob) -> bool:
         """Whether there is a group that can take this job, or does it."""
@@ -83,9 +86,7 @@ class TrainingGroup:
                 self.num_finished = len(self.jobs)  # what died with its group is given again
                 handle, number = ray.get_runtime_context().current_actor, len(self.jobs)
                 self.is_closing = False
-                demand = demand_of(job)  # its room is there
-                held = {name: each * demand.num for name, each in demand.bundle.items()}
-                self.held.take(WORKERS, held)
+                self.asked_at = time.monotonic()
                 self.running = asyncio.ensure_future(asyncio.to_thread(fit, job, handle, number))
                 self.running.add_done_callback(lambda _: self.held.leave(WORKERS))
                 self.running.add_done_callback(lambda _: asyncio.ensure_future(self._tell()))
@@ -103,8 +104,12 @@ class TrainingGroup:
             await self.end()
         return None
 
-    async def next(self, number: int) -> TrainingJob | None:
-        """The job of a number, once it is there; None where the group is to end."""
+    async def next(self, number: int, age_s: float) -> TrainingJob | None:
+        """The job of a number, once it is there, for a worker whose process is some seconds old; None
+        where the group is to end."""
+        demand = demand_of(self.jobs[-1])
+        held = {name: each * demand.num for name, each in demand.bundle.items()}
+        self.held.take(WORKERS, held, min(age_s, time.monotonic() - self.asked_at))
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
         return self.jobs[number] if len(self.jobs) > number else None
@@ -227,7 +232,8 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     from psr_ray.training.trainer import Trainer
 
     group, number, rank = settings["group"], settings["number"], get_context().get_world_rank()
-    while (job := ray.get(group.next.remote(number))) is not None:
+    age_s = time.time() - psutil.Process().create_time()
+    while (job := ray.get(group.next.remote(number, age_s))) is not None:
         Trainer(job).run()
         gc.collect()  # engine, hooks and model refer to each other
         if job.training.use_gpu:

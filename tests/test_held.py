@@ -20,9 +20,9 @@ def test_resources_are_counted_while_a_process_has_them(clock):
     held.take("a", {"CPU": 2, "GPU": 1})
     clock[0] += 10
     held.take("a", {"CPU": 2, "GPU": 1})  # said again by another worker of the same
-    held.take("b", {"GPU": 0.5})
+    held.take("b", {"GPU": 0.5}, ago_s=2)
     clock[0] += 10
-    assert held.pop() == {"CPU": 40, "GPU": 25}
+    assert held.pop() == {"CPU": 40, "GPU": 26}
     held.leave("a")
     clock[0] += 4
     held.leave("b")

@@ -37,8 +37,8 @@ def train_on_cpu(module):
     torch_config, environment = ray.train.torch.TorchConfig, module.environment
     next_job = module.TrainingGroup.next
 
-    async def next(self, number):
-        job = await next_job(self, number)
+    async def next(self, number, age_s):
+        job = await next_job(self, number, age_s)
         if job is None:
             return None
         training = on_cpu(job.training, use_gpu=False)
