@@ -118,14 +118,14 @@ def test_a_spot_node_is_taken_away(hosts, tmp_path, record):
     )  # fmt: skip
     with cluster.running(), seen_by_ray(cluster) as seen:
         with cluster.psr_ray(*run("one", *settings)) as running:
-            while cluster.objects("runs/one/search-1/part-") < 2:
+            while cluster.objects("runs/one/search-1/search/part-") < 2:
                 assert running.poll() is None, cluster.log
                 time.sleep(1)
             cluster.workers[1].off()
             gone_at = time.time()
             assert running.wait(900) == 0, cluster.log
             took_s = time.time() - gone_at
-        found = cluster.rows("runs/one/search-1", "runs/one/data/search-1.parquet")
+        found = cluster.rows("runs/one/search-1/search", "runs/one/data/search-1.parquet")
         total, _ = held(cluster, "one")
     print("held", total, "Ray says", seen.seconds)
     assert total == pytest.approx(seen.seconds, rel=0.2)

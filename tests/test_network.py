@@ -90,7 +90,7 @@ def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage
         back_at = time.time()
         assert running.wait(300) == 0, cluster.log
         took_s = time.time() - back_at
-        found = cluster.rows("runs/smoke/search-1", "runs/smoke/data/search-1.parquet")
+        found = cluster.rows("runs/smoke/search-1/search", "runs/smoke/data/search-1.parquet")
         assert len(found["counted"]) == 12
         fault = f"storage out of reach for a minute, {stage}"
         record(fault, 1, found["asked"], found["counted"], took_s)

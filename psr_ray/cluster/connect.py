@@ -75,7 +75,11 @@ def join(telemetry: TelemetryConfig) -> None:
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for minutes, deaf to signals
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        ray.init(logging_level=logging.WARNING, **ray_settings(telemetry))
+        ray.init(
+            log_to_driver=telemetry.logs == "json",
+            logging_level=logging.WARNING,
+            **ray_settings(telemetry),
+        )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = last_line(error.__cause__ or error)
         raise PsrError(
