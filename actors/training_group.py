@@ -179,15 +179,14 @@ def fit(job: TrainingJob, group: Any, number: int) -> Death | None:
         ScalingConfig,
         TrainingFailedError,
     )
-    from ray.train.torch import TorchConfig
 
-    from actors.ray_train_internals import CleanTrainer
+    from actors.ray_train_internals import CleanTrainer, NodesTorchConfig
 
     training = job.training
     trainer = CleanTrainer(
         train_on_worker,
         train_loop_config={"group": group, "number": number},
-        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        torch_config=NodesTorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=training.num_workers,
             use_gpu=training.use_gpu,

@@ -112,6 +112,14 @@ class HostCluster:
         variables |= {"RAY_ADDRESS": self.address}
         return host.running("bash", "-c", command, log=log, **variables)
 
+    def await_nodes(self, num):
+        """Until so many nodes have joined."""
+        for _ in range(120):
+            if self.head.run("ray", "status", check=False).stdout.count(" node_") >= num:
+                return
+            time.sleep(0.5)
+        raise AssertionError(self.head.run("ray", "status", check=False).stdout)
+
     def await_rows(self, out, process):
         """Until a search by a process has two shards of rows; it must go on meanwhile."""
         while self.objects(f"{out}/search/part-") < 2:

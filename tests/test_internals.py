@@ -163,6 +163,17 @@ def test_ray_trains_controller_starts_a_cleaner_by_a_default_callback():
     assert CleanTrainer._create_default_callbacks is not TorchTrainer._create_default_callbacks
 
 
+def test_ray_trains_backend_starts_with_its_workers_up():
+    from ray.train.torch import TorchConfig
+
+    from actors.ray_train_internals import NodesTorchConfig
+
+    backend = TorchConfig().backend_cls
+    holds(NodesTorchConfig().backend_cls().on_start, "TorchConfig has no backend_cls")
+    text = source(backend.on_start)
+    holds("worker_group.execute" in text, "a backend no longer starts by worker_group")
+
+
 def test_deepspeed_reads_checkpoints_by_the_reader_it_holds():
     from deepspeed.runtime.engine import DeepSpeedEngine
 

@@ -32,9 +32,9 @@ def on_cpu(settings, **changes):
 
 def train_on_cpu(module):
     """Workers ask Ray for GPUs and get jobs without."""
-    import ray.train.torch
+    import actors.ray_train_internals as internals
 
-    torch_config, environment = ray.train.torch.TorchConfig, module.environment
+    torch_config, environment = internals.NodesTorchConfig, module.environment
     next_job = module.TrainingGroup.next
 
     async def next(self, number, age_s):
@@ -44,7 +44,7 @@ def train_on_cpu(module):
         training = on_cpu(job.training, use_gpu=False)
         return module.replace(job, config=on_cpu(job.config, **{job.kind: training}))
 
-    ray.train.torch.TorchConfig = lambda backend: torch_config(backend="gloo")
+    internals.NodesTorchConfig = lambda backend: torch_config(backend="gloo")
     module.environment = lambda training: environment(on_cpu(training, use_gpu=False))
     module.TrainingGroup.next = next
 
