@@ -16,7 +16,7 @@ from stores import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 TOKEN = "0123456789abcdef" * 2
-# A clock that is off; libfaketime changes the clock that does not jump, too, and then Python's sleep fails.
+# A clock that is off. libfaketime changes the one that never jumps, too, and Python's sleep then fails.
 CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
