@@ -35,11 +35,13 @@ def result_of(pending: Any, timeout_s: float | None = None) -> Any:
 
 
 def this_node() -> Any:
-    """Where to put an actor or task that belongs beside this process: this node, as long as it lives."""
+    """Where to put an actor or task that belongs beside this process: this node, which lives as long.
+
+    Not ``soft``: then Ray puts actors without resources on any node (docs/compatibility.md)."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def in_task(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

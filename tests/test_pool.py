@@ -23,9 +23,6 @@ class Pool(EnginePool):
         super().__init__()
         self.ended, self.busy, self.total, self.left = [], set(), 0, []
 
-    def _leave(self, name, stage):
-        self.left.append((name, stage))
-
     def _end_left(self, names):
         for name in names:
             self._drop(name)
@@ -36,7 +33,8 @@ class Pool(EnginePool):
     def _start(self, _work, _worker):
         self.total += 1
         name = f"engine-{self.total}"
-        self.engines[name] = Engine(name, _work.first)
+        leave = SimpleNamespace(remote=lambda stage: self.left.append((name, stage)))
+        self.engines[name] = Engine(SimpleNamespace(leave=leave), _work.first)
         return name
 
     def _drop(self, name):

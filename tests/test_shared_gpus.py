@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import room_for
 from actors.pool import Engine, EnginePool
+from actors.remote import this_node
 from actors.trainer import EnginesGoneError, await_workers_room
 from actors.training_group import TrainingGroup, demand_of, on_nodes_of
 from psr_ray.cluster.capacity import demands_of, places_on
@@ -111,6 +112,18 @@ def two_nodes_of_three_gpus():
     yield
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_what_belongs_beside_a_command_is_on_its_node(two_nodes_of_three_gpus):
+    class Beside:
+        def node(self):
+            return ray.get_runtime_context().get_node_id()
+
+    actor = ray.remote(num_cpus=0)(Beside)
+    actors = [actor.options(scheduling_strategy=this_node()).remote() for _ in range(8)]
+    found = ray.get([each.node.remote() for each in actors], timeout=60)
+    assert set(found) == {ray.get_runtime_context().get_node_id()}
 
 
 @pytest.mark.slow
