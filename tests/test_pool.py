@@ -70,7 +70,7 @@ def test_a_client_whose_new_engine_has_no_room_shares_a_running_one():
     pool.begin("search", "driver")
     dead, other = lend(pool, "search", "a"), lend(pool, "search", "b")
     name, *_ = pool.lend(work("search"), "a", EngineWorker, dead)  # not ready
-    assert pool.share("search", name) == (other, other)
+    assert pool.share("search", name) == (other, pool.engines[other].actor)
     assert pool.share("evaluate", name) is None
     pool.finish("search")
     assert name in pool.ended
