@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
+from actors.held import worked
 from actors.pool import resting
 from actors.preferences import build_preferences
 from actors.remote import in_task, result_of
@@ -123,8 +124,9 @@ class IterationDriver:
         facts = body(planned)
         before, self.ended = self.ended, time.time()
         beside_s = max(before - started, 0.0)
-        held = held_by(self.pool, self.group)
-        stage.finish(self.ended - before, **facts, beside_s=beside_s, held=held)
+        held, work = held_by(self.pool, self.group), worked(self.config, planned.kind, facts)
+        facts |= {"beside_s": beside_s, "held": held, "worked": work}
+        stage.finish(self.ended - before, **facts)
         stage.tidy()
         log.info("stage finished", extra={"seconds": round(self.ended - started, 1)})
 
@@ -260,7 +262,7 @@ def held_by(*actors: Any) -> dict[str, float]:
     """What the run's engines and training workers held since a stage ended: resources times seconds."""
     total = dict[str, float]()
     for actor in actors:
-        with suppress(RayActorError):  # its process starts again; what it counted is lost
+        with suppress(RayError):  # its process starts again; what it counted is lost
             for resource, seconds in result_of(actor.pop_held.remote()).items():
                 total[resource] = total.get(resource, 0.0) + seconds
     return total

@@ -6,6 +6,10 @@ import threading
 import time
 from collections.abc import Mapping
 
+from psr_ray.cluster.capacity import Demand, engine_demand, training_demand
+from psr_ray.config import Config
+from psr_ray.storage.files import Json
+
 
 class Held:
     """Counts what processes reserve, each under a name from ``take`` to ``leave``; may be called by any
@@ -40,3 +44,20 @@ class Held:
         since, resources = self.since.pop(name, (now, {}))
         for resource, amount in resources.items():
             self.seconds[resource] = self.seconds.get(resource, 0.0) + amount * (now - since)
+
+
+def worked(config: Config, kind: str, facts: Json) -> dict[str, float]:
+    """For how long engines and training workers of a stage worked: resources times seconds, by what the
+    stage says of itself."""
+    found = dict[str, float]()
+
+    def add(demand: Demand, seconds: float) -> None:
+        for name, amount in demand.held.items():
+            found[name] = found.get(name, 0.0) + amount * seconds
+
+    if "engines" in facts:
+        add(engine_demand(config.engine), facts["engines"]["busy_s"])
+    name = {"sft": "sft", "train": "dpo"}.get(kind)
+    if name is not None:
+        add(training_demand(config.trainings()[name], name, config.engine), facts["steps_s"])
+    return found

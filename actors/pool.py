@@ -168,16 +168,17 @@ class EnginePool:
         return self.num_started.get(stage, 0)
 
     def pop_held(self) -> dict[str, float]:
-        """What engines have held since this was asked last: resources times seconds."""
+        """What engines have held since this was asked last: resources times seconds. One that has died
+        counts until it is replaced."""
         return self.held.pop()
 
     def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
-        bundle = engine_demand(work.config.engine).bundle
+        demand = engine_demand(work.config.engine)
         in_room = self.kept_room is not None and not self._uses_room()
         actor: Any = ray.remote(worker).options(
             scheduling_strategy=inside(self.kept_room) if in_room else "DEFAULT",
-            num_cpus=bundle["CPU"],
-            num_gpus=bundle.get("GPU", 0),
+            num_cpus=demand.bundle["CPU"],
+            num_gpus=demand.bundle.get("GPU", 0),
             max_concurrency=MAX_BATCHES,
             max_restarts=0,
         )
@@ -185,9 +186,9 @@ class EnginePool:
         engine = actor.remote()
         place = engine.place.remote()
         self.engines[name] = Engine(engine, work.first, place, in_room)
-        if in_room:  # which is there, and waits for the process
-            self.held.take(name, bundle)
-        place.future().add_done_callback(lambda found: self._placed(name, bundle, found))
+        if in_room and self.kept_room.wait(0):  # it waits for the process
+            self.held.take(name, demand.held)
+        place.future().add_done_callback(lambda found: self._placed(name, demand.held, found))
         stage = str(work.folder)
         self.num_started[stage] = self.starts(stage) + 1
         return name
@@ -225,10 +226,10 @@ class EnginePool:
     def _started(self) -> list[str]:
         return [name for name, engine in self.engines.items() if engine.mark is not None]
 
-    def _placed(self, name: str, bundle: dict[str, float], found: Future[Json]) -> None:
+    def _placed(self, name: str, held: dict[str, float], found: Future[Json]) -> None:
         """An engine's process is there, or its actor has died before."""
         if found.exception() is None:
-            self.held.take(name, bundle)
+            self.held.take(name, held)
         if name not in self.engines:  # dropped meanwhile
             self.held.leave(name)
 

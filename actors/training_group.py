@@ -33,8 +33,6 @@ MAX_FAILED_STARTS = 20
 FAILED_STARTS = "PSR_RAY_MAX_FAILED_STARTS"
 # Ray's own label of a node.
 NODE_LABEL = "ray.io/node-id"
-# What the workers of a group are counted as, in what it holds.
-WORKERS = "workers"
 # Seconds that a group has to end by itself.
 END_S = 60.0
 
@@ -61,7 +59,7 @@ class TrainingGroup:
         self.changed = asyncio.Condition()
         self.running: asyncio.Future[Death | None] | None = None
         self.held = Held()
-        self.asked_at = 0.0  # for its workers
+        self.workers, self.asked_at = "", 0.0  # the group's name in ``held``, when it was asked for
 
     async def is_up(self, job: TrainingJob) -> bool:
         """Whether there is a group that can take this job, or does it."""
@@ -86,9 +84,9 @@ class TrainingGroup:
                 self.num_finished = len(self.jobs)  # what died with its group is given again
                 handle, number = ray.get_runtime_context().current_actor, len(self.jobs)
                 self.is_closing = False
-                self.asked_at = time.monotonic()
+                self.asked_at, self.workers = time.monotonic(), (name := f"workers-{number}")
                 self.running = asyncio.ensure_future(asyncio.to_thread(fit, job, handle, number))
-                self.running.add_done_callback(lambda _: self.held.leave(WORKERS))
+                self.running.add_done_callback(lambda _: self.held.leave(name))
                 self.running.add_done_callback(lambda _: asyncio.ensure_future(self._tell()))
             self.jobs.append(job)
             await self._tell()
@@ -107,9 +105,8 @@ class TrainingGroup:
     async def next(self, number: int, age_s: float) -> TrainingJob | None:
         """The job of a number, once it is there, for a worker whose process is some seconds old; None
         where the group is to end."""
-        demand = demand_of(self.jobs[-1])
-        held = {name: each * demand.num for name, each in demand.bundle.items()}
-        self.held.take(WORKERS, held, min(age_s, time.monotonic() - self.asked_at))
+        ago_s = min(age_s, time.monotonic() - self.asked_at)
+        self.held.take(self.workers, demand_of(self.jobs[-1]).held, ago_s)
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.jobs) > number or self.is_closing)
         return self.jobs[number] if len(self.jobs) > number else None

@@ -57,7 +57,8 @@ def test_the_summary_holds_every_figure_of_every_model(run_dir):
     assert summary["wall_s"]["sft"] > 0
     held = summary["held"]
     assert held["resource"] == "CPU"
-    assert 0 < held["seconds"] < 2 * sum(summary["wall_s"].values())  # at most two cores at once
+    # at most half a core of the engine and of each of two workers at once
+    assert 0 < held["seconds"] < 1.55 * sum(summary["wall_s"].values())
     assert 0 < held["busy_share"] < 1
 
 

@@ -168,10 +168,12 @@ def test_ray_trains_backend_starts_with_its_workers_up():
 
     from actors.ray_train_internals import NodesTorchConfig
 
+    holds(isinstance(TorchConfig.backend_cls, property), "TorchConfig has no backend_cls")
     backend = TorchConfig().backend_cls
-    holds(NodesTorchConfig().backend_cls().on_start, "TorchConfig has no backend_cls")
-    text = source(backend.on_start)
-    holds("worker_group.execute" in text, "a backend no longer starts by worker_group")
+    arguments = list(inspect.signature(backend.on_start).parameters)
+    holds(arguments[1:3] == ["worker_group", "backend_config"], "a backend starts otherwise")
+    holds("worker_group.execute(" in source(backend), "a worker group does not execute")
+    assert issubclass(NodesTorchConfig().backend_cls, backend)
 
 
 def test_deepspeed_reads_checkpoints_by_the_reader_it_holds():

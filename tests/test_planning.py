@@ -93,6 +93,7 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(settings, gpu, sa
         print_plan(config, console, gpu=gpu, price=2.0)
         said = " ".join(console.file.getvalue().split())
         assert "GPU-hours of work on h100" in said
+        assert "not counted) engine.layout restart" in said
         [(hours, gpus, held, money)] = re.findall(
             r"engine.layout restart: about ([\d.]+) hours on (\d+) GPUs: ([\d.,]+) GPU-hours held, "
             r"([\d.,]+) at 2 each",

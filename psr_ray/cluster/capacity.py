@@ -27,6 +27,13 @@ class Demand:
     def __str__(self) -> str:
         return f"{self.num} {self.what}, each {resources_text(self.bundle)} on one node"
 
+    @property
+    def held(self) -> dict[str, float]:
+        """What nobody else can have while they are there. Of a GPU that an engine and a training worker
+        share the engine has all, the worker nothing."""
+        rounded = {"GPU": float(round(self.bundle["GPU"]))} if "GPU" in self.bundle else {}
+        return {name: self.num * each for name, each in (self.bundle | rounded).items()}
+
 
 @dataclass(frozen=True)
 class NodeKind:

@@ -113,10 +113,11 @@ def print_plan(
         console.print("GPU-hours and what fits: add --gpu " + "|".join(GPUS), soft_wrap=True)
         return
     check_fits(config, shape, kind.memory_gib)
+    money = "" if price is None else f", {total * price:,.2f} at {price:g} each"
     console.print(
-        f"left to do: about {total:,.1f} GPU-hours of work on {gpu} (assumed: {TRAINING_SHARE:.0%} of "
-        f"the peak in training, {PREFILL_SHARE:.0%} in prompts, {BANDWIDTH_SHARE:.0%} of the bandwidth "
-        "in decoding); GPUs are held for longer:",
+        f"left to do: about {total:,.1f} GPU-hours of work on {gpu}{money} (assumed: "
+        f"{TRAINING_SHARE:.0%} of the peak in training, {PREFILL_SHARE:.0%} in prompts, "
+        f"{BANDWIDTH_SHARE:.0%} of the bandwidth in decoding; waiting GPUs not counted)",
         soft_wrap=True,
     )
     print_layouts(config, shape, times, console, price)

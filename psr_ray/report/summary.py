@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from psr_ray.config import Config
 from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
@@ -106,6 +105,7 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
             "engines",
             "beside_s",
             "held",
+            "worked",
             "model_before",
         ):
             entry[key] = value
@@ -207,7 +207,7 @@ def summarize(run: RunDirectory) -> Json:
             if planned.stage.folder.parent == run.path  # not of another run that this one shares
         ),
         "rounds": rounds_of(plan, run.config.num_iterations),
-        "held": held_of([p for p in plan if p.stage.folder.parent == run.path], run.config),
+        "held": held_of([p for p in plan if p.stage.folder.parent == run.path]),
         "versions": versions(),
         "peak_rss_bytes": (read_json(run.path / MEMORY_FILE) or {}).get("peak_rss_bytes"),
     }
@@ -263,21 +263,19 @@ def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
     return rounds
 
 
-def held_of(plan: list[PlannedStage], config: Config) -> Json:
-    """What the run's own complete stages held: seconds times GPUs (``GPU``) or, where engines have none,
-    cores (``CPU``) of engines and training workers; and the share of it in which these worked."""
-    name = "GPU" if config.engine.tensor_parallel_size else "CPU"
-    held = work = 0.0
-    for planned in plan:
-        facts = planned.stage.manifest or {}
-        held += facts.get("held", {}).get(name, 0.0)
-        work += engines_of(planned).get("busy_s", 0.0) * (
-            config.engine.tensor_parallel_size or config.engine.cpus_per_engine
-        )
-        training = config.trainings().get({"sft": "sft", "train": "dpo"}.get(planned.kind, ""))
-        if training is not None and (training.use_gpu or name == "CPU"):
-            each = 1 if training.use_gpu else training.cpus_per_worker
-            work += facts.get("steps_s", 0.0) * training.num_workers * each
+def held_of(plan: list[PlannedStage]) -> Json:
+    """What engines and training workers held over complete stages: seconds times GPUs (``GPU``) or,
+    where there were none, cores (``CPU``); and the share in which they worked."""
+    found = [planned.stage.manifest or {} for planned in plan]
+    sums = {
+        key: {
+            name: sum(facts.get(key, {}).get(name, 0.0) for facts in found)
+            for name in ("GPU", "CPU")
+        }
+        for key in ("held", "worked")
+    }
+    name = "GPU" if sums["held"]["GPU"] else "CPU"
+    held, work = sums["held"][name], sums["worked"][name]
     return {
         "resource": name,
         "seconds": round(held, 1),
