@@ -237,6 +237,7 @@ def test_a_run_may_start_from_a_model_that_needs_no_fine_tuning(run_dir):
     settings = (
         "name=started", f"runs_dir={run_dir.parent}", "sft=null", "data.judge=null",
         f"model.base={run_dir / 'sft' / 'model'}", "data.heldout={num: 6}", "data.train=[{num: 8}]",
+        "dpo.num_workers=1",
     )  # fmt: skip
     overrides = [part for setting in settings for part in ("--set", setting)]
     done = psr("train", "--config", "configs/smoke.yaml", *overrides)

@@ -123,7 +123,9 @@ def test_a_lora_that_could_not_be_merged_is_refused_before_training(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "tied", [True, pytest.param(False, marks=[pytest.mark.faults, pytest.mark.long])]
+)
 def test_no_worker_ever_has_the_whole_model_in_memory(tmp_path, monkeypatch, tied):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed is given back
     large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 8}

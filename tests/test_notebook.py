@@ -28,6 +28,8 @@ def test_the_notebook_runs(tmp_path):
     smaller = {
         "num=800": "num=128", "num=200": "num=24", "num: 40": "num: 16",
         "num_search_problems: 20": "num_search_problems: 6",
+        "num_iterations=1": 'num_iterations=1", "engine.num_engines=[1, 1]", "sft.num_workers=1", '
+        '"dpo.num_workers=1',
     }  # fmt: skip
     assert all(old in NOTEBOOK.read_text() for old in smaller)
     notebook = executed(tmp_path, smaller)

@@ -71,6 +71,8 @@ print(psr_ray.evaluate(sys.argv[1], sys.argv[2], *settings)["num_problems"])
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.faults  # so that make faults tries it
 def test_a_file_is_graded_from_python(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "What is 3+4?", "answer": "7"}))

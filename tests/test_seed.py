@@ -215,7 +215,7 @@ def test_trees_and_judgements_resume_where_they_were_killed(tmp_path):
     """Killed in the middle of the trees, then of the judgements: what is stored is not done again."""
     eft, asked, kept = tmp_path / "smoke" / "seed-eft", SlowTeacher.asked_for, {}
     with serving(SlowTeacher) as teacher:
-        _, overrides = seed_settings(tmp_path, teacher, 12)
+        _, overrides = seed_settings(tmp_path, teacher, 8)
         overrides += ("engine.rows_per_shard=1", "engine.max_rows_in_flight=4")
         for kind in ("trees", "judgements"):
             with start("seed-eft", overrides) as process:
@@ -242,7 +242,7 @@ def test_trees_and_judgements_resume_where_they_were_killed(tmp_path):
         for kind, task in (("trees", "tree"), ("judgements", "write"))
     }
     assert all(len(ids) == len(set(ids)) for ids in rows.values())
-    assert len(rows["trees"]) == 12
+    assert len(rows["trees"]) == 8
     facts = json.loads((eft / "_MANIFEST.json").read_text())
     assert len(rows["judgements"]) == 2 * facts["pairs"]
     assert 0 < stored < len(rows["judgements"])
