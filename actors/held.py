@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from psr_ray.cluster.capacity import Demand, engine_demand, training_demand
+from psr_ray.cluster.capacity import engine_demand, training_demand
 from psr_ray.config import Config
 from psr_ray.storage.files import Json
 
@@ -49,15 +49,12 @@ class Held:
 def worked(config: Config, kind: str, facts: Json) -> dict[str, float]:
     """For how long engines and training workers of a stage worked: resources times seconds, by what the
     stage says of itself."""
-    found = dict[str, float]()
-
-    def add(demand: Demand, seconds: float) -> None:
-        for name, amount in demand.held.items():
-            found[name] = found.get(name, 0.0) + amount * seconds
-
-    if "engines" in facts:
-        add(engine_demand(config.engine), facts["engines"]["busy_s"])
     name = {"sft": "sft", "train": "dpo"}.get(kind)
     if name is not None:
-        add(training_demand(config.trainings()[name], name, config.engine), facts["steps_s"])
-    return found
+        demand = training_demand(config.trainings()[name], name, config.engine)
+        seconds = facts["steps_s"]
+    elif "engines" in facts:
+        demand, seconds = engine_demand(config.engine), facts["engines"]["busy_s"]
+    else:
+        return {}
+    return {resource: amount * seconds for resource, amount in demand.held.items()}

@@ -66,6 +66,8 @@ PYTHON = """
 import sys, psr_ray
 settings = ["prompts.templates=compact", 'prompts.step_stop="\\\\n"', "search.max_steps=2",
             "engine.kv_cache_gib=0.1"]
+found = psr_ray.search(sys.argv[1], ["1+1?", "2+2?"], *settings)
+print(list(found["problem"]), len(found[0]["steps"]) > 0)
 print(psr_ray.evaluate(sys.argv[1], sys.argv[2], *settings)["num_problems"])
 """
 
@@ -73,7 +75,7 @@ print(psr_ray.evaluate(sys.argv[1], sys.argv[2], *settings)["num_problems"])
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.faults  # so that make faults tries it
-def test_a_file_is_graded_from_python(tmp_path):
+def test_the_same_from_python(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "What is 3+4?", "answer": "7"}))
     done = subprocess.run(
@@ -81,7 +83,7 @@ def test_a_file_is_graded_from_python(tmp_path):
         text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == "1"
+    assert done.stdout.splitlines()[-2:] == ["['1+1?', '2+2?'] True", "1"]
 
 
 def rows(path):

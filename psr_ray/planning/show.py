@@ -140,13 +140,13 @@ def print_layouts(
     for layout in LAYOUTS:
         keeps = layout == "apart"  # where they share GPUs with engines they end after each training
         found = layout_time(times, layout, engines, workers, over, keeps_workers=keeps)
-        gpus = engines + workers if layout == "apart" else max(engines, workers)
         why = config.why_gpus_are_not_shared() if layout == "colocated" else None
         needs = "" if why is None else f"; it needs {why}"
         hours = found.wall_s / 3600
-        money = "" if price is None else f", {hours * gpus * price:,.2f} at {price:g} each"
+        held = hours * found.gpus
+        money = "" if price is None else f", {held * price:,.2f} at {price:g} each"
         console.print(
-            f"engine.layout {layout}: about {hours:,.1f} hours on {gpus} GPUs: {hours * gpus:,.1f} "
+            f"engine.layout {layout}: about {hours:,.1f} hours on {found.gpus} GPUs: {held:,.1f} "
             f"GPU-hours held{money}, which work {found.busy_share:.0%} of that{needs}",
             soft_wrap=True,
         )

@@ -43,10 +43,11 @@ class StageTime:
 
 @dataclass(frozen=True)
 class LayoutTime:
-    """Seconds from the first stage to the last, and the share of GPU time that is work."""
+    """Seconds from the first stage to the last, the share of GPU time that is work, the GPUs held."""
 
     wall_s: float
     busy_share: float
+    gpus: int
 
 
 def assumed(config: Config, shape: ModelShape) -> Overheads:
@@ -97,4 +98,4 @@ def layout_time(
             wall += over.engine_load
         is_up, held = True, stage.model
     gpus = num_engines + num_workers if layout == "apart" else max(num_engines, num_workers)
-    return LayoutTime(wall, work / (wall * gpus) if wall else 0.0)
+    return LayoutTime(wall, work / (wall * gpus) if wall else 0.0, gpus)
