@@ -25,14 +25,14 @@ bench-search: install  ## step search against lock-step and one by one, and by w
 bench-scale: install  ## many problems on many simulated engines, about half an hour
 	$(BIN)/python -m benchmarks.scale
 
-faults: install  ## processes killed, hung and stopped, disks full, in each stage; about forty minutes
+faults: install  ## processes killed, hung and stopped, disks full, in each stage, networks cut; an hour and a half
 	$(BIN)/python -m benchmarks.reliability faults
 
 fuzz: install  ## 100,000 generated inputs for everything that parses; about ten minutes
 	$(BIN)/python -m benchmarks.reliability fuzz
 
-soak: install  ## an hour of runs with a random fault a minute
-	$(BIN)/python -m benchmarks.soak
+soak: install  ## an hour of runs on three hosts with a random fault a minute
+	$(BIN)/python -m benchmarks.reliability soak
 
 audit: install  ## known vulnerabilities of what the lock pins (asks the package index and PyPI)
 	$(PIP) install pip-audit

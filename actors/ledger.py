@@ -5,7 +5,7 @@ when the stage's engines have ended.
 
 | event | file | read by, and why |
 |---|---|---|
-| a command starts a pool | ``command.json``: its versions | an engine: it sees this folder, and has these versions |
+| a command starts a pool | ``command.json``: its versions | an engine: it has this folder, and these versions |
 | an engine is ready | ``engine-*.json``: node, processes, load time | an engine that cannot start: whether others work |
 | an engine gets a batch | ``batch-*`` | an engine that gets it again: it skips the rows in shards |
 | an engine dies or hangs | ``death-*.json``: reason, rows in flight | later engines: these rows run one at a time; a row in flight at ``MAX_ROW_DEATHS`` deaths fails |
@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import ray
 
-from psr_ray.cluster.nodes import check_sees, check_versions, node_name, versions_here
+from psr_ray.cluster.nodes import check_storage, check_versions, node_name, versions_here
 from psr_ray.data.rows import key_of
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json, Row, read_json, write_text
@@ -67,7 +67,7 @@ class EngineLedger:
         Raises ``PsrError`` where this node cannot take part, and ``EnginesOnlyDie``.
         """
         command = self.folder / "command.json"
-        check_sees(command, node_name())
+        check_storage(command, node_name())
         check_versions(read_json(command) or {}, node_name())
         restarts = [read_json(path) or {} for path in self.folder.glob("restart-*.json")]
         if not replaces and not restarts:

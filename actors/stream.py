@@ -42,8 +42,10 @@ from psr_ray.telemetry.progress import ProgressWriter
 # search holds back no others, but its finished rows count here until it ends.
 ROWS_AHEAD = 3.0
 
-# Batches an engine gets at least before they grow: each costs this process some 10 KB to the end.
+# Batches an engine gets at least before they grow, and most of all: each costs this process some 10 KB
+# to the end.
 MANY_BATCHES = 32
+MOST_BATCHES = 8_000
 
 
 def run_rows(
@@ -178,8 +180,8 @@ def stream_rows(
     places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
     small = min(per_shard, places // 4, num_left // (2 * most))
     large = min(places // 2, num_left // (MANY_BATCHES * most))
-    per_batch = max(1, small, large)
-    num_batches = math.ceil((ROWS_AHEAD * places + per_shard) / per_batch)
+    per_batch = max(1, small, large, num_left // MOST_BATCHES)
+    num_batches = max(2, math.ceil((ROWS_AHEAD * places + per_shard) / per_batch))
     # no engine takes more than its part while others are still starting
     num_batches = min(num_batches, -(-num_left // (per_batch * most)))
     if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):

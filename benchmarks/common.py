@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # imported where it is used: a benchmark of memory does without
+    import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -48,6 +49,8 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
 
 def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> float:
     """Floating-point operations per second of a square matrix product, the best of ten."""
+    import torch
+
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -61,6 +64,8 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> fl
 
 def facts(*packages: str) -> dict[str, Any]:
     """Machine, threads, versions and commit of a result (without git: the variable GIT_COMMIT)."""
+    import torch
+
     commit = os.environ.get("GIT_COMMIT", "")
     if not commit:
         command = ["git", "rev-parse", "--short", "HEAD"]

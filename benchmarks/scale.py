@@ -1,14 +1,21 @@
-"""Many problems, many engines: what coordination costs, and how much memory the driver takes.
+"""Many problems, many engines: what coordination costs, how soon engines work, how much memory it takes.
 
-    python -m benchmarks.scale               (make bench-scale; about half an hour on two cores)
+    python -m benchmarks.scale               (make bench-scale; an hour and a half on two cores)
 
 The real pipeline (Ray Data, actor pool, Parquet shards, finished rows counted) over simulated engines
 (benchmarks/simulated.py): a search takes a time drawn from the log-normal fitted to the searches of
-benchmarks/search.py at full load. ``coordination`` is the wall time from the first search's start to the
-last one's end over that of a scheduler that costs nothing and gives each free place the next problem,
-minus one (that scheduler is not the best one: handing out the same problems in another order may by luck
-end earlier). Engines start together, when all their processes are there: 64 of them start one after the
-other on one machine. ``driver_mb`` is the largest resident memory of the process that runs the pipeline.
+benchmarks/search.py at full load.
+
+``points``: ``coordination`` is the wall time from the first search's start to the last one's end over
+that of a scheduler that costs nothing and gives each free place the next problem, minus one (that
+scheduler is not the best one: handing out the same problems in another order may by luck end earlier).
+Engines start together, when all their processes are there: hundreds of them start one after the other
+on one machine. ``driver_mb`` is the largest unshared memory of the process that runs the pipeline.
+
+``ramps``: a pool that grows from one engine, and engines that work as soon as they are there; ``plain``
+is ``map_batches`` over actors that do nothing else, without our pool, shards and counts, beside it.
+
+An engine is two processes of some 120 MB (Ray Data's actor and the engine's): 512 need 130 GB, or swap.
 """
 
 from __future__ import annotations
@@ -18,15 +25,18 @@ import os
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import typer
 
 from actors.stream import run_rows
 from benchmarks.common import RESULTS, facts, store
-from benchmarks.simulated import SimulatedWorker, perfect
+from benchmarks.simulated import SimulatedWorker, perfect, service_time
 from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA, output_folder
@@ -35,11 +45,21 @@ from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
 # Problems and engines.
-POINTS = [(1_000, 1), (1_000, 8), (10_000, 8), (1_000, 64), (10_000, 64), (100_000, 64)]
+POINTS = [
+    (1_000, 1),
+    (1_000, 8),
+    (10_000, 8),
+    (1_000, 64),
+    (10_000, 64),
+    (100_000, 64),
+    (1_000_000, 64),
+]
+POINTS += [(100_000, 128), (200_000, 256), (400_000, 512)]
+RAMPS = [(8_000, 64), (16_000, 128), (32_000, 256), (64_000, 512)]
 
 
 class Peak:
-    """The largest resident memory of this process while inside, in MB."""
+    """The largest unshared memory of this process while inside, in MB."""
 
     def __enter__(self) -> Peak:
         self.mb, self.over = 0.0, threading.Event()
@@ -48,8 +68,8 @@ class Peak:
 
     def _watch(self) -> None:
         process = psutil.Process()
-        while not self.over.wait(0.2):
-            self.mb = max(self.mb, process.memory_info().rss / 1e6)
+        while not self.over.wait(0.5):
+            self.mb = max(self.mb, process.memory_full_info().uss / 1e6)
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
@@ -65,89 +85,168 @@ def write_problems(num: int, path: Path) -> None:
     write_rows(path, rows, TASK_SCHEMA)
 
 
-def measure(
-    num: int, engines: int, config: Config, median: float, sigma: float, folder: Path
+def ours(
+    num: int, least: int, most: int, config: Config, median: float, sigma: float, folder: Path
 ) -> dict[str, Any]:
-    """One point; run in a process of its own, so that its memory is its own."""
-    config = config.model_copy(
-        update={"engine": config.engine.model_copy(update={"num_engines": (engines, engines)})}
-    )
+    """A stage; run in a process of its own, so that its memory is its own."""
+    engine = config.engine.model_copy(update={"num_engines": (least, most)})
+    config = config.model_copy(update={"engine": engine})
     progress = ProgressWriter(folder, "search", "rows")
-    started = time.time()
+    began = time.time()
     with Peak() as peak:
-        run_rows(
-            [folder / "problems.parquet"], folder, f"{median},{sigma}", config, progress,
-            worker=SimulatedWorker,
-        )  # fmt: skip
+        inputs = [folder / "problems.parquet"]
+        model = f"{median},{sigma}"
+        run_rows(inputs, folder, model, config, progress, worker=SimulatedWorker)
     searches = output_folder(folder, "search")
     assert len(finished_ids(searches)) == num
-    times = [tuple(map(float, row["end"].split(","))) for row in read_rows(shards(searches))]
-    wall = max(end for _, end, _ in times) - min(start for start, _, _ in times)
-    names = [f"problem-{index}" for index in range(num)]
-    best = perfect(names, engines * config.engine.max_rows_in_flight, median, sigma)
+    ends = (row["end"].split(",") for row in read_rows(shards(searches)))
+    found = [(float(start), float(end), engine) for start, end, engine in ends]
+    return figures(began, found, peak.mb)
+
+
+def figures(began: float, found: list[tuple[float, float, str]], mb: float) -> dict[str, Any]:
+    """Of searches with their start, end and engine."""
+    first: dict[str, float] = {}
+    for start, _, engine in found:
+        first[engine] = min(start, first.get(engine, start))
+    wall = max(end for _, end, _ in found) - min(first.values())
     return {
-        "num_problems": num,
-        "num_engines": engines,
-        "searches_per_s": round(num / wall, 2),
-        "coordination": round(wall / best - 1, 4),
-        "driver_mb": round(peak.mb, 1),
+        "engines_used": len(first),
+        "start_s": round(min(first.values()) - began, 2),
+        "first_row_s": round(min(end for _, end, _ in found) - began, 2),
+        "all_engines_s": round(max(first.values()) - began, 2),
         "wall_s": round(wall, 2),
-        "start_s": round(min(start for start, _, _ in times) - started, 2),
+        "searches_per_s": round(len(found) / wall, 2),
+        "driver_mb": round(mb, 1),
     }
+
+
+class PlainWorker:
+    """A batch's searches, all at once; the next batch may come meanwhile."""
+
+    def __init__(self, places: int, median: float, sigma: float) -> None:
+        self.threads = ThreadPoolExecutor(places)
+        self.seconds = partial(service_time, median=median, sigma=sigma)
+
+    def _search(self, name: int) -> tuple[float, float]:
+        start = time.time()
+        time.sleep(self.seconds(f"problem-{name}"))
+        return start, time.time()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        times = list(self.threads.map(self._search, batch["id"].tolist()))
+        starts, ends = map(np.array, zip(*times, strict=True))
+        return {"start": starts, "end": ends, "engine": np.full(len(times), os.getpid())}
+
+
+def plain(num: int, engines: int, places: int, median: float, sigma: float) -> dict[str, Any]:
+    """The same searches by Ray Data alone."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    per_batch = places // 4
+    began = time.time()
+    with Peak() as peak:
+        done = ray.data.range(num, override_num_blocks=-(-num // per_batch)).map_batches(
+            PlainWorker,
+            fn_constructor_args=(places, median, sigma),
+            batch_size=per_batch,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=engines, initial_size=engines,
+                max_tasks_in_flight_per_actor=8, max_concurrent_calls_per_actor=4,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=0,
+        )  # fmt: skip
+        rows = [
+            row
+            for batch in done.iter_batches(batch_size=None)
+            for row in zip(*batch.values(), strict=True)
+        ]
+    return figures(
+        began, [(float(start), float(end), str(pid)) for start, end, pid in rows], peak.mb
+    )
+
+
+def numbers(points: list[str] | None, usual: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Points as the command line has them, or the usual ones."""
+    if not points:
+        return usual
+    return [(int(num), int(engines)) for num, engines in (point.split("x") for point in points)]
 
 
 def main(
     places: Annotated[int, typer.Option(help="searches an engine works on at once")] = 64,
-    point: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINES")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINES; these alone")] = None,
+    ramp: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINES; these alone")] = None,
 ) -> None:
-    """Measure and store benchmarks/results/scale.json."""
+    """Store benchmarks/results/scale.json; what is asked for alone replaces what was there of it."""
     import ray
 
     fitted = json.loads((RESULTS / "search.json").read_text())["search_seconds"]
     median, sigma = fitted["median"], fitted["sigma"]
-    settings = (
-        "engine.num_engines=[1,1]", "engine.rows_per_shard=16", f"engine.max_rows_in_flight={places}",
-    )  # fmt: skip
+    service = {"distribution": "log-normal", "median_s": median, "sigma": sigma}
+    kind = {"service_time": service, "places_an_engine": places}
+    settings = ("engine.rows_per_shard=16", f"engine.max_rows_in_flight={places}")
     config = load_config("configs/smoke.yaml", settings)
-    points = [tuple(map(int, p.split("x"))) for p in point or ()] or POINTS
+    some = bool(point or ramp)
+    points = numbers(point, [] if some else POINTS)
+    ramps = numbers(ramp, [] if some else RAMPS)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    slots = 2 + max(engines for _, engines in points) + 4
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # most of it may be in swap
+    slots = 2 + max(engines for _, engines in points + ramps) + 4
     ray.init(
         address="local", _node_ip_address="127.0.0.1", num_cpus=slots, include_dashboard=False,
         log_to_driver=False,
     )  # fmt: skip
-    write, task = (ray.remote(num_cpus=0, max_calls=1)(work) for work in (write_problems, measure))
-    found = []
+    alone: Any = ray.remote(num_cpus=0, max_calls=1)
+
+    def measure(num: int, least: int, most: int) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            ray.get(alone(write_problems).remote(num, folder / "problems.parquet"))
+            found = alone(ours).remote(num, least, most, config, median, sigma, folder)
+            return {"num_problems": num, "num_engines": most} | ray.get(found)
+
     for num, engines in points:
-        with tempfile.TemporaryDirectory() as folder:
-            ray.get(write.remote(num, Path(folder) / "problems.parquet"))
-            found.append(ray.get(task.remote(num, engines, config, median, sigma, Path(folder))))
-        print(found[-1], flush=True)
-    service = {"distribution": "log-normal", "median_s": median, "sigma": sigma}
-    stored = RESULTS / "scale.json"
-    if (
-        point and stored.exists()
-    ):  # some points again: the others stay, if they are of the same kind
-        before = json.loads(stored.read_text())
-        if (before["service_time"], before["places_an_engine"]) == (service, places):
-            again = {(p["num_problems"], p["num_engines"]) for p in found}
-            old = [
-                p for p in before["points"] if (p["num_problems"], p["num_engines"]) not in again
-            ]
-            found = sorted(old + found, key=lambda p: (p["num_engines"], p["num_problems"]))
-    most = max(p["num_engines"] for p in found)
-    memory = [p["driver_mb"] for p in found if p["num_engines"] == most]
-    result = {
-        "metric": "share of time that coordination adds to simulated searches, at the largest point",
-        "ratio": dict.fromkeys(("median", "min", "max"), found[-1]["coordination"]),
-        "driver_growth_mb": round(max(memory) - min(memory), 1),
-        "service_time": service,
-        "places_an_engine": places,
-        "points": found,
-        **facts("ray"),
-    }
-    print(f"stored: {store('scale', result)}")
+        found = measure(num, engines, engines)
+        names = (f"problem-{index}" for index in range(num))
+        best = perfect(names, engines * places, median, sigma)
+        keep("points", found | {"coordination": round(found["wall_s"] / best - 1, 4)}, kind)
+    for num, engines in ramps:
+        keep("ramps", measure(num, 1, engines), kind)
+        found = ray.get(alone(plain).remote(num, engines, places, median, sigma))
+        keep("plain", {"num_problems": num, "num_engines": engines} | found, kind)
     ray.shutdown()
+
+
+def keep(part: str, found: dict[str, Any], kind: dict[str, Any]) -> None:
+    """Put a figure among those stored; where these are of another kind, in their place."""
+    print(part, found, flush=True)
+    stored = RESULTS / "scale.json"
+    before = json.loads(stored.read_text()) if stored.exists() else {}
+    if {name: before.get(name) for name in kind} != kind:
+        before = {}
+
+    def size(row: dict[str, Any]) -> tuple[int, int]:
+        return row["num_engines"], row["num_problems"]
+
+    parts = {name: before.get(name, []) for name in ("points", "ramps", "plain")}
+    parts[part] = sorted(
+        [*(row for row in parts[part] if size(row) != size(found)), found], key=size
+    )
+    result = kind | parts
+    if parts["points"]:
+        largest = parts["points"][-1]["coordination"]
+        memory = [row["driver_mb"] for row in parts["points"]]
+        result |= {
+            "metric": "share of time that coordination adds to simulated searches, at the largest point",
+            "ratio": dict.fromkeys(("median", "min", "max"), largest),
+            "driver_growth_mb": round(max(memory) - min(memory), 1),
+        }
+    store("scale", result | facts("ray"))
 
 
 if __name__ == "__main__":

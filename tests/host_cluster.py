@@ -36,10 +36,18 @@ print(json.dumps(found), flush=True)
 os._exit(0)  # a thread of the store's may still be about, and abort the process
 """
 
+ITEMS = """
+import json, os, sys
+from benchmarks.whole import expected_and_found
+from psr_ray.storage.locations import location
+print(json.dumps(expected_and_found(location(sys.argv[1]))), flush=True)
+os._exit(0)  # as above
+"""
+
 
 def psr_ray(*arguments):
     """A psr-ray command, as a shell has it."""
-    return f"cd {ROOT} && psr-ray {shlex.join(map(str, arguments))}"
+    return f"cd {ROOT} && exec psr-ray {shlex.join(map(str, arguments))}"
 
 
 def search(out, num, *settings):
@@ -49,13 +57,22 @@ def search(out, num, *settings):
     return ("search", "--config", "configs/smoke.yaml", *asked, *options)
 
 
+def run(*settings, name="smoke"):
+    """Arguments of psr-ray for the smoke config's run in the bucket's folder `runs`."""
+    changed = (f"runs_dir=s3://{BUCKET}/runs", f"name={name}", *settings)
+    options = [part for setting in changed for part in ("--set", setting)]
+    return ("run", "--config", "configs/smoke.yaml", *options)
+
+
 class HostCluster:
     """Up inside ``running``. ``storage`` and ``head`` are hosts, ``workers`` a list of them. With
     ``redis`` the head's control store is kept by a Redis on the storage's host. A worker has a core and
-    ``num_gpus`` GPUs that Ray counts and nobody has. ``variables`` are in the environment of all that
-    runs on its hosts."""
+    ``num_gpus`` GPUs that Ray counts and nobody has, and a /dev/shm of size ``shm``. ``variables`` are
+    in the environment of all that runs on its hosts."""
 
-    def __init__(self, hosts, folder, num_workers=2, *, redis=False, num_gpus=0, **variables):
+    def __init__(
+        self, hosts, folder, num_workers=2, *, redis=False, num_gpus=0, shm="8g", **variables
+    ):
         self.hosts, self.folder = hosts, folder
         self.num_gpus = num_gpus
         self.storage = hosts.add("storage")
@@ -66,7 +83,7 @@ class HostCluster:
         variables = environment(self.store) | usual | variables
         at_head = {} if self.redis is None else {"RAY_REDIS_ADDRESS": self.redis}
         self.head = hosts.add("head", **variables, **at_head)
-        self.workers = [hosts.add(f"worker-{i}", **variables) for i in range(num_workers)]
+        self.workers = [hosts.add(f"worker-{i}", shm, **variables) for i in range(num_workers)]
         self.address = f"{self.head.address}:6379"
         self.worker_processes = {}
         self.stack = contextlib.ExitStack()
@@ -137,6 +154,11 @@ class HostCluster:
         came late."""
         names = [f"s3://{BUCKET}/{name}" for name in (stage, problems)]
         return json.loads(self.head.run("python", "-c", ROWS, *names).stdout)
+
+    def items(self, name):
+        """(stage, task, id) of all rows and steps that a smoke run should have, and has."""
+        said = self.head.run("python", "-c", ITEMS, f"s3://{BUCKET}/runs/{name}").stdout
+        return [[tuple(item) for item in items] for items in json.loads(said)]
 
     def json(self, name):
         """A JSON file of the bucket."""

@@ -4,6 +4,7 @@ import os
 import threading
 from multiprocessing.connection import Client, Listener
 
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.node_provider import NodeProvider
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
@@ -34,7 +35,10 @@ class HostProvider(NodeProvider):
     internal_ip = external_ip
 
     def create_node(self, node_config, tags, count):
-        return self._ask("create", tags, count)
+        made = self._ask("create", tags, count)
+        if made is None:
+            raise NodeLaunchException("InsufficientInstanceCapacity", "no such node", None)
+        return made
 
     def set_node_tags(self, node_id, tags):
         self._ask("set_tags", node_id, tags)
@@ -45,9 +49,11 @@ class HostProvider(NodeProvider):
 
 class Cloud:
     """What starts and ends hosts when Ray's autoscaler asks (``HostProvider``). ``started`` are the
-    kinds of nodes that were asked for, in order; ``on_start`` is called with each new host."""
+    kinds of nodes that were asked for, in order; ``on_start`` is called with each new host. Of the kinds
+    in ``full`` it has none: those that were asked for are in ``refused``."""
 
-    def __init__(self, hosts, on_start=lambda host: None, **variables):
+    def __init__(self, hosts, on_start=lambda host: None, full=(), **variables):
+        self.full, self.refused = full, []
         self.hosts, self.variables, self.on_start = hosts, variables, on_start
         self.socket = str(hosts.folder / "cloud.socket")
         self.nodes, self.started = {}, []
@@ -80,9 +86,11 @@ class Cloud:
         self.nodes[name][1].update(tags)
 
     def create(self, tags, count):
-        made = {}
+        made, kind = {}, tags[TAG_RAY_USER_NODE_TYPE]
+        if kind in self.full:
+            self.refused.append(kind)
+            return None
         for _ in range(count):
-            kind = tags[TAG_RAY_USER_NODE_TYPE]
             name = f"{kind.replace('_', '-')}-{len(self.started)}"
             self.started.append(kind)
             host = self.hosts.add(name, **self.variables)

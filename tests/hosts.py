@@ -194,6 +194,13 @@ class Host:
         """An iptables rule on the host, as after ``iptables``."""
         run("ip", "netns", "exec", self.namespace, "iptables", *rule)
 
+    def add_interface(self, name, address):
+        """Another interface, which leads nowhere."""
+        run("ip", "-n", self.namespace, "link", "add", name, "type", "veth", "peer", f"{name}-far")
+        run("ip", "-n", self.namespace, "address", "add", f"{address}/16", "dev", name)
+        for each in (name, f"{name}-far"):
+            run("ip", "-n", self.namespace, "link", "set", each, "up")
+
     def cut(self):
         """Pull the cable."""
         run("ip", "-n", self.namespace, "link", "set", "eth0", "down")

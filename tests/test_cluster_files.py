@@ -182,3 +182,34 @@ def test_upload_of_a_job_is_small_and_has_what_it_needs(tmp_path):
     wanted |= {"psr_ray/embedded/demo.yaml", "psr_ray/embedded/tiny-m0/model.safetensors"}
     assert wanted <= set(names)
     assert not [name for name in names if name.startswith(("runs/", "models/", ".venv/", ".git/"))]
+
+
+# Where a command of docs/cluster.md is executed, and how the test writes it.
+EXECUTED = {
+    "export RAY_ADDRESS": ("test_hosts.py", '"RAY_ADDRESS": "http://127.0.0.1:8265"'),
+    "ray job submit": ("test_hosts.py", "ray job submit --submission-id"),
+    "ray job logs -f": ("test_hosts.py", '"ray", "job", "logs", "-f"'),
+    "ray job stop": ("test_jobs.py", 'head.job("stop"'),
+    "psr-ray status": ("test_hosts.py", '"psr-ray", "status", "smoke", "--runs-dir", RUNS'),
+    "python -c": ("test_hosts.py", "make_token"),
+    "ray up cluster.yaml": ("test_hosts.py", '"ray", "up", "--yes", "cluster.yaml"'),
+}
+# Commands of tools that need an account or an engine of containers; the page says so.
+NOT_HERE = {"aws", "docker"}
+
+
+def test_each_command_of_the_clusters_page_is_executed_or_named_as_not_tried():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    shell = [block for language, block in blocks if not language]
+    commands = [
+        line for block in shell for line in block.replace("\\\n", " ").splitlines() if line.strip()
+    ]
+    assert len(commands) > 8
+    untried = page.partition("Not tried, for want of a cloud:")[2].partition("\n\n")[0]
+    for command in commands:
+        if command.split()[0] in NOT_HERE:
+            assert f"`{command.split()[0]}`" in untried
+            continue
+        [(file, written)] = [EXECUTED[name] for name in EXECUTED if command.startswith(name)]
+        assert written in (ROOT / "tests" / file).read_text(), command

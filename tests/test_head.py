@@ -21,13 +21,16 @@ COMMAND = ("bash", "-c", psr_ray(*SEARCH))
 GIVING_UP_S = 150
 
 
-def test_without_redis_all_ends_and_the_same_command_goes_on(hosts, tmp_path, record):
-    cluster = HostCluster(hosts, tmp_path)
+@pytest.mark.parametrize("where", ["head", "worker"])
+def test_without_redis_all_ends_and_the_same_command_goes_on(hosts, tmp_path, record, where):
+    cluster = HostCluster(hosts, tmp_path, num_workers=2 if where == "head" else 3)
+    host = cluster.head if where == "head" else cluster.workers[2]
     with cluster.running():
-        with cluster.psr_ray(*SEARCH) as searching:
+        with cluster.psr_ray(*SEARCH, host=host) as searching:
             cluster.await_rows("out", searching)
             cluster.head.off()
-            assert searching.wait(30) != 0
+            assert searching.wait(GIVING_UP_S) != 0
+        said = cluster.log
         kept = cluster.objects("out/search/part-")
         for process in cluster.worker_processes.values():
             assert process.wait(GIVING_UP_S) is not None
@@ -38,12 +41,13 @@ def test_without_redis_all_ends_and_the_same_command_goes_on(hosts, tmp_path, re
         cluster.start_head()
         for worker in cluster.workers:
             cluster.start_worker(worker)
-        with cluster.psr_ray(*SEARCH) as searching:
+        with cluster.psr_ray(*SEARCH, host=host) as searching:
             assert searching.wait(300) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
         took_s = time.time() - back_at
         assert kept
-        fault = "head died, no Redis: same command"
+        print(said[-1500:])
+        fault = f"head died, no Redis: same command, on the {where}"
         record(fault, 1, found["asked"], found["counted"], took_s)
 
 

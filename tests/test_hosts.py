@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from functools import partial
 
 import pytest
 import yaml
@@ -35,12 +36,14 @@ def listed_ports():
     return [range(int(first), int(last or first) + 1) for first, last in found]
 
 
-def close_ports(host):
+def close_ports(host, outside=()):
     """A firewall that lets in ssh, and from the cluster what docs/cluster.md lists."""
     host.firewall("-P", "INPUT", "DROP")
     host.firewall("-A", "INPUT", "-i", "lo", "-j", "ACCEPT")
     host.firewall("-A", "INPUT", "-m", "state", "--state", "ESTABLISHED,RELATED", "-j", "ACCEPT")
     host.firewall("-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
+    for other in outside:
+        host.firewall("-A", "INPUT", "-s", other.address, "-j", "DROP")
     for ports in listed_ports():
         to_these = ("--dport", f"{ports[0]}:{ports[-1]}")
         from_cluster = ("-s", f"{NETWORK}.0/24", "-p", "tcp", *to_these)
@@ -73,14 +76,26 @@ def on_hosts(cloud):
     return config
 
 
+def furnish(laptop, hosts, cloud):
+    """What `ray up` needs: the key, a token made as docs/cluster.md says, the cluster file."""
+    put(laptop, ".ssh/key", hosts.key.read_text())
+    put(laptop, ".ray/auth_token", "")
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    [make_token] = re.findall("^python -c .*token_hex.*$", page, re.MULTILINE)
+    laptop.run("bash", "-c", make_token)
+    put(laptop, "cluster.yaml", yaml.safe_dump(on_hosts(cloud)))
+
+
 def submit(laptop, cloud, tmp_path, num_iterations):
     """Submit a run from outside, through the dashboard's tunnel: what its job said, and the ports on
-    which each node could be reached meanwhile."""
+    which each node could be reached meanwhile. Training is on other nodes than the engine in the long
+    form, on one of its own in the short one."""
+    layout = "restart" if num_iterations else "colocated"
     job = (
         f"cd {ROOT} && ray job submit --submission-id one --working-dir . "
         "--runtime-env runtime_env.yaml "
         f"-- python jobs/run.py --config configs/smoke.yaml --set runs_dir={RUNS} "
-        f"--set num_iterations={num_iterations}"
+        f"--set num_iterations={num_iterations} --set engine.layout={layout}"
     )
     asks = TOKEN | {"RAY_ADDRESS": "http://127.0.0.1:8265"}
     found, log = dict[str, set[int]](), tmp_path / "job.log"
@@ -92,8 +107,36 @@ def submit(laptop, cloud, tmp_path, num_iterations):
                 for name, (host, _) in list(cloud.nodes.items()):
                     found[name] = found.get(name, set()) | open_ports(host)
                 time.sleep(2)
-    assert submitted.returncode == 0, log.read_text()[-6000:]
+        assert submitted.returncode == 0, log.read_text()[-6000:]
+        said = laptop.run("ray", "job", "logs", "-f", "one", **asks).stdout
+        head, _ = cloud.nodes["head-0"]
+        for port in (6379, min(port for port in found["head-0"] if port > 10000)):
+            assert not reaches(laptop, head, port)
+            assert reaches(head, head, port)
+    assert "held: " in said
     return log.read_text(), found
+
+
+def reaches(host, other, port):
+    """Whether a host gets a connection to another's port."""
+    connect = f"import socket; socket.create_connection(('{other.address}', {port}), 3)"
+    return host.run("python", "-c", connect, check=False).returncode == 0
+
+
+@pytest.mark.faults
+@pytest.mark.long
+def test_nodes_come_on_demand_where_no_spot_node_can_be_had(hosts, request):
+    laptop = hosts.add("laptop", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    cloud = Cloud(hosts, full=["gpu_7b_spot"], PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    request.addfinalizer(cloud.end)
+    furnish(laptop, hosts, cloud)
+    work = "import ray; ray.init(); print(ray.get(ray.remote(lambda: 'did it').remote()))"
+    laptop.run("ray", "up", "--yes", "cluster.yaml", timeout=300)
+    done = laptop.run("ray", "exec", "cluster.yaml", f'python -c "{work}"', timeout=300)
+    assert "did it" in done.stdout
+    assert "gpu_7b_spot" in cloud.refused
+    assert cloud.started == ["head", "gpu_7b"]
+    laptop.run("ray", "down", "--yes", "cluster.yaml")
 
 
 @pytest.mark.parametrize(
@@ -105,12 +148,10 @@ def test_a_cluster_from_up_to_down(hosts, tmp_path, request, num_iterations):
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "AUTOSCALER_UPDATE_INTERVAL_S": "2",
     }
-    cloud = Cloud(hosts, close_ports, **shared)
-    request.addfinalizer(cloud.end)
     laptop = hosts.add("laptop", **shared, TZ="Asia/Tokyo")
-    put(laptop, ".ssh/key", hosts.key.read_text())
-    put(laptop, ".ray/auth_token", "0" * 64)
-    put(laptop, "cluster.yaml", yaml.safe_dump(on_hosts(cloud)))
+    cloud = Cloud(hosts, partial(close_ports, outside=(storage, laptop)), **shared)
+    request.addfinalizer(cloud.end)
+    furnish(laptop, hosts, cloud)
     server = ("python", "-m", "moto.server", "-H", storage.address, "-p", STORE_PORT)
     with storage.running(*server, log=tmp_path / "store.log"):
         laptop.run("python", "-c", MAKE_BUCKET)
@@ -125,6 +166,9 @@ def test_a_cluster_from_up_to_down(hosts, tmp_path, request, num_iterations):
         for name, ports in found.items():
             unlisted = {port for port in ports if not any(port in each for each in listed_ports())}
             assert not unlisted, name
+        everywhere = set().union(*found.values())
+        for each in listed_ports():
+            assert everywhere & set(each), f"nobody listens on {each}"
         for _ in range(90):  # idle nodes go
             if len(cloud.machines({})) == 1:
                 break

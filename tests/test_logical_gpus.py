@@ -6,18 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import ROOT
-from host_cluster import OUT, PROBLEMS, STAGE, HostCluster, search
-from stores import BUCKET
+from host_cluster import OUT, PROBLEMS, STAGE, HostCluster, run, search
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 ON_GPUS = ("engine.tensor_parallel_size=1", "sft.use_gpu=true", "dpo.use_gpu=true")
-
-
-def run(name, *settings):
-    """Arguments of psr-ray for a run in the bucket."""
-    changed = (f"runs_dir=s3://{BUCKET}/runs", f"name={name}", *ON_GPUS, *settings)
-    options = [part for setting in changed for part in ("--set", setting)]
-    return ("run", "--config", "configs/smoke.yaml", *options)
 
 
 class Seen:
@@ -63,7 +55,7 @@ def test_a_run_says_what_it_holds(hosts, tmp_path, layout, most):
     settings = (f"engine.layout={layout}", "engine.num_engines=[2,2]")
     with cluster.running(), seen_by_ray(cluster) as seen:
         began = time.time()
-        with cluster.psr_ray(*run("one", *settings)) as running:
+        with cluster.psr_ray(*run(*ON_GPUS, *settings, name="one")) as running:
             assert running.wait(600) == 0, cluster.log
         wall_s = time.time() - began
         total, [share] = held(cluster, "one")
@@ -94,8 +86,8 @@ def test_two_runs_share_a_cluster(hosts, tmp_path):
     cluster = HostCluster(hosts, tmp_path, num_gpus=1)
     settings = ("engine.num_engines=[1,2]", "engine.layout=restart", "engine.seeded_sampling=true")
     with cluster.running(), seen_by_ray(cluster) as seen:
-        first = cluster.psr_ray(*run("one", *settings))
-        second = cluster.psr_ray(*run("two", *settings), log="second.log")
+        first = cluster.psr_ray(*run(*ON_GPUS, *settings, name="one"))
+        second = cluster.psr_ray(*run(*ON_GPUS, *settings, name="two"), log="second.log")
         with first as one, second as two:
             assert one.wait(900) == 0, cluster.log
             assert two.wait(900) == 0, (tmp_path / "second.log").read_text()
@@ -117,7 +109,7 @@ def test_a_spot_node_is_taken_away(hosts, tmp_path, record):
         "data.train=[{num: 96}]", "engine.max_rows_in_flight=4",
     )  # fmt: skip
     with cluster.running(), seen_by_ray(cluster) as seen:
-        with cluster.psr_ray(*run("one", *settings)) as running:
+        with cluster.psr_ray(*run(*ON_GPUS, *settings, name="one")) as running:
             while cluster.objects("runs/one/search-1/search/part-") < 2:
                 assert running.poll() is None, cluster.log
                 time.sleep(1)

@@ -3,12 +3,14 @@
 import time
 
 import pytest
-from host_cluster import OUT, PORT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, search
-from stores import BUCKET
+from host_cluster import OUT, PORT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, run, search
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
 SEARCH = search(OUT, NUM, *SMALL_SHARDS)
+STAGES = [
+    "data", "evaluate-M0", "sft", "evaluate-M1", "search-1", "preferences-1", "train-1", "evaluate-M2",
+]  # fmt: skip
 
 
 def apart(host, others, *, one_way=False):
@@ -40,6 +42,8 @@ def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
             time.sleep(1)
         found = cluster.rows(STAGE, PROBLEMS)
         assert found["counted"] == first["counted"]
+        if how != "20 s":  # its Ray has ended, and its engine with it
+            assert not gone.run("pgrep", "-f", "raylet|VLLM|EngineCore", check=False).stdout
         record(f"worker node cut off, {how}", 1, found["asked"], found["counted"], took_s)
 
 
@@ -75,12 +79,11 @@ def test_two_packets_of_a_hundred_are_lost(hosts, tmp_path, record):
         record(fault, 1, found["asked"], found["counted"], time.time() - began)
 
 
-@pytest.mark.parametrize("stage", ["evaluate-M0", "sft", "search-1", "train-1"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage):
     cluster = HostCluster(hosts, tmp_path)
     port = ("INPUT", "-p", "tcp", "--dport", str(PORT), "-j", "DROP")
-    run = ("run", "--config", "configs/smoke.yaml", "--set", f"runs_dir=s3://{BUCKET}/runs")
-    with cluster.running(), cluster.psr_ray(*run) as running:
+    with cluster.running(), cluster.psr_ray(*run()) as running:
         while not cluster.objects(f"runs/smoke/{stage}/"):
             assert running.poll() is None, cluster.log
             time.sleep(1)
@@ -90,7 +93,5 @@ def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage
         back_at = time.time()
         assert running.wait(300) == 0, cluster.log
         took_s = time.time() - back_at
-        found = cluster.rows("runs/smoke/search-1/search", "runs/smoke/data/search-1.parquet")
-        assert len(found["counted"]) == 12
         fault = f"storage out of reach for a minute, {stage}"
-        record(fault, 1, found["asked"], found["counted"], took_s)
+        record(fault, 1, *cluster.items("smoke"), took_s)

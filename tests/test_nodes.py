@@ -1,6 +1,9 @@
 """Nodes that cannot take part in a run, and rooms that never come, are refused in one line."""
 
+import errno
+import os
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -9,7 +12,7 @@ from ray.util.placement_group import remove_placement_group
 from actors.placement import await_room, room_for
 from actors.pool import engine_pool
 from psr_ray.cluster.capacity import Demand
-from psr_ray.cluster.nodes import check_sees, check_versions, probe, versions_here
+from psr_ray.cluster.nodes import check_storage, check_versions, probe, versions_here
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import location
 
@@ -27,12 +30,28 @@ def test_a_node_with_other_versions_is_refused_with_both():
 def test_a_node_that_does_not_see_the_run_is_refused(tmp_path):
     marker = tmp_path / "config.yaml"
     with pytest.raises(PsrError, match=r"node-1 does not see .*config\.yaml .*set runs_dir to"):
-        check_sees(marker, "node-1")
+        check_storage(marker, "node-1")
     with pytest.raises(PsrError, match="does not see"):
-        check_sees(location("s3://psr-ray-not-there/x"), "node-1")
+        check_storage(location("s3://psr-ray-not-there/x"), "node-1")
     assert "does not see" in str(probe(marker, versions_here()))
     marker.touch()
     assert probe(marker, versions_here()) is None
+    assert list(tmp_path.iterdir()) == [marker]
+
+
+def test_a_node_that_may_not_write_is_refused(tmp_path, monkeypatch):
+    marker = tmp_path / "config.yaml"
+    marker.touch()
+    tmp_path.chmod(0o555)
+    if os.geteuid() == 0:  # whom the mode does not stop
+        monkeypatch.setattr(Path, "write_bytes", denied)
+    said = f"cannot write to {tmp_path} (Permission denied): allow it (the"
+    assert said in str(probe(marker, versions_here()))
+    tmp_path.chmod(0o755)
+
+
+def denied(path, _):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @pytest.mark.slow

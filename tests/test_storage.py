@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from conftest import TINY
 from stores import BUCKET, Store
 
 from psr_ray import runs
+from psr_ray.cluster.nodes import probe, versions_here
 from psr_ray.config.file import load_config
 from psr_ray.doctor import check_model
 from psr_ray.errors import PsrError
@@ -212,7 +214,12 @@ def test_a_bucket_that_may_be_read_alone_is_one_line(store):
         "Resource": "arn:aws:s3:::psr-ray-read-only/*",
     }
     policy = {"Version": "2012-10-17", "Statement": [rule]}
+    marker = location("s3://psr-ray-read-only/runs/config.yaml")
+    marker.write_text("")
+    assert probe(marker, versions_here()) is None
     client.put_bucket_policy(Bucket="psr-ray-read-only", Policy=json.dumps(policy))
+    said = probe(marker, versions_here())
+    assert re.search(r"node \S+ cannot write to \S+read-only/runs \(Forbidden\): allow it \(the", said)
     with pytest.raises(PsrError, match=r"runs/smoke cannot be written: Forbidden; allow it"):
         RunDirectory(config).claim()
 

