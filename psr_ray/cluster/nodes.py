@@ -64,7 +64,7 @@ def check_storage(path: Path, node: str) -> None:
     problem = write_problem(path.parent)
     if problem is not None:
         raise PsrError(
-            f"node {node} cannot write to {path.parent} ({problem}): allow it (the node's role or user), or "
+            f"node {node} cannot write to {path.parent} ({problem}): allow it (its role or user), or "
             "set runs_dir to another place"
         )
 
