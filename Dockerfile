@@ -6,6 +6,10 @@
 # container engine is at hand where the tests run.
 FROM rayproject/ray:2.60.0-py311-gpu
 
+# An answer that was lost with its connection is missed after a minute; Ray's own 300 s and 120 s let a run stand still
+# for minutes after a cut of seconds (docs/cluster.md, "Ports").
+ENV RAY_grpc_client_keepalive_time_ms=20000 RAY_grpc_client_keepalive_timeout_ms=30000
+
 WORKDIR /home/ray/psr-ray
 COPY --chown=ray:users requirements/gpu.lock requirements/deepspeed.lock requirements/
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/gpu.lock \

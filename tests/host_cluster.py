@@ -9,6 +9,11 @@ from conftest import ROOT
 from stores import BUCKET, MAKE_BUCKET, environment
 
 PORT, REDIS_PORT = 5000, 6380
+# As the Dockerfile has it.
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "20000",
+    "RAY_grpc_client_keepalive_timeout_ms": "30000",
+}
 # Settings of a search whose rows come in small portions, from two engines.
 SMALL_SHARDS = (
     "engine.num_engines=[2,2]", "engine.max_rows_in_flight=4", "engine.rows_per_shard=4",
@@ -79,7 +84,7 @@ class HostCluster:
         self.store = f"http://{self.storage.address}:{PORT}"
         self.redis = f"{self.storage.address}:{REDIS_PORT}" if redis else None
         paths = [ROOT / "tests" / "logical_gpus", ROOT] if num_gpus else [ROOT]
-        usual = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ":".join(map(str, paths))}
+        usual = KEEPALIVE | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ":".join(map(str, paths))}
         variables = environment(self.store) | usual | variables
         at_head = {} if self.redis is None else {"RAY_REDIS_ADDRESS": self.redis}
         self.head = hosts.add("head", **variables, **at_head)

@@ -112,14 +112,17 @@ class Host:
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        asked = ("ss", "-ltnH", "sport = :22")
         for _ in range(100):
             assert self.process.poll() is None, (self.folder / "init.log").read_text()
-            if run("ip", "netns", "exec", self.namespace, *asked).stdout:
+            if self._listens():
                 [self.init] = psutil.Process(self.process.pid).children()
                 return
             time.sleep(0.1)
         raise AssertionError((self.folder / "init.log").read_text())
+
+    def _listens(self):
+        asked = ("ss", "-ltnH", "sport = :22")
+        return run("ip", "netns", "exec", self.namespace, *asked).stdout != ""
 
     def _furnish(self, key):
         """The host's own folders."""
@@ -215,6 +218,8 @@ class Host:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()  # its child, the host's first process, ends with it
             self.process.wait(60)
+            while self._listens():  # and so do all others, a little later
+                time.sleep(0.05)
 
     def end(self):
         """Switch it off and take it away."""

@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from conftest import ROOT
+from host_cluster import KEEPALIVE
 
 from psr_ray.cluster.capacity import NodeKind, check_capacity, demands_of
 from psr_ray.config.file import load_config
@@ -161,6 +162,12 @@ def test_what_kustomize_replaces_is_there():
             for part in change["path"].strip("/").split("/"):
                 thing = thing[part.replace("~1", "/")]
             assert isinstance(thing, str)
+
+
+def test_every_way_to_start_a_cluster_sets_the_keepalive_that_is_tested():
+    for file in ("Dockerfile", "slurm/run.sbatch", "skypilot/run.yaml"):
+        text = (ROOT / file).read_text()
+        assert " ".join(f"{name}={value}" for name, value in KEEPALIVE.items()) in text
 
 
 def test_batch_script_and_sky_file_can_be_read():
