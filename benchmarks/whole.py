@@ -13,7 +13,12 @@ Item = tuple[str, str, str | int]
 
 def expected_and_found(run_dir: Path) -> tuple[list[Item], list[Item]]:
     """(stage, task, id) of all rows and steps that a run of one iteration should have, and has."""
-    wanted = {"evaluate-M1": MEASURED, "search-1": ("search-1",), "evaluate-M2": MEASURED}
+    wanted = {
+        "evaluate-M0": ("heldout", "judge"),
+        "evaluate-M1": MEASURED,
+        "search-1": ("search-1",),
+        "evaluate-M2": MEASURED,
+    }
     expected: list[Item] = []
     found: list[Item] = []
     for stage, files in wanted.items():

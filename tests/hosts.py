@@ -189,6 +189,17 @@ class Host:
                     child.send_signal(signal.SIGTERM)
             process.wait(60)
 
+    def processes(self, *marks):
+        """What runs on the host (in its PID namespace) with one of the marks in its command line."""
+        mine = os.readlink(f"/proc/{self.init.pid}/ns/pid")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.readlink(f"/proc/{process.pid}/ns/pid") == mine:
+                    line = " ".join(process.cmdline())
+                    found += [process] if any(mark in line for mark in marks) else []
+        return found
+
     def path(self, inside):
         """Where a path of the host's own folders is on this machine."""
         return self.folder / str(inside).lstrip("/")

@@ -106,7 +106,7 @@ class Soak:
         """The cluster's processes whose command lines hold one of the marks."""
         hosts = [self.cluster.head, *self.cluster.workers]
         alive = [host for host in hosts if host.process.poll() is None]
-        return [each for host in alive for each in children(host.process.pid, *marks)]
+        return [each for host in alive for each in host.processes(*marks)]
 
     def rest(self):
         """Held between two runs: live actors; unshared memory, in all and of the head's programs, and
@@ -117,7 +117,7 @@ class Soak:
         said = self.cluster.head.run("python", "-c", ACTORS).stdout
         actors = json.loads(said)["data"]["result"]["result"]
         alive = Counter(actor["class_name"] for actor in actors if actor["state"] != "DEAD")
-        at_head = set(children(self.cluster.head.process.pid, ""))
+        at_head = set(self.cluster.head.processes(""))
         mb, programs, handles = 0.0, Counter(), 0
         for process in self.processes(""):
             with contextlib.suppress(psutil.Error):

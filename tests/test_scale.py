@@ -1,0 +1,36 @@
+"""A pool that grows over simulated engines, as benchmarks.scale measures it."""
+
+import os
+
+import pytest
+import ray
+
+from benchmarks import scale
+from psr_ray.config.file import load_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
+
+
+@pytest.fixture
+def many_cores(monkeypatch):
+    monkeypatch.setitem(os.environ, "RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local", _node_ip_address="127.0.0.1", num_cpus=14, include_dashboard=False,
+        log_to_driver=False,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def test_all_engines_of_a_growing_pool_start_together_and_get_work(many_cores, tmp_path):
+    num, engines = 2_000, 8
+    scale.write_problems(num, tmp_path / "problems.parquet")
+    settings = ("engine.rows_per_shard=16", "engine.max_rows_in_flight=16")
+    config = load_config("configs/smoke.yaml", settings)
+    found = scale.ours(num, 1, engines, config, 4.0, 0.5, tmp_path)
+    assert found["engines_used"] == engines
+    # processes start one after the other on two cores; a second wave came once the first was at work
+    assert found["all_engines_s"] < found["start_s"] + 30
+    plain = scale.plain(num, engines, 16, 4.0, 0.5)
+    assert plain["engines_used"] == engines
+    print(found, plain)
