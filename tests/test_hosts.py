@@ -125,16 +125,27 @@ def reaches(host, other, port):
 
 @pytest.mark.faults
 @pytest.mark.long
-def test_nodes_come_on_demand_where_no_spot_node_can_be_had(hosts, request):
-    laptop = hosts.add("laptop", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
-    cloud = Cloud(hosts, full=["gpu_7b_spot"], PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+def test_nodes_come_on_demand_once_spot_nodes_are_given_up(hosts, tmp_path, request):
+    """Ray does not do so by itself: docs/upstream/ray-autoscaler-launch-failures.md."""
+    shared = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "AUTOSCALER_UPDATE_INTERVAL_S": "2"}
+    laptop = hosts.add("laptop", **shared)
+    cloud = Cloud(hosts, full=["gpu_7b_spot"], **shared)
     request.addfinalizer(cloud.end)
     furnish(laptop, hosts, cloud)
     work = "import ray; ray.init(); print(ray.get(ray.remote(lambda: 'did it').remote()))"
+    do = ("ray", "exec", "cluster.yaml", f'python -c "{work}"')
     laptop.run("ray", "up", "--yes", "cluster.yaml", timeout=300)
-    done = laptop.run("ray", "exec", "cluster.yaml", f'python -c "{work}"', timeout=300)
-    assert "did it" in done.stdout
-    assert "gpu_7b_spot" in cloud.refused
+    with laptop.running(*do, log=tmp_path / "work.log") as working:
+        while len(cloud.refused) < 3:
+            assert working.poll() is None, (tmp_path / "work.log").read_text()
+            time.sleep(1)
+        assert cloud.started == ["head"]
+        config = on_hosts(cloud)
+        config["available_node_types"]["gpu_7b_spot"]["max_workers"] = 0
+        put(laptop, "cluster.yaml", yaml.safe_dump(config))
+        laptop.run("ray", "up", "--yes", "--no-restart", "cluster.yaml", timeout=300)
+        assert working.wait(200) == 0
+    assert "did it" in (tmp_path / "work.log").read_text()
     assert cloud.started == ["head", "gpu_7b"]
     laptop.run("ray", "down", "--yes", "cluster.yaml")
 
