@@ -43,7 +43,7 @@ def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
         found = cluster.rows(STAGE, PROBLEMS)
         assert found["counted"] == first["counted"]
         if how != "20 s":  # its Ray has ended, and its engine with it
-            assert not gone.run("pgrep", "-f", "raylet|VLLM|EngineCore", check=False).stdout
+            assert not gone.run("pgrep", "-f", "raylet|EngineWorker|EngineCore", check=False).stdout
         record(f"worker node cut off, {how}", 1, found["asked"], found["counted"], took_s)
 
 

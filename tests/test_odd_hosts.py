@@ -69,7 +69,7 @@ def works(cluster, odd):
     engines = set()
     with cluster.psr_ray(*search(OUT, 48, *SMALL_SHARDS)) as searching:
         while searching.poll() is None:
-            engines |= set(odd.run("pgrep", "-f", "EngineCore", check=False).stdout.split())
+            engines |= set(odd.run("pgrep", "-f", "ray::EngineWorker", check=False).stdout.split())
             time.sleep(0.5)
         assert searching.returncode == 0, cluster.log
     found = cluster.rows(STAGE, PROBLEMS)
