@@ -45,7 +45,7 @@ def test_a_node_that_may_not_write_is_refused(tmp_path, monkeypatch):
     tmp_path.chmod(0o555)
     if os.geteuid() == 0:  # whom the mode does not stop
         monkeypatch.setattr(Path, "write_bytes", denied)
-    said = f"cannot write to {tmp_path} (Permission denied): allow it (the"
+    said = f"cannot write to {tmp_path} (Permission denied): allow it (its"
     assert said in str(probe(marker, versions_here()))
     tmp_path.chmod(0o755)
 

@@ -220,7 +220,7 @@ def test_a_bucket_that_may_be_read_alone_is_one_line(store):
     client.put_bucket_policy(Bucket="psr-ray-read-only", Policy=json.dumps(policy))
     said = probe(marker, versions_here())
     assert re.search(
-        r"node \S+ cannot write to \S+read-only/runs \(Forbidden\): allow it \(the", said
+        r"node \S+ cannot write to \S+read-only/runs \(Forbidden\): allow it \(its", said
     )
     with pytest.raises(PsrError, match=r"runs/smoke cannot be written: Forbidden; allow it"):
         RunDirectory(config).claim()
