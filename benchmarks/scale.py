@@ -44,18 +44,12 @@ from psr_ray.storage.files import Row
 from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
-# Problems and engines.
-POINTS = [
-    (1_000, 1),
-    (1_000, 8),
-    (10_000, 8),
-    (1_000, 64),
-    (10_000, 64),
-    (100_000, 64),
-    (1_000_000, 64),
-]
-POINTS += [(100_000, 128), (200_000, 256), (400_000, 512)]
-RAMPS = [(8_000, 64), (16_000, 128), (32_000, 256), (64_000, 512)]
+Size = tuple[int, int, int]  # problems, engines, searches an engine works on at once
+
+POINTS: list[Size] = [(1_000, 1, 64), (1_000, 8, 64), (10_000, 8, 64), (1_000, 64, 64)]
+POINTS += [(10_000, 64, 64), (100_000, 64, 64), (1_000_000, 64, 512)]
+POINTS += [(100_000, 128, 64), (200_000, 256, 64), (400_000, 512, 64)]
+RAMPS: list[Size] = [(8_000, 64, 64), (16_000, 128, 64), (32_000, 256, 64), (64_000, 512, 64)]
 
 
 class Peak:
@@ -86,10 +80,12 @@ def write_problems(num: int, path: Path) -> None:
 
 
 def ours(
-    num: int, least: int, most: int, config: Config, median: float, sigma: float, folder: Path
+    size: Size, least: int, config: Config, median: float, sigma: float, folder: Path
 ) -> dict[str, Any]:
     """A stage; run in a process of its own, so that its memory is its own."""
-    engine = config.engine.model_copy(update={"num_engines": (least, most)})
+    num, most, places = size
+    changes = {"num_engines": (least, most), "max_rows_in_flight": places}
+    engine = config.engine.model_copy(update=changes)
     config = config.model_copy(update={"engine": engine})
     progress = ProgressWriter(folder, "search", "rows")
     began = time.time()
@@ -139,8 +135,9 @@ class PlainWorker:
         return {"start": starts, "end": ends, "engine": np.full(len(times), os.getpid())}
 
 
-def plain(num: int, engines: int, places: int, median: float, sigma: float) -> dict[str, Any]:
+def plain(size: Size, median: float, sigma: float) -> dict[str, Any]:
     """The same searches by Ray Data alone."""
+    num, engines, places = size
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -170,81 +167,79 @@ def plain(num: int, engines: int, places: int, median: float, sigma: float) -> d
     )
 
 
-def numbers(points: list[str] | None, usual: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Points as the command line has them, or the usual ones."""
-    if not points:
-        return usual
-    return [(int(num), int(engines)) for num, engines in (point.split("x") for point in points)]
+def sizes(said: list[str] | None) -> list[Size]:
+    """Of points as the command line has them."""
+    found = []
+    for point in said or []:
+        num, engines, places = map(int, point.split("x"))
+        found.append((num, engines, places))
+    return found
 
 
 def main(
-    places: Annotated[int, typer.Option(help="searches an engine works on at once")] = 64,
-    point: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINES; these alone")] = None,
-    ramp: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINES; these alone")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINESxPLACES")] = None,
+    ramp: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINESxPLACES")] = None,
 ) -> None:
-    """Store benchmarks/results/scale.json; what is asked for alone replaces what was there of it."""
+    """Store benchmarks/results/scale.json: all points and ramps, or those asked for in their places."""
     import ray
 
     fitted = json.loads((RESULTS / "search.json").read_text())["search_seconds"]
     median, sigma = fitted["median"], fitted["sigma"]
     service = {"distribution": "log-normal", "median_s": median, "sigma": sigma}
-    kind = {"service_time": service, "places_an_engine": places}
-    settings = ("engine.rows_per_shard=16", f"engine.max_rows_in_flight={places}")
-    config = load_config("configs/smoke.yaml", settings)
-    some = bool(point or ramp)
-    points = numbers(point, [] if some else POINTS)
-    ramps = numbers(ramp, [] if some else RAMPS)
+    config = load_config("configs/smoke.yaml", ["engine.rows_per_shard=16"])
+    points, ramps = sizes(point), sizes(ramp)
+    if not points + ramps:
+        points, ramps = POINTS, RAMPS
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # most of it may be in swap
-    slots = 2 + max(engines for _, engines in points + ramps) + 4
+    slots = 2 + max(engines for _, engines, _ in points + ramps) + 4
     ray.init(
         address="local", _node_ip_address="127.0.0.1", num_cpus=slots, include_dashboard=False,
         log_to_driver=False,
     )  # fmt: skip
     alone: Any = ray.remote(num_cpus=0, max_calls=1)
 
-    def measure(num: int, least: int, most: int) -> dict[str, Any]:
+    def measure(size: Size, least: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            ray.get(alone(write_problems).remote(num, folder / "problems.parquet"))
-            found = alone(ours).remote(num, least, most, config, median, sigma, folder)
-            return {"num_problems": num, "num_engines": most} | ray.get(found)
+            ray.get(alone(write_problems).remote(size[0], folder / "problems.parquet"))
+            found: dict[str, Any] = ray.get(
+                alone(ours).remote(size, least, config, median, sigma, folder)
+            )
+            return found
 
-    for num, engines in points:
-        found = measure(num, engines, engines)
+    for size in points:
+        num, engines, places = size
+        found = measure(size, engines)
         names = (f"problem-{index}" for index in range(num))
         best = perfect(names, engines * places, median, sigma)
-        keep("points", found | {"coordination": round(found["wall_s"] / best - 1, 4)}, kind)
-    for num, engines in ramps:
-        keep("ramps", measure(num, 1, engines), kind)
-        found = ray.get(alone(plain).remote(num, engines, places, median, sigma))
-        keep("plain", {"num_problems": num, "num_engines": engines} | found, kind)
+        keep(
+            "points", size, found | {"coordination": round(found["wall_s"] / best - 1, 4)}, service
+        )
+    for size in ramps:
+        keep("ramps", size, measure(size, 1), service)
+        keep("plain", size, ray.get(alone(plain).remote(size, median, sigma)), service)
     ray.shutdown()
 
 
-def keep(part: str, found: dict[str, Any], kind: dict[str, Any]) -> None:
-    """Put a figure among those stored; where these are of another kind, in their place."""
-    print(part, found, flush=True)
+def keep(part: str, size: Size, found: dict[str, Any], service: dict[str, Any]) -> None:
+    """Put figures among those stored, or in their place where those are of another service time."""
+    names = ("num_problems", "num_engines", "places")
+    row = dict(zip(names, size, strict=True)) | found
+    print(part, row, flush=True)
     stored = RESULTS / "scale.json"
     before = json.loads(stored.read_text()) if stored.exists() else {}
-    if {name: before.get(name) for name in kind} != kind:
+    if before.get("service_time") != service:
         before = {}
-
-    def size(row: dict[str, Any]) -> tuple[int, int]:
-        return row["num_engines"], row["num_problems"]
-
     parts = {name: before.get(name, []) for name in ("points", "ramps", "plain")}
-    parts[part] = sorted(
-        [*(row for row in parts[part] if size(row) != size(found)), found], key=size
-    )
-    result = kind | parts
+    others = [old for old in parts[part] if tuple(old[name] for name in names) != size]
+    parts[part] = sorted([*others, row], key=lambda row: (row["num_engines"], row["num_problems"]))
+    result: dict[str, Any] = {"service_time": service} | parts
     if parts["points"]:
         largest = parts["points"][-1]["coordination"]
-        memory = [row["driver_mb"] for row in parts["points"]]
         result |= {
             "metric": "share of time that coordination adds to simulated searches, at the largest point",
             "ratio": dict.fromkeys(("median", "min", "max"), largest),
-            "driver_growth_mb": round(max(memory) - min(memory), 1),
         }
     store("scale", result | facts("ray"))
 
