@@ -25,7 +25,7 @@ bench-search: install  ## step search against lock-step and one by one, and by w
 bench-scale: install  ## many problems on many simulated engines, about half an hour
 	$(BIN)/python -m benchmarks.scale
 
-faults: install  ## processes killed, hung and stopped, disks full, in each stage, networks cut; an hour and a half
+faults: install  ## processes killed, hung and stopped, disks full, in each stage, networks cut; three hours
 	$(BIN)/python -m benchmarks.reliability faults
 
 fuzz: install  ## 100,000 generated inputs for everything that parses; about ten minutes

@@ -183,7 +183,9 @@ def stream_rows(
     per_batch = max(1, small, large, num_left // MOST_BATCHES)
     num_batches = max(2, math.ceil((ROWS_AHEAD * places + per_shard) / per_batch))
     # no engine takes more than its part while others are still starting
-    num_batches = min(num_batches, -(-num_left // (per_batch * most)))
+    parts = max(1, num_left // (per_batch * most))
+    if parts < num_batches:
+        num_batches, per_batch = parts, -(-num_left // (parts * most))
     if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         room = result_of(pool.room.remote(demand))

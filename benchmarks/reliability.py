@@ -1,6 +1,6 @@
 """The fault, soak and fuzz tests as tables: what was tried, how often, what was lost.
 
-    python -m benchmarks.reliability faults          (make faults; about an hour and a half on two cores)
+    python -m benchmarks.reliability faults          (make faults; about three hours on two cores)
     python -m benchmarks.reliability soak            (make soak; a bit more than an hour)
     python -m benchmarks.reliability fuzz            (make fuzz; about ten minutes)
 
