@@ -53,11 +53,8 @@ def shards(folder: Path) -> list[Path]:
     """The finished shards of a folder, in a fixed order; of a complete one those that it had then."""
     found = {path.name: path for path in sorted(folder.glob("*.*"))}
     complete = read_json(found[COMPLETE]) if COMPLETE in found else None
-    return [
-        path
-        for name, path in found.items()
-        if name.startswith("part-") and (complete is None or name in complete["shards"])
-    ]
+    counted = found.keys() if complete is None else set(complete["shards"])
+    return [path for name, path in found.items() if name.startswith("part-") and name in counted]
 
 
 def complete(folder: Path, paths: Iterable[Path]) -> None:
