@@ -22,7 +22,7 @@ bench-search: install  ## step search against lock-step and one by one, and by w
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.judge_speed
 
-bench-scale: install  ## many problems on many simulated engines, about half an hour
+bench-scale: install  ## many problems on many simulated engines, an hour and a half
 	$(BIN)/python -m benchmarks.scale
 
 faults: install  ## processes killed, hung and stopped, disks full, in each stage, networks cut; three hours

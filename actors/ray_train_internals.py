@@ -4,8 +4,8 @@ Its controller starts a detached actor that returns the workers' placement group
 and then tells it to begin. A controller that is killed between the two leaves an actor that waits for
 ever on a cluster that stays up (Ray 2.60, ``ray.train.v2``). Here that actor begins by itself.
 
-gloo looks up its own address by the host's name, which on many machines is not known, or is 127.0.1.1;
-NCCL takes the first interface that it finds. Here both take that of the node's address in the cluster.
+gloo looks up its own address by the host's name, which on many machines is not known, or is 127.0.1.1.
+Here it takes the interface of the node's address in the cluster.
 """
 
 from __future__ import annotations
@@ -51,19 +51,17 @@ class CleanerCallback(PlacementGroupCleanerCallback):  # type: ignore[misc]
         )
 
 
-# How gloo and NCCL are told their interface; "=" is NCCL's for a name that is not a prefix.
-INTERFACE = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
+# The variable by which gloo is told its interface.
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 TorchBackend: Any = TorchConfig().backend_cls
 
 
 def use_nodes_interface() -> None:
-    """Have this process's gloo and NCCL take the interface of the node's address, unless they were told
-    another."""
+    """Have this process's gloo take the interface of the node's address, unless it was told another."""
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address == address for each in addresses):
-            for variable, form in INTERFACE.items():
-                os.environ.setdefault(variable, form.format(name))
+            os.environ.setdefault(GLOO_INTERFACE, name)
 
 
 class NodesTorchBackend(TorchBackend):  # type: ignore[misc]

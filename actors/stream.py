@@ -6,6 +6,7 @@ filter and check the rows; the process that runs this has no copy of them.
 
 from __future__ import annotations
 
+import itertools
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,8 +43,8 @@ from psr_ray.telemetry.progress import ProgressWriter
 # search holds back no others, but its finished rows count here until it ends.
 ROWS_AHEAD = 3.0
 
-# Batches an engine gets at least before they grow, and most of all: each costs this process some 10 KB
-# to the end.
+# Batches an engine gets before they grow, and how many there are of all before they grow again: each
+# costs this process some 10 KB to the end.
 MANY_BATCHES = 32
 MOST_BATCHES = 8_000
 
@@ -159,6 +160,24 @@ def check_rows(folder: Path, expected: Mapping[str, int], max_failed_share: floa
         complete(folder / name, paths[name])
 
 
+def batches(num_left: int, most: int, places: int, per_shard: int) -> tuple[list[int], int]:
+    """How many rows each batch has, and how many batches an engine has at once at most.
+
+    Engines get more as others end. Where all rows are handed out at once each engine gets its part,
+    and those that start last, too.
+    """
+    small = min(
+        per_shard, places // 4, num_left // (2 * most)
+    )  # finished rows wait for their shard
+    large = min(places // 2, num_left // (MANY_BATCHES * most))
+    size = max(1, small, large, min(2 * places, num_left // MOST_BATCHES))
+    num, at_once = -(-num_left // size), max(2, math.ceil((ROWS_AHEAD * places + per_shard) / size))
+    parts = max(1, num_left // (size * most))
+    if parts < at_once:
+        num, at_once = min(num_left, parts * most), parts
+    return [num_left // num + (index < num_left % num) for index in range(num)], at_once
+
+
 def stream_rows(
     paths: list[Path],
     num_left: int,
@@ -176,16 +195,7 @@ def stream_rows(
 
     config, folder, engine = work.config, work.folder, work.config.engine
     least, most = engine.num_engines
-    # A batch is a block: engines get more of them as others end. Finished rows wait for their shard.
-    places, per_shard = engine.max_rows_in_flight, engine.rows_per_shard
-    small = min(per_shard, places // 4, num_left // (2 * most))
-    large = min(places // 2, num_left // (MANY_BATCHES * most))
-    per_batch = max(1, small, large, num_left // MOST_BATCHES)
-    num_batches = max(2, math.ceil((ROWS_AHEAD * places + per_shard) / per_batch))
-    # no engine takes more than its part while others are still starting
-    parts = max(1, num_left // (per_batch * most))
-    if parts < num_batches:
-        num_batches, per_batch = parts, -(-num_left // (parts * most))
+    sizes, num_batches = batches(num_left, most, engine.max_rows_in_flight, engine.rows_per_shard)
     if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         room = result_of(pool.room.remote(demand))
@@ -199,7 +209,8 @@ def stream_rows(
     # from_blocks: read_parquet yields a dozen blocks a second, too few for 64 engines; from_arrow has a
     # task with a CPU of its own look at each block, and waits for ever where engines have them all
     left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
-    blocks = [left.slice(start, per_batch) for start in range(0, len(left), per_batch)]
+    ends = itertools.accumulate(sizes)
+    blocks = [left.slice(end - size, size) for end, size in zip(ends, sizes, strict=True)]
     num_clients = max(least, min(most, len(blocks)))
     dataset = ray.data.from_blocks(blocks)
     del left, blocks
@@ -207,7 +218,7 @@ def stream_rows(
         EngineClient,
         fn_constructor_args=(pool, work, worker),
         batch_format="pyarrow",
-        batch_size=per_batch,
+        batch_size=None,  # a block
         compute=ray.data.ActorPoolStrategy(
             min_size=least,
             initial_size=num_clients,  # they take no room: all engines start together

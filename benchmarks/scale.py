@@ -12,8 +12,8 @@ scheduler is not the best one: handing out the same problems in another order ma
 Engines start together, when all their processes are there: hundreds of them start one after the other
 on one machine. ``driver_mb`` is the largest unshared memory of the process that runs the pipeline.
 
-``ramps``: a pool that grows from one engine, and engines that work as soon as they are there; ``plain``
-is ``map_batches`` over actors that do nothing else, without our pool, shards and counts, beside it.
+``ramps``: a pool that grows from one engine, and engines that work as soon as they are there; beside it
+``plain``, ``map_batches`` over actors that do nothing else, without our pool, shards and counts.
 
 An engine is two processes of some 120 MB (Ray Data's actor and the engine's): 512 need 130 GB, or swap.
 """
@@ -217,21 +217,23 @@ def main(
             "points", size, found | {"coordination": round(found["wall_s"] / best - 1, 4)}, service
         )
     for size in ramps:
-        keep("ramps", size, measure(size, 1), service)
-        keep("plain", size, ray.get(alone(plain).remote(size, median, sigma)), service)
+        found = measure(size, 1)
+        beside = ray.get(alone(plain).remote(size, median, sigma))
+        keep("ramps", size, found | {"plain": beside}, service)
     ray.shutdown()
 
 
 def keep(part: str, size: Size, found: dict[str, Any], service: dict[str, Any]) -> None:
     """Put figures among those stored, or in their place where those are of another service time."""
     names = ("num_problems", "num_engines", "places")
-    row = dict(zip(names, size, strict=True)) | found
+    measured = facts("ray")
+    row = dict(zip(names, size, strict=True)) | found | {"commit": measured["commit"]}
     print(part, row, flush=True)
     stored = RESULTS / "scale.json"
     before = json.loads(stored.read_text()) if stored.exists() else {}
     if before.get("service_time") != service:
         before = {}
-    parts = {name: before.get(name, []) for name in ("points", "ramps", "plain")}
+    parts = {name: before.get(name, []) for name in ("points", "ramps")}
     others = [old for old in parts[part] if tuple(old[name] for name in names) != size]
     parts[part] = sorted([*others, row], key=lambda row: (row["num_engines"], row["num_problems"]))
     result: dict[str, Any] = {"service_time": service} | parts
@@ -241,7 +243,7 @@ def keep(part: str, size: Size, found: dict[str, Any], service: dict[str, Any]) 
             "metric": "share of time that coordination adds to simulated searches, at the largest point",
             "ratio": dict.fromkeys(("median", "min", "max"), largest),
         }
-    store("scale", result | facts("ray"))
+    store("scale", result | measured)
 
 
 if __name__ == "__main__":

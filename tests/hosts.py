@@ -229,7 +229,9 @@ class Host:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()  # its child, the host's first process, ends with it
             self.process.wait(60)
-            while self._listens():  # and so do all others, a little later
+            for _ in range(200):  # and so do all others, a little later
+                if not self._listens():
+                    break
                 time.sleep(0.05)
 
     def end(self):

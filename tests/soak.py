@@ -42,7 +42,7 @@ class Soak:
 
     def __init__(self, cluster, seed):
         self.cluster, self.rng = cluster, random.Random(seed)
-        self.faults = Counter()
+        self.faults, self.harmed_at = Counter(), 0.0
         self.ends = []
 
     def run(self, name, every_s, over):
@@ -56,7 +56,8 @@ class Soak:
                         next_fault = time.time() + every_s
                     self.mend()
                     time.sleep(0.5)
-            assert code == 0 or code in GO_ON, (code, self.cluster.log)
+            harmed = time.time() < self.harmed_at + 2 * END_S + 2 * AWAY_S
+            assert code == 0 or (code in GO_ON and harmed), (code, self.cluster.log)
         expected, found = self.cluster.items(name)
         lost, doubled = len(set(expected) - set(found)), len(found) - len(set(found))
         return {"items": len(expected), "lost": lost, "doubled": doubled} | self.rest()
@@ -64,10 +65,11 @@ class Soak:
     def harm(self, command):
         """A random fault among those that are possible now."""
         found = {name: self.processes(mark) for name, mark in VICTIMS.items()}
-        others = (*COMMAND_FAULTS, "node switched off", f"node cut off for {AWAY_S} s")
+        others = (*COMMAND_FAULTS, "node switched off", f"node deaf to the head for {AWAY_S} s")
         possible = [name for name in found if found[name]]
         fault = self.rng.choice([*possible, *others, f"storage away for {AWAY_S} s"])
         self.faults[fault] += 1
+        self.harmed_at = time.time() + AWAY_S
         worker = self.rng.choice(self.cluster.workers)
         if fault in found:
             with contextlib.suppress(psutil.NoSuchProcess):

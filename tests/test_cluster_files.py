@@ -205,7 +205,7 @@ EXECUTED = {
 NOT_HERE = {"aws", "docker"}
 
 
-def test_each_command_of_the_clusters_page_is_executed_or_named_as_not_tried():
+def test_each_command_of_the_clusters_page_names_its_test_or_is_said_not_to_be_tried():
     page = (ROOT / "docs" / "cluster.md").read_text()
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     shell = [block for language, block in blocks if not language]

@@ -11,6 +11,7 @@ from conftest import ROOT
 from actors.desk import StageWork
 from actors.pool import Engine, EnginePool, resting
 from actors.searcher import EngineWorker
+from actors.stream import batches
 from psr_ray.cluster.capacity import NodeKind, check_apart, demands_of
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
@@ -52,6 +53,24 @@ def lend(pool, stage, client, broken=None, most=2):
     name, *_ = pool.lend(work(stage, most), client, EngineWorker, broken)
     pool.ready(name, {"node": "here", "processes": [], "loading_s": 1.0})
     return name
+
+
+@pytest.mark.parametrize("num", [1, 9, 65, 129, 1_000, 8_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("most", [1, 8, 64, 512])
+@pytest.mark.parametrize("places", [1, 4, 64, 512])
+def test_batches_have_all_rows_and_leave_no_engine_without_its_part(num, most, places):
+    sizes, at_once = batches(num, most, places, per_shard=16)
+    assert sum(sizes) == num
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= max(2 * places, -(-num // most))
+    if at_once * most >= len(
+        sizes
+    ):  # all are handed out at once: at most one more to an engine than to another
+        assert len(sizes) == min(num, at_once * most)
+    else:
+        assert at_once >= 2
+        assert at_once * max(sizes) >= 3 * places
+    assert len(sizes) <= max(10_000, 64 * most, num // places)
 
 
 def test_clients_of_a_stage_have_engines_of_their_own_and_those_of_another_stage_the_same():

@@ -64,8 +64,8 @@ def check_storage(path: Path, node: str) -> None:
     problem = write_problem(path.parent)
     if problem is not None:
         raise PsrError(
-            f"node {node} cannot write to {path.parent} ({problem}): allow it (its role or user), or "
-            "set runs_dir to another place"
+            f"node {node} cannot write to {path.parent} ({problem}): allow it (its role or user), "
+            "free space, or set runs_dir to another place"
         )
 
 

@@ -33,6 +33,7 @@ PROBE_BYTES = 2**20
 # Of the errors that stores raise, as a file system or below it.
 STORE_PACKAGES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+ACCESS_ERRORS = {errno.EACCES, errno.EPERM}
 
 
 class FolderLock:
@@ -165,7 +166,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def write_problem(folder: Path) -> str | None:
-    """Why nothing can be written in a folder; None where it can, or there is no folder."""
+    """Why nothing can be written in a folder; None where it can."""
     probe = folder / f".probe.{uuid.uuid4().int}"
     if is_remote(folder):
         try:
@@ -177,7 +178,7 @@ def write_problem(folder: Path) -> str | None:
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:
-        return None if isinstance(error, FileNotFoundError) else error.strerror
+        return error.strerror if error.errno in DISK_ERRORS | ACCESS_ERRORS else None
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
