@@ -141,7 +141,7 @@ def test_an_engine_answers_by_the_weights_it_loaded_in_place(tmp_path, kind, tie
         [sys.executable, "-c", SCRIPT, *folders, dtype, json.dumps(vars(proofs[0]))],
         capture_output=True, text=True, cwd=ROOT, check=False, timeout=300,
     )  # fmt: skip
-    assert "RESULT" in done.stdout, done.stderr[-3000:]
+    assert "RESULT" in done.stdout, (done.returncode, done.stderr[-3000:])
     looks = json.loads(done.stdout.split("RESULT")[1])
     order = [0, 1, 0, 1]
     for (answers, _), place in zip(looks, order, strict=True):

@@ -22,6 +22,7 @@ from psr_ray.inference.guard import Guard
 from psr_ray.inference.models import Models
 from psr_ray.inference.running import Running, TaskThread, Waiting
 from psr_ray.inference.vllm_api import (
+    allow_amx,
     completions_of,
     engine_arguments,
     engine_environment,
@@ -57,6 +58,7 @@ class VllmEngine:
         if first_path is not None:
             paths["first"] = first_path
         os.environ.update(engine_environment(settings))
+        allow_amx()
         self._guard = Guard()  # before vLLM's processes start: this one may be killed meanwhile
         self._max_open = settings.max_rows_in_flight
         self._max_num_seqs = settings.max_num_seqs

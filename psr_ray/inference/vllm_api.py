@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import platform
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,10 @@ from psr_ray.method.generation import Completion, Finish, GenerationRequest
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
+
+
+# Of Linux on x86-64: a system call, what it is asked for (ARCH_REQ_XCOMP_PERM), the tiles of AMX.
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 
 
 def engine_environment(settings: EngineConfig) -> dict[str, str]:
@@ -27,6 +34,14 @@ def engine_environment(settings: EngineConfig) -> dict[str, str]:
             # parts of vLLM's sampler compile themselves all the same, which needs a C++ compiler
             variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
+
+
+def allow_amx() -> None:
+    """Ask Linux for AMX's registers. vLLM's attention in bfloat16 uses them without asking on a CPU that
+    has them, and the process dies of an illegal instruction (vLLM 0.32; a race, as a library below it may
+    have asked before). Where there are none, nothing happens."""
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA)
 
 
 def with_exact_logits(config: Any) -> Any:
