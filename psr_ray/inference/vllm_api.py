@@ -37,9 +37,9 @@ def engine_environment(settings: EngineConfig) -> dict[str, str]:
 
 
 def allow_amx() -> None:
-    """Ask Linux for AMX's registers. vLLM's attention in bfloat16 uses them without asking on a CPU that
-    has them, and the process dies of an illegal instruction (vLLM 0.32; a race, as a library below it may
-    have asked before). Where there are none, nothing happens."""
+    """Ask Linux for AMX's registers. On a CPU that has them vLLM's attention in bfloat16 uses them
+    without asking, and the process dies of an illegal instruction (vLLM 0.32; not always, as a library
+    below may have asked). Where there are none, nothing happens."""
     if sys.platform == "linux" and platform.machine() == "x86_64":
         ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA)
 
