@@ -91,9 +91,7 @@ def run_rows(
         work = StageWork(model, config, folder, first, attempt or uuid.uuid4().hex)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
             before = result_of(engines.starts.remote(str(folder)))
-            used["busy_s"] = stream_rows(
-                paths, total - num_done, work, progress, advance, worker, engines
-            )
+            used["busy_s"] = stream_rows(paths, work, progress, advance, worker, engines)
             result_of(engines.finish.remote(str(folder)))
             used["engine_starts"] = max(0, result_of(engines.starts.remote(str(folder))) - before)
         loading = [mark["loading_s"] for mark in ledger.engines()]
@@ -166,9 +164,8 @@ def batches(num_left: int, most: int, places: int, per_shard: int) -> tuple[list
     Engines get more as others end. Where all rows are handed out at once each engine gets its part,
     and those that start last, too.
     """
-    small = min(
-        per_shard, places // 4, num_left // (2 * most)
-    )  # finished rows wait for their shard
+    # finished rows wait for their shard
+    small = min(per_shard, places // 4, num_left // (2 * most))
     large = min(places // 2, num_left // (MANY_BATCHES * most))
     size = max(1, small, large, min(2 * places, num_left // MOST_BATCHES))
     num, at_once = -(-num_left // size), max(2, math.ceil((ROWS_AHEAD * places + per_shard) / size))
@@ -180,7 +177,6 @@ def batches(num_left: int, most: int, places: int, per_shard: int) -> tuple[list
 
 def stream_rows(
     paths: list[Path],
-    num_left: int,
     work: StageWork,
     progress: ProgressWriter,
     advance: Callable[[int, int], None],
@@ -195,7 +191,6 @@ def stream_rows(
 
     config, folder, engine = work.config, work.folder, work.config.engine
     least, most = engine.num_engines
-    sizes, num_batches = batches(num_left, most, engine.max_rows_in_flight, engine.rows_per_shard)
     if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         room = result_of(pool.room.remote(demand))
@@ -209,6 +204,7 @@ def stream_rows(
     # from_blocks: read_parquet yields a dozen blocks a second, too few for 64 engines; from_arrow has a
     # task with a CPU of its own look at each block, and waits for ever where engines have them all
     left = in_task(unfinished, paths, folder)  # a view into Ray's object store, not a copy
+    sizes, num_batches = batches(len(left), most, engine.max_rows_in_flight, engine.rows_per_shard)
     ends = itertools.accumulate(sizes)
     blocks = [left.slice(end - size, size) for end, size in zip(ends, sizes, strict=True)]
     num_clients = max(least, min(most, len(blocks)))

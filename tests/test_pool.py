@@ -63,9 +63,8 @@ def test_batches_have_all_rows_and_leave_no_engine_without_its_part(num, most, p
     assert sum(sizes) == num
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= max(2 * places, -(-num // most))
-    if at_once * most >= len(
-        sizes
-    ):  # all are handed out at once: at most one more to an engine than to another
+    # all are handed out at once: at most one more to an engine than to another
+    if at_once * most >= len(sizes):
         assert len(sizes) == min(num, at_once * most)
     else:
         assert at_once >= 2
