@@ -14,8 +14,11 @@ on one machine. ``driver_mb`` is the largest unshared memory of the process that
 
 ``ramps``: a pool that grows from one engine, and engines that work as soon as they are there; beside it
 ``plain``, ``map_batches`` over actors that do nothing else, without our pool, shards and counts.
+``idle`` is the share of the places that stand empty from when all engines work to the last search's start.
 
-An engine is two processes of some 120 MB (Ray Data's actor and the engine's): 512 need 130 GB, or swap.
+An engine is two processes of some 120 MB (Ray Data's actor and the engine's): 512 need 120 GB, or swap
+(much of it compresses: zram). Two cores handle some 15 batches a second, so hundreds of engines are
+given searches that take longer, as those of a large model do.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -44,12 +47,18 @@ from psr_ray.storage.files import Row
 from psr_ray.storage.shards import finished_ids, read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
-Size = tuple[int, int, int]  # problems, engines, searches an engine works on at once
 
-POINTS: list[Size] = [(1_000, 1, 64), (1_000, 8, 64), (10_000, 8, 64), (1_000, 64, 64)]
-POINTS += [(10_000, 64, 64), (100_000, 64, 64), (1_000_000, 64, 512)]
-POINTS += [(100_000, 128, 64), (200_000, 256, 64), (400_000, 512, 64)]
-RAMPS: list[Size] = [(8_000, 64, 64), (16_000, 128, 64), (32_000, 256, 64), (64_000, 512, 64)]
+class Size(NamedTuple):
+    """``places``: searches an engine works on at once; ``slower``: how many times as long they take."""
+
+    num_problems: int
+    num_engines: int
+    places: int
+    slower: int = 1
+
+
+POINTS = [Size(1_000, 8, 64), Size(1_000, 64, 64), Size(100_000, 64, 64), Size(1_000_000, 64, 512)]
+RAMPS = [Size(16_000, 64, 64), Size(60_000, 512, 16, 8)]
 
 
 class Peak:
@@ -83,7 +92,7 @@ def ours(
     size: Size, least: int, config: Config, median: float, sigma: float, folder: Path
 ) -> dict[str, Any]:
     """A stage; run in a process of its own, so that its memory is its own."""
-    num, most, places = size
+    num, most, places, _ = size
     changes = {"num_engines": (least, most), "max_rows_in_flight": places}
     engine = config.engine.model_copy(update=changes)
     config = config.model_copy(update={"engine": engine})
@@ -97,21 +106,28 @@ def ours(
     assert len(finished_ids(searches)) == num
     ends = (row["end"].split(",") for row in read_rows(shards(searches)))
     found = [(float(start), float(end), engine) for start, end, engine in ends]
-    return figures(began, found, peak.mb)
+    return figures(began, found, peak.mb, places)
 
 
-def figures(began: float, found: list[tuple[float, float, str]], mb: float) -> dict[str, Any]:
+def figures(
+    began: float, found: list[tuple[float, float, str]], mb: float, places: int
+) -> dict[str, Any]:
     """Of searches with their start, end and engine."""
     first: dict[str, float] = {}
     for start, _, engine in found:
         first[engine] = min(start, first.get(engine, start))
     wall = max(end for _, end, _ in found) - min(first.values())
+    # from when all engines work to the last search's start
+    since, until = max(first.values()), max(start for start, _, _ in found)
+    worked = sum(max(0.0, min(end, until) - max(start, since)) for start, end, _ in found)
+    whole = (until - since) * places * len(first)
     return {
         "engines_used": len(first),
         "start_s": round(min(first.values()) - began, 2),
         "first_row_s": round(min(end for _, end, _ in found) - began, 2),
         "all_engines_s": round(max(first.values()) - began, 2),
         "wall_s": round(wall, 2),
+        "idle": round(1 - worked / whole, 4) if until > since + 10 else None,
         "searches_per_s": round(len(found) / wall, 2),
         "driver_mb": round(mb, 1),
     }
@@ -137,7 +153,7 @@ class PlainWorker:
 
 def plain(size: Size, median: float, sigma: float) -> dict[str, Any]:
     """The same searches by Ray Data alone."""
-    num, engines, places = size
+    num, engines, places, _ = size
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -162,23 +178,20 @@ def plain(size: Size, median: float, sigma: float) -> dict[str, Any]:
             for batch in done.iter_batches(batch_size=None)
             for row in zip(*batch.values(), strict=True)
         ]
-    return figures(
-        began, [(float(start), float(end), str(pid)) for start, end, pid in rows], peak.mb
-    )
+    found = [(float(start), float(end), str(pid)) for start, end, pid in rows]
+    return figures(began, found, peak.mb, places)
 
 
 def sizes(said: list[str] | None) -> list[Size]:
     """Of points as the command line has them."""
-    found = []
-    for point in said or []:
-        num, engines, places = map(int, point.split("x"))
-        found.append((num, engines, places))
-    return found
+    return [Size(*map(int, point.split("x"))) for point in said or []]
 
 
 def main(
-    point: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINESxPLACES")] = None,
-    ramp: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINESxPLACES")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="PROBLEMSxENGINESxPLACES[xSLOWER]")
+    ] = None,
+    ramp: Annotated[list[str] | None, typer.Option(help="PROBLEMSxENGINESxPLACES[xSLOWER]")] = None,
 ) -> None:
     """Store benchmarks/results/scale.json: all points and ramps, or those asked for in their places."""
     import ray
@@ -192,7 +205,7 @@ def main(
         points, ramps = POINTS, RAMPS
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # most of it may be in swap
-    slots = 2 + max(engines for _, engines, _ in points + ramps) + 4
+    slots = 2 + max(size.num_engines for size in points + ramps) + 4
     ray.init(
         address="local", _node_ip_address="127.0.0.1", num_cpus=slots, include_dashboard=False,
         log_to_driver=False,
@@ -202,39 +215,36 @@ def main(
     def measure(size: Size, least: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            ray.get(alone(write_problems).remote(size[0], folder / "problems.parquet"))
-            found: dict[str, Any] = ray.get(
-                alone(ours).remote(size, least, config, median, sigma, folder)
-            )
+            ray.get(alone(write_problems).remote(size.num_problems, folder / "problems.parquet"))
+            task = alone(ours).remote(size, least, config, median * size.slower, sigma, folder)
+            found: dict[str, Any] = ray.get(task)
             return found
 
     for size in points:
-        num, engines, places = size
-        found = measure(size, engines)
-        names = (f"problem-{index}" for index in range(num))
-        best = perfect(names, engines * places, median, sigma)
+        found = measure(size, size.num_engines)
+        names = (f"problem-{index}" for index in range(size.num_problems))
+        best = perfect(names, size.num_engines * size.places, median * size.slower, sigma)
         keep(
             "points", size, found | {"coordination": round(found["wall_s"] / best - 1, 4)}, service
         )
     for size in ramps:
         found = measure(size, 1)
-        beside = ray.get(alone(plain).remote(size, median, sigma))
+        beside = ray.get(alone(plain).remote(size, median * size.slower, sigma))
         keep("ramps", size, found | {"plain": beside}, service)
     ray.shutdown()
 
 
 def keep(part: str, size: Size, found: dict[str, Any], service: dict[str, Any]) -> None:
     """Put figures among those stored, or in their place where those are of another service time."""
-    names = ("num_problems", "num_engines", "places")
     measured = facts("ray")
-    row = dict(zip(names, size, strict=True)) | found | {"commit": measured["commit"]}
+    row = size._asdict() | found | {"commit": measured["commit"]}
     print(part, row, flush=True)
     stored = RESULTS / "scale.json"
     before = json.loads(stored.read_text()) if stored.exists() else {}
     if before.get("service_time") != service:
         before = {}
     parts = {name: before.get(name, []) for name in ("points", "ramps")}
-    others = [old for old in parts[part] if tuple(old[name] for name in names) != size]
+    others = [old for old in parts[part] if {**old, **size._asdict()} != old]
     parts[part] = sorted([*others, row], key=lambda row: (row["num_engines"], row["num_problems"]))
     result: dict[str, Any] = {"service_time": service} | parts
     if parts["points"]:

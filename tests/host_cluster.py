@@ -9,6 +9,7 @@ from conftest import ROOT
 from stores import BUCKET, MAKE_BUCKET, environment
 
 PORT, REDIS_PORT = 5000, 6380
+TO_STORAGE = ("INPUT", "-p", "tcp", "--dport", str(PORT))  # packets, on the storage's host
 # As the Dockerfile has it.
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "20000",

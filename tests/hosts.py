@@ -208,6 +208,17 @@ class Host:
         """An iptables rule on the host, as after ``iptables``."""
         run("ip", "netns", "exec", self.namespace, "iptables", *rule)
 
+    @contextlib.contextmanager
+    def dropping(self, *kinds):
+        """Packets are dropped while the block runs; a kind is a chain and what matches in it."""
+        for kind in kinds:
+            self.firewall("-A", *kind, "-j", "DROP")
+        try:
+            yield
+        finally:
+            for kind in kinds:
+                self.firewall("-D", *kind, "-j", "DROP")
+
     def add_interface(self, name, address):
         """Another interface, which leads nowhere."""
         run("ip", "-n", self.namespace, "link", "add", name, "type", "veth", "peer", f"{name}-far")

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 
 import psutil
-from host_cluster import PORT, run
+from host_cluster import TO_STORAGE, run
 
 from benchmarks.heads import children
 
@@ -79,10 +79,10 @@ class Soak:
         elif fault == "node switched off":
             worker.off()
         elif fault.startswith("node"):
-            with dropped(worker, "INPUT", "-s", self.cluster.head.address):
+            with worker.dropping(("INPUT", "-s", self.cluster.head.address)):
                 time.sleep(AWAY_S)
         else:
-            with dropped(self.cluster.storage, "INPUT", "-p", "tcp", "--dport", PORT):
+            with self.cluster.storage.dropping(TO_STORAGE):
                 time.sleep(AWAY_S)
 
     def stop(self, command, fault):
@@ -135,17 +135,6 @@ class Soak:
             "handles": handles,
             "programs": {name: round(held) for name, held in programs.most_common()},
         }
-
-
-@contextlib.contextmanager
-def dropped(host, *packets):
-    """A host drops packets of a kind while the block runs."""
-    rule = (*map(str, packets), "-j", "DROP")
-    host.firewall("-A", *rule)
-    try:
-        yield
-    finally:
-        host.firewall("-D", *rule)
 
 
 def program(process):

@@ -1,9 +1,19 @@
 """A network that fails between the hosts of a cluster: no row is lost, none counts twice."""
 
+import contextlib
 import time
 
 import pytest
-from host_cluster import OUT, PORT, PROBLEMS, SMALL_SHARDS, STAGE, HostCluster, run, search
+from host_cluster import (
+    OUT,
+    PROBLEMS,
+    SMALL_SHARDS,
+    STAGE,
+    TO_STORAGE,
+    HostCluster,
+    run,
+    search,
+)  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
@@ -13,28 +23,26 @@ STAGES = [
 ]  # fmt: skip
 
 
-def apart(host, others, *, one_way=False):
-    """iptables rules that keep a host from others, not from the storage."""
+def between(others, *, one_way=False):
+    """What a host sends to others and, unless one way only, gets from them."""
     for other in others:
-        yield ("OUTPUT", "-d", other.address, "-j", "DROP")
+        yield ("OUTPUT", "-d", other.address)
         if not one_way:
-            yield ("INPUT", "-s", other.address, "-j", "DROP")
+            yield ("INPUT", "-s", other.address)
 
 
 @pytest.mark.parametrize("how", ["20 s", "for ever", "one way"])
 def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
     cluster = HostCluster(hosts, tmp_path)
-    with cluster.running(), cluster.psr_ray(*SEARCH) as searching:
+    with cluster.running(), cluster.psr_ray(*SEARCH) as searching, contextlib.ExitStack() as cut:
         cluster.await_rows("out", searching)
         gone = cluster.workers[1]
-        rules = list(apart(gone, [cluster.head, cluster.workers[0]], one_way=how == "one way"))
-        for rule in rules:
-            gone.firewall("-A", *rule)
+        packets = between([cluster.head, cluster.workers[0]], one_way=how == "one way")
         cut_at = time.time()
+        cut.enter_context(gone.dropping(*packets))
         if how == "20 s":
             time.sleep(20)
-            for rule in rules:
-                gone.firewall("-D", *rule)
+            cut.close()
         assert searching.wait(400) == 0, cluster.log
         took_s = time.time() - cut_at
         first = cluster.rows(STAGE, PROBLEMS)
@@ -52,13 +60,9 @@ def test_the_head_is_cut_off_from_the_host_of_the_command(hosts, tmp_path, recor
     [ours, *_] = cluster.workers
     with cluster.running(), cluster.psr_ray(*SEARCH, host=ours) as searching:
         cluster.await_rows("out", searching)
-        rules = list(apart(ours, [cluster.head]))
-        for rule in rules:
-            ours.firewall("-A", *rule)
         cut_at = time.time()
-        time.sleep(20)
-        for rule in rules:
-            ours.firewall("-D", *rule)
+        with ours.dropping(*between([cluster.head])):
+            time.sleep(20)
         assert searching.wait(400) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
         took_s = time.time() - cut_at
@@ -68,11 +72,13 @@ def test_the_head_is_cut_off_from_the_host_of_the_command(hosts, tmp_path, recor
 
 def test_two_packets_of_a_hundred_are_lost(hosts, tmp_path, record):
     cluster = HostCluster(hosts, tmp_path)
-    lost = ("-m", "statistic", "--mode", "random", "--probability", "0.02", "-j", "DROP")
-    for host in (cluster.storage, cluster.head, *cluster.workers):
-        host.firewall("-A", "INPUT", "-i", "eth0", *lost)
+    lost = ("INPUT", "-i", "eth0", "-m", "statistic", "--mode", "random", "--probability", "0.02")
     began = time.time()
-    with cluster.running(), cluster.psr_ray(*SEARCH) as searching:
+    with contextlib.ExitStack() as stack:
+        for host in (cluster.storage, cluster.head, *cluster.workers):
+            stack.enter_context(host.dropping(lost))
+        stack.enter_context(cluster.running())
+        searching = stack.enter_context(cluster.psr_ray(*SEARCH))
         assert searching.wait(600) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
         fault = "2 % of all packets lost (the whole search)"
@@ -82,14 +88,12 @@ def test_two_packets_of_a_hundred_are_lost(hosts, tmp_path, record):
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage):
     cluster = HostCluster(hosts, tmp_path)
-    port = ("INPUT", "-p", "tcp", "--dport", str(PORT), "-j", "DROP")
     with cluster.running(), cluster.psr_ray(*run()) as running:
         while not cluster.objects(f"runs/smoke/{stage}/"):
             assert running.poll() is None, cluster.log
             time.sleep(1)
-        cluster.storage.firewall("-A", *port)
-        time.sleep(60)
-        cluster.storage.firewall("-D", *port)
+        with cluster.storage.dropping(TO_STORAGE):
+            time.sleep(60)
         back_at = time.time()
         assert running.wait(300) == 0, cluster.log
         took_s = time.time() - back_at

@@ -23,13 +23,13 @@ def many_cores(monkeypatch):
 
 
 def test_all_engines_of_a_growing_pool_start_together_and_get_work(many_cores, tmp_path):
-    size = (num, engines, _) = 2_000, 8, 16
-    scale.write_problems(num, tmp_path / "problems.parquet")
+    size = scale.Size(2_000, 8, 16)
+    scale.write_problems(size.num_problems, tmp_path / "problems.parquet")
     config = load_config("configs/smoke.yaml", ["engine.rows_per_shard=16"])
     found = scale.ours(size, 1, config, 4.0, 0.5, tmp_path)
-    assert found["engines_used"] == engines
+    assert found["engines_used"] == size.num_engines
     # processes start one after the other on two cores; a second wave came once the first was at work
     assert found["all_engines_s"] < found["start_s"] + 30
     plain = scale.plain(size, 4.0, 0.5)
-    assert plain["engines_used"] == engines
+    assert plain["engines_used"] == size.num_engines
     print(found, plain)
