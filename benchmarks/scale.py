@@ -14,7 +14,7 @@ on one machine. ``driver_mb`` is the largest unshared memory of the process that
 
 ``ramps``: a pool that grows from one engine, and engines that work as soon as they are there; beside it
 ``plain``, ``map_batches`` over actors that do nothing else, without our pool, shards and counts.
-``idle`` is the share of the places that stand empty from when all engines work to the last search's start.
+``idle`` is the share of places that stand empty from when all engines work to the last search's start.
 
 An engine is two processes of some 120 MB (Ray Data's actor and the engine's): 512 need 120 GB, or swap
 (much of it compresses: zram). Two cores handle some 15 batches a second, so hundreds of engines are
