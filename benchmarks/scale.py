@@ -57,15 +57,17 @@ class Size(NamedTuple):
     slower: int = 1
 
 
-POINTS = [Size(1_000, 8, 64), Size(1_000, 64, 64), Size(100_000, 64, 64), Size(1_000_000, 64, 512)]
+POINTS = [Size(1_000, 8, 64), Size(1_000, 64, 64), Size(20_000, 64, 64, 4), Size(100_000, 64, 64)]
+POINTS += [Size(1_000_000, 64, 512)]
 RAMPS = [Size(16_000, 64, 64), Size(60_000, 512, 16, 8)]
 
 
 class Peak:
-    """The largest unshared memory of this process while inside, in MB."""
+    """The largest unshared memory of this process while inside, in MB, and the seconds it computed."""
 
     def __enter__(self) -> Peak:
         self.mb, self.over = 0.0, threading.Event()
+        self.began = time.process_time()
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -76,6 +78,7 @@ class Peak:
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
+        self.cpu_s = time.process_time() - self.began
 
 
 def write_problems(num: int, path: Path) -> None:
@@ -106,11 +109,11 @@ def ours(
     assert len(finished_ids(searches)) == num
     ends = (row["end"].split(",") for row in read_rows(shards(searches)))
     found = [(float(start), float(end), engine) for start, end, engine in ends]
-    return figures(began, found, peak.mb, places)
+    return figures(began, found, peak, places)
 
 
 def figures(
-    began: float, found: list[tuple[float, float, str]], mb: float, places: int
+    began: float, found: list[tuple[float, float, str]], peak: Peak, places: int
 ) -> dict[str, Any]:
     """Of searches with their start, end and engine."""
     first: dict[str, float] = {}
@@ -129,7 +132,8 @@ def figures(
         "wall_s": round(wall, 2),
         "idle": round(1 - worked / whole, 4) if until > since + 10 else None,
         "searches_per_s": round(len(found) / wall, 2),
-        "driver_mb": round(mb, 1),
+        "driver_mb": round(peak.mb, 1),
+        "driver_cpu_s": round(peak.cpu_s, 1),
     }
 
 
@@ -179,7 +183,7 @@ def plain(size: Size, median: float, sigma: float) -> dict[str, Any]:
             for row in zip(*batch.values(), strict=True)
         ]
     found = [(float(start), float(end), str(pid)) for start, end, pid in rows]
-    return figures(began, found, peak.mb, places)
+    return figures(began, found, peak, places)
 
 
 def sizes(said: list[str] | None) -> list[Size]:

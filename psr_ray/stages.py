@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from psr_ray.config import Config
+from psr_ray.config import Config, RefreshConfig
 from psr_ray.method.prompts import own_templates
 from psr_ray.plugins import is_plugin, source_file
 from psr_ray.runs import RunDirectory, Stage, content_key, digest_of, fingerprint
@@ -93,6 +93,13 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
+def refresh_settings(refresh: RefreshConfig, *, of_training: bool) -> Json:
+    """The settings of `refresh` that a training reads, or those that a search does."""
+    values = refresh.model_dump(mode="json")
+    names = {"per_batch", "replay"} if of_training else values.keys() - {"per_batch", "replay"}
+    return {f"refresh.{name}": values[name] for name in names}
+
+
 # Settings, by the last part of their names, that may name the user's own code.
 PLUGIN_SETTINGS = ("mode", "ranking", "objective", "kind")
 # Settings that whatever an engine writes depends on.
@@ -105,6 +112,15 @@ GENERATION_SETTINGS = (
 )
 
 
+# Settings by which IFT and EFT rows become token ids.
+EXAMPLES = (
+    "model.dtype",
+    "model.max_length",
+    "prompts",
+    "judge.mode",
+    "judge.critiques",
+    "judge.max_thinking_tokens",
+)
 # Settings that step trees depend on, and the judging of their pairs.
 TREE_SETTINGS = (
     *GENERATION_SETTINGS,
@@ -202,15 +218,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
     made_by = base
     if config.sft is not None:
         evaluate("M0", base, 0)
-        rows = (
-            "model.dtype",
-            "model.max_length",
-            "prompts",
-            "judge.mode",
-            "judge.critiques",
-            "judge.max_thinking_tokens",
-        )
-        sft_settings = settings_of(config, *rows)
+        sft_settings = settings_of(config, *EXAMPLES)
         sft_settings |= method_settings(config, "sft")
         made_by = run.stage("sft", sft_settings, [data_of(*HELD_OUT, *SEED_ROWS), base])
         plan.append(PlannedStage("sft", 0, "M1", made_by))
@@ -220,9 +228,12 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         searching = config.in_iteration(k)
         whole = ("evaluation.max_tokens",) if searching.method.unit == "solution" else ()
         method = ("method.unit", "method.ranking", "method.judge")
-        unread = ("judge",) if searching.method.without_judge else ()
+        unread = ("judge",) if searching.method.without_judge and not config.refresh else ()
         names = (name for name in GENERATION_SETTINGS if name not in unread)
         settings = settings_of(searching, *names, "search", *method, *whole)
+        if config.refresh is not None:
+            settings |= refresh_settings(config.refresh, of_training=False)
+            settings |= settings_of(config, "evaluation.max_tokens")  # of rollouts
         judges = [first] if searching.method.first_judges else []
         dealt.append(config.train_source(k).model_dump(mode="json"))
         problems = data_of(*HELD_OUT, *SEED_ROWS, fine_tuned=fine_tuned, train=dealt)
@@ -230,6 +241,9 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         preferences = run.stage(f"preferences-{k}", {}, [search])
         settings = settings_of(config, "model.dtype", "method.objective")
         settings |= method_settings(config, "dpo")
+        if config.refresh is not None:  # what it adds to batches
+            settings |= settings_of(config, *EXAMPLES)
+            settings |= refresh_settings(config.refresh, of_training=True)
         if config.dpo.schedule_over != "round":
             settings["round"] = [k, config.num_iterations]
         made_by = run.stage(f"train-{k}", settings, [preferences, made_by])

@@ -21,8 +21,8 @@ from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import planned_stages
 from psr_ray.training.engine import deepspeed_config, load_model
-from psr_ray.training.examples import dpo_data, sft_data
 from psr_ray.training.job import TrainingJob
+from psr_ray.training.rows import dpo_data, sft_data
 
 # Settings that change no result: a run's place, its speed, permitted failures, the display.
 # Number types and weights: model.base is in the key as its content.
@@ -44,7 +44,7 @@ FREE = {
 }  # fmt: skip
 SETTINGS = ("num_iterations=2", "evaluation.best_of=true", "evaluation.num_samples=2",
             "dpo.solutions_per_batch=2", "judge.mode=explain", "judge.max_tokens=64",
-            "judge.max_points_tokens=64")  # fmt: skip
+            "judge.max_points_tokens=64", "refresh={num_judgements: 2}")  # fmt: skip
 METHODS = (
     {},
     {"unit": "solution", "ranking": "points"},
@@ -60,7 +60,7 @@ def leaves(model=Config, prefix=""):
         nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, Frozen)), None)
         if nested is None or typing.get_origin(field.annotation) is tuple:
             yield prefix + name
-        elif isinstance(field.annotation, types.UnionType):
+        elif isinstance(field.annotation, types.UnionType) and name != "refresh":
             yield prefix + name  # a group that may be null: one setting here
         else:
             yield from leaves(nested, f"{prefix}{name}.")
@@ -198,8 +198,8 @@ def read(tmp_path_factory):
                 deepspeed_config(config.sft, config.model.dtype)
                 load_model(job("sft"))
 
-            def train(config=config, job=job):
-                dpo_data(job("dpo"))
+            def train(config=config, prompts=prompts, job=job):
+                dpo_data(job("dpo"), prompts)
                 deepspeed_config(config.dpo, config.model.dtype)
                 load_model(job("dpo"))
 
@@ -230,6 +230,7 @@ def test_every_setting_that_a_stage_reads_is_in_its_key(read):
         if stage.startswith("evaluate"):  # by the paper's method, whatever the run's
             found = {setting for setting in found if not setting.startswith("method.")}
             found -= {"judge.comparisons", "judge.max_problem_tokens"}
+            found = {setting for setting in found if not setting.startswith("refresh.")}
         for setting in sorted(found & known - FREE):
             assert keys(changed(config, setting))[stage] != base, (stage, method, setting)
 
@@ -248,7 +249,7 @@ def test_what_stages_read_is_seen(read):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_settings_of_evaluations_redo_no_data(read):
-    config, _ = read["data", 0]
+    config = read["data", 0][0].model_copy(update={"refresh": None})  # its rollouts read it
     before, after = keys(config), keys(changed(config, "evaluation.max_tokens"))
     redone = {name for name in before if before[name] != after[name]}
     assert all(name.startswith("evaluate-") for name in redone)
@@ -261,5 +262,6 @@ def test_tokens_per_pass_changes_no_row(tmp_path):
     for budget in (512, 8192):
         config = load_config(ROOT / "configs" / "smoke.yaml", (f"dpo.tokens_per_pass={budget}",))
         job = TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path)
-        found.append(dpo_data(job))
+        prompts = PromptBuilder(load_tokenizer(config.model.base), config.prompts)
+        found.append(dpo_data(job, prompts))
     assert found[0] == found[1]

@@ -5,11 +5,12 @@ import time
 import numpy as np
 import pytest
 
+from psr_ray.answers import groups, groups_of
 from psr_ray.compare.statistics import matrix, mean_interval, problem_error
 from psr_ray.errors import PsrError
 from psr_ray.measures import sampling
 from psr_ray.measures.intervals import t_quantile
-from psr_ray.measures.sampling import by_number, groups_of, majority, sample_figures
+from psr_ray.measures.sampling import by_number, majority, sample_figures
 
 
 def samples(*answers, right=()):
@@ -58,7 +59,7 @@ def test_the_vote_is_the_most_frequent_spelling_of_the_largest_group():
 
 def test_answers_are_equal_whichever_of_them_is_taken_for_the_gold_one(monkeypatch):
     """``is_equal`` lets its second answer have what the first leaves open, and not the reverse."""
-    monkeypatch.setattr(sampling, "is_equal", lambda gold, answer: (gold, answer) == ("5", "5 m"))
+    monkeypatch.setattr(groups, "is_equal", lambda gold, answer: (gold, answer) == ("5", "5 m"))
     groups_of.cache_clear()
     assert groups_of(("5", "5 m", "6")) == groups_of(("5 m", "5", "6")) == (0, 0, 1)
     groups_of.cache_clear()  # of what the stand-in said
@@ -66,7 +67,7 @@ def test_answers_are_equal_whichever_of_them_is_taken_for_the_gold_one(monkeypat
 
 def test_a_row_is_grouped_once_and_the_same_spelling_never_compared(monkeypatch):
     asked = []
-    monkeypatch.setattr(sampling, "is_equal", lambda a, b: bool(asked.append((a, b))))
+    monkeypatch.setattr(groups, "is_equal", lambda a, b: bool(asked.append((a, b))))
     groups_of.cache_clear()
     by_number([sampled("x", *"1212121212121212", right="1")])
     assert asked == [("1", "2"), ("2", "1")]
@@ -81,8 +82,8 @@ def test_an_answer_that_takes_for_ever_does_so_once(monkeypatch):
         time.sleep(0.02 if "9^9" in a + b else 0)
         return False
 
-    monkeypatch.setattr(sampling, "is_equal", is_equal)
-    monkeypatch.setattr(sampling, "SLOW_S", 0.01)
+    monkeypatch.setattr(groups, "is_equal", is_equal)
+    monkeypatch.setattr(groups, "SLOW_S", 0.01)
     groups_of.cache_clear()
     assert groups_of(("1", "2", "9^9", "3", " 3 ", "1")) == (0, 1, 2, 3, 3, 0)
     assert asked == [("1", "2"), ("2", "1"), ("1", "9^9")]

@@ -18,7 +18,6 @@ from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.storage.shards import write_shard
 from psr_ray.training.examples import (
     batches,
-    dpo_data,
     eft_example,
     ift_example,
     mixed_batches,
@@ -27,12 +26,17 @@ from psr_ray.training.examples import (
 from psr_ray.training.job import TrainingJob
 from psr_ray.training.losses import PairLogps, step_dpo_loss
 from psr_ray.training.microbatches import sft_trees
+from psr_ray.training.rows import dpo_data
 from psr_ray.training.trainer import check_first_dpo_loss, learning_rate
 
 TOKENIZER = load_tokenizer(str(TINY))
 PROMPTS = PromptBuilder(
     TOKENIZER, PromptConfig(templates="compact", chat_template=False, step_stop="\n")
 )
+
+
+def dpo_job(config, folder):
+    return TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder)
 
 
 @given(st.integers(1, 200), st.integers(1, 8), st.integers(0, 5))
@@ -117,7 +121,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_named(tmp_path):
         for name, (prompt, step) in sizes.items()
     ]
     write_shard(tmp_path / "pairs", rows, PREFERENCE_SCHEMA)
-    work = dpo_data(TrainingJob("dpo", config, "", "dpo", tmp_path, tmp_path, tmp_path, tmp_path))
+    work = dpo_data(dpo_job(config, tmp_path), PROMPTS)
     assert [pair.id for pair in work.pairs] == ["fits", "too wide a tree"]  # one pass of its own
     assert work.dropped == ["too long"]
 
@@ -143,7 +147,7 @@ def test_batches_do_not_depend_on_which_search_ended_first(tmp_path):
         for start in range(0, 36, 5 + number):
             write_shard(folder / "pairs", pairs[start : start + 5 + number], PREFERENCE_SCHEMA)
         write_shard(folder / "solutions", solutions, CHOSEN_STEPS_SCHEMA)
-        work = dpo_data(TrainingJob("dpo", config, "", "dpo", folder, folder, folder, folder))
+        work = dpo_data(dpo_job(config, folder), PROMPTS)
         batches = [[work.pairs[i] for i in batch] for batch in work.pair_plan]
         found.append((batches, [[work.examples[i] for i in batch] for batch in work.plan]))
     assert found[0] == found[1]
@@ -204,4 +208,4 @@ def test_no_pairs_is_one_line_that_says_where(tmp_path):
     config = load_config(ROOT / "configs" / "smoke.yaml")
     job = TrainingJob("dpo", config, "", "step-DPO → M2", tmp_path, tmp_path, tmp_path, tmp_path)
     with pytest.raises(PsrError, match=f"step-DPO → M2: no step preferences in {tmp_path}"):
-        dpo_data(job)
+        dpo_data(job, PROMPTS)

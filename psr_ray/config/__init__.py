@@ -4,11 +4,11 @@ from psr_ray.config.base import Frozen
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.engine import EngineConfig
 from psr_ray.config.judge import JudgeConfig
+from psr_ray.config.method import MethodConfig, RefreshConfig
 from psr_ray.config.prompts import PromptConfig
 from psr_ray.config.run import (
     Config,
     EvaluationConfig,
-    MethodConfig,
     ModelConfig,
     SearchConfig,
     TelemetryConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "PromptConfig",
+    "RefreshConfig",
     "SFTConfig",
     "SearchConfig",
     "SourceConfig",

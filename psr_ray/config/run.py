@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from psr_ray.config.base import Frozen, NonNegative, Positive, Probability, own_or
+from psr_ray.config.base import Frozen, NonNegative, Positive, Probability
 from psr_ray.config.data import DataConfig, SourceConfig
 from psr_ray.config.engine import EngineConfig
 from psr_ray.config.judge import JudgeConfig
+from psr_ray.config.method import MethodConfig, RefreshConfig
 from psr_ray.config.prompts import PromptConfig
 from psr_ray.config.seed import SeedDataConfig
 from psr_ray.config.training import DPOConfig, SFTConfig, TrainingConfig
@@ -57,35 +58,6 @@ class SearchConfig(Frozen):
     there (the paper's rule), or append the candidate with the best score, without a pair. Null:
     `rollback` with hard verdicts; `append` with soft ones (`judge.verdicts`), where going back for lack
     of evidence could go on for ever."""
-
-
-class MethodConfig(Frozen):
-    """The training signal. The defaults are the paper's method; the others are baselines and
-    controls, on the same code path (docs/design.md, "Methods")."""
-
-    unit: Literal["step", "solution"] = "step"
-    """The unit that is sampled, ranked and paired: the next step, or a complete solution."""
-    ranking: Annotated[str, own_or("pairwise", "points", "random", "longest", "oracle")] = (
-        "pairwise"
-    )
-    """How candidates are scored: by the model as judge of pairs (the paper's way); the model
-    giving 0 to 5 points (Self-Rewarding LM, arXiv 2401.10020); chance; length in tokens; the truth,
-    where problems are gradable; `module:name`, a class of your own (docs/extending.md)."""
-    judge: Literal["policy", "first"] = "policy"
-    """Which model judges: the one that searches, or M1 in every iteration."""
-    objective: Annotated[str, own_or("dpo", "nll")] = "dpo"
-    """Loss on the pairs: DPO, or the chosen side's NLL alone (fine-tuning on what was chosen);
-    `module:name`, a function of your own (docs/extending.md)."""
-
-    @property
-    def without_judge(self) -> bool:
-        """Whether no model judges."""
-        return self.ranking in ("random", "longest", "oracle")
-
-    @property
-    def first_judges(self) -> bool:
-        """Whether M1 is needed beside the policy."""
-        return self.judge == "first" and not self.without_judge
 
 
 class EvaluationConfig(Frozen):
@@ -153,6 +125,8 @@ class Config(Frozen):
     search: SearchConfig = SearchConfig()
     judge: JudgeConfig = JudgeConfig()
     method: MethodConfig = MethodConfig()
+    refresh: RefreshConfig | None = None
+    """What the judge learns from the run's own steps; null: nothing (the paper's way)."""
     engine: EngineConfig = EngineConfig()
     sft: SFTConfig | None = SFTConfig(lr=1e-6, num_epochs=3)
     """The first fine-tuning, which makes M1 from `model.base`. Null: `model.base` is M1, such as a model
@@ -196,6 +170,10 @@ class Config(Frozen):
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
         self._check_seed_data()
+        if self.refresh is not None and self.judge.mode not in ("explain", "verdict"):
+            raise ValueError("`refresh` needs `judge.mode` explain or verdict")
+        if self.refresh is not None and self.method.unit == "solution":
+            raise ValueError("`refresh` is for `method.unit: step`: EFT rows judge steps")
         if self.method.objective == "nll" and not self.dpo.nll_weight:
             raise ValueError("`method.objective: nll` needs a `dpo.nll_weight` above 0")
         return self
@@ -280,7 +258,8 @@ class Config(Frozen):
         method, and the full round robin, so that flips and ties are those of all pairs."""
         whole = {"comparisons": "all", "max_problem_tokens": None}
         judge = self.judge.model_copy(update=whole)
-        return self.model_copy(update={"method": MethodConfig(), "judge": judge})
+        plain = {"method": MethodConfig(), "refresh": None}
+        return self.model_copy(update=plain | {"judge": judge})
 
     def in_iteration(self, iteration: int) -> Config:
         """The config as an iteration sees it: in the first one the policy is M1, so M1 judging

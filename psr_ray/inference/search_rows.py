@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from psr_ray.answers import extract_boxed, is_equal
+from psr_ray.inference.refresh import JUDGED
 from psr_ray.method.judge import Notes
 from psr_ray.method.preferences import IDS
 from psr_ray.method.search import Search
@@ -69,16 +70,19 @@ SEARCH_SCHEMA = pa.schema(
         ("num_compare_tokens", pa.int64()),
         ("num_thinking_tokens", pa.int64()),  # of the judge's
         ("num_cut_texts", pa.int64()),  # texts of the judge that were cut off, or empty
+        ("num_refresh_tokens", pa.int64()),  # of what `judged` took, which is in no other number
         ("num_prompt_tokens", pa.int64()),
         ("num_cached_tokens", pa.int64()),
         ("error", pa.string()),
         ("steps", pa.list_(STEP)),
+        ("judged", pa.list_(JUDGED)),  # pairs for the judge to learn from (`refresh`)
     ]
 )
 
 
-def search_row(search: Search) -> Row:
-    """A search as a row of ``SEARCH_SCHEMA``: all candidates, verdicts, scores, ids, and its end."""
+def search_row(search: Search, judged: Sequence[Row] = (), num_refresh_tokens: int = 0) -> Row:
+    """A search as a row of ``SEARCH_SCHEMA``: all candidates, verdicts, scores, ids, and its end; with
+    the pairs that were judged again."""
     solution = "\n".join(candidate.text for candidate in search.chosen())
     predicted = extract_boxed(solution)
     steps = []
@@ -149,10 +153,12 @@ def search_row(search: Search) -> Row:
         "num_compare_tokens": search.usage.num_compare_tokens,
         "num_thinking_tokens": search.usage.num_thinking_tokens,
         "num_cut_texts": search.usage.num_cut_texts,
+        "num_refresh_tokens": num_refresh_tokens,
         "num_prompt_tokens": search.usage.num_prompt_tokens,
         "num_cached_tokens": search.usage.num_cached_tokens,
         "error": None,
         "steps": steps,
+        "judged": list(judged),
     }
 
 

@@ -20,6 +20,7 @@ from psr_ray.inference.records import (
     solution_row,
     text_row,
 )
+from psr_ray.inference.refresh import refresh_task
 from psr_ray.inference.rollouts import TREE_SCHEMA, tree_task
 from psr_ray.inference.search_rows import SEARCH_SCHEMA, search_row
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
@@ -33,10 +34,13 @@ from psr_ray.storage.files import Row
 
 
 def search_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[Row]:
-    """Search of a problem, by the config's method."""
+    """Search of a problem, by the config's method; with `refresh`, pairs of its steps judged again."""
     ranking = ranking_of(config, prompts)
     search = yield from search_steps(problem_of(row), prompts, ranking, config)
-    return search_row(search)
+    if config.refresh is None:
+        return search_row(search)
+    judged, num_tokens = yield from refresh_task(search, prompts, config)
+    return search_row(search, judged, num_tokens)
 
 
 def solution_request(
@@ -165,5 +169,5 @@ def failed_row(row: Row, error: Exception) -> Row:
 
 def num_tokens(row: Row) -> int:
     """Tokens generated for a finished row, for the progress display."""
-    names = ("num_sampled_tokens", "num_judge_tokens", "num_tokens")
+    names = ("num_sampled_tokens", "num_judge_tokens", "num_refresh_tokens", "num_tokens")
     return sum(row.get(name) or 0 for name in names)

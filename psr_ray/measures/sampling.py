@@ -4,21 +4,16 @@ they cost."""
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TypeVar
 
-from psr_ray.answers import is_equal
-from psr_ray.answers.normal import normal
+from psr_ray.answers import groups_of
 from psr_ray.measures.intervals import mean_and_error
 from psr_ray.measures.solutions import Figures
 from psr_ray.storage.files import Row
 
 T = TypeVar("T")
-# Seconds of one comparison of two answers, after which the others of a problem are not tried.
-SLOW_S = 2.0
 
 
 def pass_at(num_samples: int, num_correct: int, k: int) -> float:
@@ -63,42 +58,6 @@ def sample_figures(rows: list[Row], k: int = 8) -> Figures:
 def groups(samples: list[Row]) -> tuple[int | None, ...]:
     """The group of equal answers that each sample is in, numbered as they come; None: no answer."""
     return groups_of(tuple(sample["predicted"] for sample in samples))
-
-
-@lru_cache(maxsize=2**14)
-def groups_of(answers: tuple[str | None, ...]) -> tuple[int | None, ...]:
-    """Equal answers in different spellings are one group: ``1/2``, ``0.5``.
-
-    An answer is compared with the first spelling of each group, either of them as the gold one:
-    ``is_equal`` asks less of the other. The groups of the first k answers are the first k of all groups,
-    so that a row is grouped once for all k; a spelling seen before costs no comparison. After one of
-    ``SLOW_S`` seconds (``9^{9^{9^9}}``) the others are compared as texts.
-    """
-    slow = False
-
-    def same(one: str, other: str) -> bool:
-        nonlocal slow
-        if slow:
-            return normal(one) == normal(other)
-        started = time.monotonic()
-        equal = is_equal(one, other)
-        slow = time.monotonic() - started > SLOW_S
-        return equal
-
-    group_of: dict[str, int] = {}
-    first_spellings: list[str] = []
-    for answer in answers:
-        if answer is None or answer in group_of:
-            continue
-        equal = (
-            number
-            for number, first in enumerate(first_spellings)
-            if same(first, answer) or same(answer, first)
-        )
-        group_of[answer] = next(equal, len(first_spellings))
-        if group_of[answer] == len(first_spellings):
-            first_spellings.append(answer)
-    return tuple(None if answer is None else group_of[answer] for answer in answers)
 
 
 def majority(samples: list[Row], k: int | None = None) -> bool:

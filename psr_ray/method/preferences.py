@@ -16,7 +16,7 @@ from psr_ray.storage.files import Row
 
 IDS = pa.list_(pa.int32())
 # Folders of a preferences stage.
-PAIRS, SOLUTIONS = "pairs", "solutions"
+PAIRS, SOLUTIONS, JUDGED_PAIRS = "pairs", "solutions", "judged"
 
 PREFERENCE_SCHEMA = pa.schema(
     [

@@ -18,12 +18,10 @@ from psr_ray.config import Config, JudgeConfig
 from psr_ray.data.rows import pair_of
 from psr_ray.errors import PsrError
 from psr_ray.method.judges import judge_of
-from psr_ray.method.preferences import PAIRS, SOLUTIONS
 from psr_ray.method.prompts import PromptBuilder, TokenIds, load_tokenizer
 from psr_ray.method.ranking import points_prompt
 from psr_ray.storage.files import Row
-from psr_ray.storage.shards import read_rows, shards
-from psr_ray.training.job import TrainingJob
+from psr_ray.storage.shards import read_rows
 
 
 @dataclass(frozen=True)
@@ -197,74 +195,3 @@ def mixed_batches(
         [*islice(ift, round(size * ratio)), *(num_ift + index for index in islice(eft, size))]
         for size in batch_sizes(num_eft, num_epochs, from_eft)
     ]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Rows of a training run and the row indices of every step; a kind without rows has no plan.
-
-    ``dropped`` are the ids of rows that do not fit."""
-
-    examples: list[SFTExample]
-    plan: list[list[int]]
-    pairs: list[PreferenceExample]
-    pair_plan: list[list[int]]
-    dropped: list[str]
-
-
-def sft_data(job: TrainingJob, prompts: PromptBuilder) -> TrainingData:
-    """IFT and EFT rows that fit, in mixed batches."""
-    length, settings = job.config.model.max_length, job.config.sft
-    assert settings is not None
-    ift, ift_dropped = within_length(
-        (ift_example(row, prompts) for row in read_rows([job.data / "ift.parquet"])), length
-    )
-    judged = [
-        eft_example(row, prompts, job.config.judge) for row in read_rows([job.data / "eft.parquet"])
-    ]
-    if job.config.data.eft_solutions is not None:
-        rows = read_rows([job.data / "eft_solutions.parquet"])
-        judged += [points_example(row, prompts) for row in rows]
-    eft, eft_dropped = within_length(judged, length)
-    if not ift and not eft:
-        raise PsrError(f"{job.stage}: no row of {job.data} fits in {length} tokens")
-    plan = mixed_batches(
-        len(ift),
-        len(eft),
-        settings.ift_per_batch,
-        settings.num_epochs,
-        settings.batch_size,
-        job.config.seed,
-    )
-    return TrainingData(ift + eft, plan, [], [], ift_dropped + eft_dropped)
-
-
-def dpo_data(job: TrainingJob) -> TrainingData:
-    """Step preferences that fit, and the complete solutions added to each batch, if any.
-
-    Rows come in the order of their ids: shards hold them in the order in which searches ended, which
-    varies."""
-    assert job.preferences is not None
-    length, settings, seed = job.config.model.max_length, job.config.dpo, job.config.seed
-    rows = sorted(
-        read_rows(shards(job.preferences / PAIRS)),
-        key=lambda row: (row["problem_id"], row["step_number"], row["id"]),
-    )
-    pairs, dropped = within_length(map(preference_example, rows), length)
-    if not pairs:
-        raise PsrError(
-            f"{job.stage}: no step preferences in {job.preferences}; the searches gave none: see the "
-            "report for ties (a judge that cannot tell steps apart: docs/judging.md), identical "
-            "candidates, errors"
-        )
-    pair_plan = batches_by_search(pairs, settings.num_epochs, settings.batch_size, seed)
-    solutions: list[SFTExample] = []
-    plan: list[list[int]] = []
-    if settings.solutions_per_batch:
-        rows = sorted(read_rows(shards(job.preferences / SOLUTIONS)), key=lambda row: row["id"])
-        solutions, too_long = within_length(map(solution_example, rows), length)
-        dropped += too_long
-    if solutions:
-        order = iter(cycle(len(solutions), random.Random(f"solutions/{seed}")))
-        plan = [[next(order) for _ in range(settings.solutions_per_batch)] for _ in pair_plan]
-    return TrainingData(solutions, plan, pairs, pair_plan, dropped)

@@ -26,7 +26,6 @@ from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import Trackers
 from psr_ray.training.checkpoint import Checkpoints
 from psr_ray.training.engine import build_engine
-from psr_ray.training.examples import dpo_data, sft_data
 from psr_ray.training.export import export
 from psr_ray.training.job import TrainingJob, Worker
 from psr_ray.training.losses import LossTerm, Metrics, dpo_term, objective_of, sft_term
@@ -35,6 +34,7 @@ from psr_ray.training.microbatches import MicroBatch, microbatches_of
 from psr_ray.training.packs import pack_trees
 from psr_ray.training.proof import write_proof
 from psr_ray.training.reference import TOLERANCES, changes_of, check_packing, reference_of
+from psr_ray.training.rows import dpo_data, sft_data
 
 Sums = dict[str, float]
 BAD_BATCH = "bad-batch.json"
@@ -52,7 +52,7 @@ class Trainer:
         trusted = job.config.model.trust_remote_code
         self.tokenizer = load_tokenizer(job.model, trust_remote_code=trusted)
         prompts = PromptBuilder(self.tokenizer, job.config.prompts)
-        self.data = sft_data(job, prompts) if job.preferences is None else dpo_data(job)
+        self.data = sft_data(job, prompts) if job.preferences is None else dpo_data(job, prompts)
         self.engine, self.model = build_engine(job)
         self.terms: list[LossTerm] = []
         if self.data.pair_plan:
