@@ -64,7 +64,7 @@ def table(run: Path, folder: str) -> Table:
         found, fifth, large, num = Counter[str](), 0, 0, 0
         for row in read_rows(shards(stage / folder)):
             num += 1
-            plan = Plan.from_key(row["id"].rsplit("/", 1)[1])
+            plan = Plan.from_key(row["id"].split("/", 2)[2])
             error = first_error(plan, split_steps(row["text"]))
             if error is None:
                 continue

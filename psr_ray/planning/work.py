@@ -50,20 +50,37 @@ def search_work(config: Config, source: SourceConfig, rows: int, lengths: Length
             judge_of_search(config.as_measured(), lengths, steps / max(rows, 1)).tokens * rows, 1
         )
         tokens = rows * (lengths.tokens_per_search - saved * lengths.judge_per_search)
+    again = refresh_work(config, lengths, rows, steps)
+    tokens += again.tokens
     # the text so far is in the prefix cache; the judge reads it again behind its own, once a step
     prompt = rows * lengths.problem_prompt
     prompt += steps * lengths.judge_prompt if judge.requests else 0
     prompt += judge.requests * 2 * lengths.step
     return Work(
         rows,
-        round(steps * w + judge.requests),
+        round(steps * w + judge.requests) + again.requests,
         round(tokens),
-        round(steps * w * most_step + judge.most),
+        round(steps * w * most_step + judge.most) + again.most,
         round(prompt),
         note=f"at most {round(steps)} preference pairs"
         + (f"; judge: {judge.tokens:,.0f} tokens by their lengths" if judge.tokens else "")
         + ("; requests of your own ranking not counted" if is_plugin(method.ranking) else ""),
     )
+
+
+def refresh_work(config: Config, lengths: Lengths, rows: int, steps: float) -> Work:
+    """Pairs of own steps that are judged again: judgements in both orders, and rollouts of both steps,
+    each half a solution long."""
+    refresh = config.refresh
+    if refresh is None:
+        return Work(0)
+    pairs = min(rows * refresh.pairs_per_problem, round(steps))
+    judged, rolled = 2 * pairs * refresh.num_judgements, 2 * pairs * refresh.num_rollouts
+    tokens = (
+        judged * min(lengths.judgement, config.judge.max_tokens) + rolled * lengths.solution / 2
+    )
+    most = judged * config.judge.max_tokens + rolled * config.evaluation.max_tokens
+    return Work(pairs, judged + rolled, round(tokens), most)
 
 
 def steps_of_source(source: SourceConfig, lengths: Lengths) -> float:
@@ -96,6 +113,8 @@ def dpo_work(config: Config, source: SourceConfig, lengths: Lengths) -> Work:
     tree = lengths.problem_prompt + 2 * steps * lengths.step
     trained = dpo.num_epochs * source.num * tree
     trained += count * dpo.solutions_per_batch * (lengths.problem_prompt + lengths.solution)
+    if config.refresh is not None:
+        trained += count * config.refresh.per_batch * (lengths.judge_prompt + lengths.judgement)
     return Work(pairs, trained_tokens=round(trained), note=f"at most {count} optimizer steps")
 
 
