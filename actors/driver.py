@@ -33,13 +33,14 @@ from psr_ray.measures.evaluation import model_figures, search_figures
 from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
 from psr_ray.run_models import drop_old_models, evaluated_before, model_path
-from psr_ray.runs import RunDirectory
+from psr_ray.runs import MODEL_FOLDER, RunDirectory
 from psr_ray.stages import PlannedStage, planned_stages, with_seed_files
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import track_evaluation
+from psr_ray.training.average import AVERAGE_FOLDER, write_average
 from psr_ray.training.examples import check_eft
 from psr_ray.training.job import TrainingJob
 
@@ -204,18 +205,22 @@ class IterationDriver:
         )
         with resting(self.pool, self.config.engine) as beside:
             run_training(job, self.group, beside)
+        k = planned.iteration
+        if self.config.method.judge == "average" and 0 < k < self.config.num_iterations:
+            newest, out = str(folder / MODEL_FOLDER), folder / AVERAGE_FOLDER
+            in_task(write_average, self._judge(k), newest, k + 1, out)
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 
     def _run_engines(
         self, planned: PlannedStage, inputs: list[Path], config: Config, progress: ProgressWriter
     ) -> Json:
-        """Have the engines do a stage's rows. They have M1 beside the policy from M2 on, where it judges
-        searches: evaluation and search share them."""
+        """Have the engines do a stage's rows. They have M1, or an average, beside the policy from M2 on,
+        where that judges searches: evaluation and search share them."""
         model = self._model(planned.model)
         number = int(planned.model.removeprefix("M"))
-        judges = number > 1 and self.config.method.first_judges
-        first = self._model("M1") if judges else None
+        judges = number > 1 and self.config.method.other_judges
+        first = self._judge(number) if judges else None
         is_evaluation = planned.kind == "evaluate"
         return run_rows(
             inputs,
@@ -238,6 +243,12 @@ class IterationDriver:
 
     def _model(self, name: str) -> str:
         return model_path(self.plan, name, self.config)
+
+    def _judge(self, number: int) -> str:
+        """The model that judges beside Mnumber: M1, or the mean of M1 to Mnumber, made with it."""
+        if number == 1 or self.config.method.judge == "first":
+            return self._model("M1")
+        return str(self.stages[f"train-{number - 1}"].stage.folder / AVERAGE_FOLDER)
 
     def _data(self, name: str) -> Path:
         return self.stages["data"].stage.folder / f"{name}.parquet"

@@ -234,7 +234,7 @@ def planned_stages(run: RunDirectory) -> list[PlannedStage]:
         if config.refresh is not None:
             settings |= refresh_settings(config.refresh, of_training=False)
             settings |= settings_of(config, "evaluation.max_tokens")  # of rollouts
-        judges = [first] if searching.method.first_judges else []
+        judges = [first] if searching.method.other_judges else []
         dealt.append(config.train_source(k).model_dump(mode="json"))
         problems = data_of(*HELD_OUT, *SEED_ROWS, fine_tuned=fine_tuned, train=dealt)
         search = run.stage(f"search-{k}", settings, [problems, made_by, *judges])

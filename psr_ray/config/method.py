@@ -21,8 +21,9 @@ class MethodConfig(Frozen):
     """How candidates are scored: by the model as judge of pairs (the paper's way); the model
     giving 0 to 5 points (Self-Rewarding LM, arXiv 2401.10020); chance; length in tokens; the truth,
     where problems are gradable; `module:name`, a class of your own (docs/extending.md)."""
-    judge: Literal["policy", "first"] = "policy"
-    """Which model judges: the one that searches, or M1 in every iteration."""
+    judge: Literal["policy", "first", "average"] = "policy"
+    """Which model judges: the one that searches, M1 in every iteration, or the mean of the weights of M1
+    to the one that searches."""
     objective: Annotated[str, own_or("dpo", "nll")] = "dpo"
     """Loss on the pairs: DPO, or the chosen side's NLL alone (fine-tuning on what was chosen);
     `module:name`, a function of your own (docs/extending.md)."""
@@ -33,9 +34,14 @@ class MethodConfig(Frozen):
         return self.ranking in ("random", "longest", "oracle")
 
     @property
-    def first_judges(self) -> bool:
-        """Whether M1 is needed beside the policy."""
-        return self.judge == "first" and not self.without_judge
+    def other_judges(self) -> bool:
+        """Whether another model than the policy judges, and is needed beside it."""
+        return self.judge != "policy" and not self.without_judge
+
+    @property
+    def judge_role(self) -> Literal["policy", "first"]:
+        """Who answers a judge's requests: ``first`` is the model beside the policy."""
+        return "policy" if self.judge == "policy" else "first"
 
 
 class RefreshConfig(Frozen):

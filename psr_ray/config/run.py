@@ -263,7 +263,7 @@ class Config(Frozen):
 
     def in_iteration(self, iteration: int) -> Config:
         """The config as an iteration sees it: in the first one the policy is M1, so M1 judging
-        (``method.judge: first``) is the policy judging."""
+        (``method.judge`` first or average) is the policy judging."""
         if iteration > 1 or self.method.judge == "policy":
             return self
         method = self.method.model_copy(update={"judge": "policy"})

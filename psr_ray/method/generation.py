@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-# Which model answers: the one that searches, or M1 as a frozen judge (`method.judge: first`).
+# Which model answers: the one that searches, or the judge beside it (`method.judge`): M1 or an average.
 ModelRole = Literal["policy", "first"]
 # The purpose of a request: steps and solutions, and what a judge does: the step worked out and each
 # candidate criticised (`judge.mode: shared`), then comparisons (or points).

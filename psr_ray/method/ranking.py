@@ -238,9 +238,9 @@ class OracleRanking:
 
 # How a ranking is made for one search, by its name in `method.ranking`.
 RANKINGS: dict[str, Callable[[PromptBuilder, Config], Ranking]] = {
-    "pairwise": lambda prompts, config: pairwise_ranking(prompts, config, config.method.judge),
+    "pairwise": lambda prompts, config: pairwise_ranking(prompts, config, config.method.judge_role),
     "points": lambda prompts, config: PointsRanking(
-        prompts, config.judge, config.model.max_length, config.method.judge
+        prompts, config.judge, config.model.max_length, config.method.judge_role
     ),
     "random": lambda _prompts, config: RandomRanking(config.seed),
     "longest": lambda _prompts, config: LongestRanking(config.seed),

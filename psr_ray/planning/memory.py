@@ -121,7 +121,7 @@ def engine_memory(shape: ModelShape, config: Config, gpu_gib: float) -> EngineMe
     """Memory of an engine: what ``gpu_memory_utilization`` leaves beside the weights is KV cache.
 
     Weights and cache are divided over the engine's GPUs (KV heads at least once each)."""
-    engine, num_models = config.engine, 2 if config.method.first_judges else 1
+    engine, num_models = config.engine, 2 if config.method.other_judges else 1
     gpus = max(engine.tensor_parallel_size, 1)
     weights = shape.weight_bytes / gpus / GIB
     cache = engine.kv_cache_gib
@@ -146,7 +146,7 @@ def check_fits(config: Config, shape: ModelShape, gpu_gib: float) -> None:
         )
     for name, training in config.trainings().items():
         memory = training_memory(shape, training)
-        num_asleep = (1 + config.method.first_judges) if config.engine.shares_gpus else 0
+        num_asleep = (1 + config.method.other_judges) if config.engine.shares_gpus else 0
         free = gpu_gib - num_asleep * ASLEEP_GIB
         if training.use_gpu and memory.total > free:
             beside = f" beside an engine that sleeps ({gpu_gib - free:g})" if free < gpu_gib else ""

@@ -1,0 +1,44 @@
+"""The mean of a run's models, which may judge in their place."""
+
+import pytest
+import torch
+from conftest import TINY
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from psr_ray.errors import PsrError
+from psr_ray.training.average import write_average
+
+
+def written(folder, shift):
+    """The embedded model with all weights moved, in several files."""
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += shift
+    model.save_pretrained(folder, max_shard_size="1MB")
+    return str(folder)
+
+
+def weights_of(folder):
+    return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def test_the_mean_of_three_models_is_made_one_by_one(tmp_path):
+    models = [written(tmp_path / str(shift), shift) for shift in (0.0, 1.0, 5.0)]
+    write_average(models[0], models[1], 2, tmp_path / "two")
+    write_average(str(tmp_path / "two"), models[2], 3, tmp_path / "three")
+    first, mean = weights_of(tmp_path / "0.0"), weights_of(tmp_path / "three")
+    assert first.keys() == mean.keys()
+    for name, value in mean.items():
+        torch.testing.assert_close(value, first[name] + 2.0, rtol=0, atol=1e-5)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "three")
+
+
+def test_a_folder_without_the_same_weights_is_named(tmp_path):
+    newest = written(tmp_path / "model", 0.0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        PsrError, match=r"empty: no model\..*, which .*model has: method\.judge average"
+    ):
+        write_average(str(tmp_path / "empty"), newest, 2, tmp_path / "out")
