@@ -267,3 +267,10 @@ def step_is_right(plan: Plan, steps_so_far: list[str], step: str) -> bool:
     is_last = number == len(plan.operations)
     boxed = match[7] == match[5] if is_last else match[6] is None
     return equation == operation.equation(value) and boxed
+
+
+def all_steps_right(key: str, steps: list[str]) -> bool:
+    """Whether a solution of the plan with this key is right step by step: two slips may cancel out."""
+    plan = Plan.from_key(key)
+    right = (step_is_right(plan, steps[:place], step) for place, step in enumerate(steps))
+    return len(steps) == len(plan.operations) and all(right)

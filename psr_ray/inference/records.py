@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from psr_ray.answers import extract_boxed, is_equal, stated_answer
+from psr_ray.embedded.arithmetic import all_steps_right
 from psr_ray.method.generation import Usage
 from psr_ray.method.steps import split_steps
 from psr_ray.method.verdicts import Verdict
@@ -19,6 +20,7 @@ SOLUTION_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("predicted", pa.string()),
         ("correct", pa.bool_()),
+        ("steps_right", pa.bool_()),  # all of them, where steps can be graded
         ("unboxed", pa.string()),  # the answer stated outside a box, where there is no box
         ("unboxed_correct", pa.bool_()),
         ("finish", pa.string()),
@@ -30,9 +32,15 @@ SOLUTION_SCHEMA = pa.schema(
 
 
 def solution_row(
-    problem_id: str, problem: str, answer: str | None, text: str, num_tokens: int, finish: str
+    problem_id: str,
+    problem: str,
+    answer: str | None,
+    text: str,
+    num_tokens: int,
+    finish: str,
+    plan: str | None = None,
 ) -> Row:
-    """A greedy solution, graded where the answer is known."""
+    """A greedy solution, graded where the answer is known, and its steps where there is a plan."""
     predicted = extract_boxed(text)
     unboxed = None if predicted is not None else stated_answer(text)
     return {
@@ -42,6 +50,7 @@ def solution_row(
         "text": text,
         "predicted": predicted,
         "correct": None if answer is None else is_equal(answer, predicted),
+        "steps_right": None if plan is None else all_steps_right(plan, split_steps(text)),
         "unboxed": unboxed,
         "unboxed_correct": None if answer is None else is_equal(answer, unboxed),
         "finish": finish,

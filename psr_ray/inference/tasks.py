@@ -72,6 +72,7 @@ def solve_task(row: Row, prompts: PromptBuilder, config: Config) -> EngineTask[R
         prompts.answer(prompts.opening_ids(1) + completion.token_ids).final,
         len(completion.token_ids),
         completion.finish,
+        row["plan"],
     )
 
 

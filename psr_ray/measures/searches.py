@@ -37,6 +37,7 @@ class SearchFigures:
     num_compare_tokens: int = 0
     num_thinking_tokens: int = 0
     num_cut_texts: int = 0
+    num_refresh_tokens: int = 0
     num_spent_steps: int = 0
     num_pairs: int = 0
     num_right_pairs: int = 0
@@ -66,6 +67,7 @@ class SearchFigures:
         self.num_compare_tokens += search["num_compare_tokens"]
         self.num_thinking_tokens += search["num_thinking_tokens"]
         self.num_cut_texts += search["num_cut_texts"]
+        self.num_refresh_tokens += search.get("num_refresh_tokens") or 0
         self.ends[search["end"]] = self.ends.get(search["end"], 0) + 1
         for step in search["steps"]:
             candidates = step["candidates"]
@@ -156,6 +158,7 @@ class SearchFigures:
             "num_compare_tokens": self.num_compare_tokens,
             "num_thinking_tokens": self.num_thinking_tokens,
             "num_cut_texts": self.num_cut_texts,
+            "num_refresh_tokens": self.num_refresh_tokens,
             "num_spent_steps": self.num_spent_steps,
             "num_pairs_found": self.num_pairs,
             "num_right_pairs": self.num_right_pairs if self.num_gradable_pairs else None,

@@ -46,6 +46,7 @@ LEARNED_FROM = (
     "num_critique_tokens",
     "num_compare_tokens",
     "num_cut_texts",
+    "num_refresh_tokens",
     "num_spent_steps",
     "num_judged_steps",
     "asked_share",
@@ -73,6 +74,7 @@ ROUND_FIGURES = (
 SHARES_OF: dict[str, Callable[[Json], float]] = {
     "chosen_right_share": lambda m: m.get("num_pairs", 0),
     "rejected_right_share": lambda m: m.get("num_pairs", 0),
+    "judged_right_share": lambda m: m.get("num_judged", 0),
     "search_accuracy": lambda m: m.get("num_searches", 0) - m.get("num_errors", 0),
     "tie_share": lambda m: m.get("num_judged_steps", 0),
     "ranking_accuracy": lambda m: m.get("num_one_right", 0),
@@ -119,6 +121,8 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
         "num_pairs": preferences.get("num_pairs", 0),
         "chosen_right_share": preferences.get("chosen_right_share"),
         "rejected_right_share": preferences.get("rejected_right_share"),
+        "num_judged": preferences.get("num_judged"),
+        "judged_right_share": preferences.get("judged_right_share"),
         "training": (made_by.get("last") or {}) | (made_by.get("learned") or {}) or None,
         "num_dropped_rows": sum(done[f"train-{k}"].get("num_dropped", 0) for k in rounds)
         or made_by.get("num_dropped", 0),
