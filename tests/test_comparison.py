@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mar
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Two methods, one seed, two iterations of the smoke config, all on the real stack."""
+    """Three methods, one seed, two iterations of the smoke config, all on the real stack."""
     from actors.comparison import run_comparison
 
     folder = tmp_path_factory.mktemp("comparison")
@@ -41,6 +41,7 @@ def finished(tmp_path_factory):
         "methods": {
             "process": {},
             "frozen-judge": {"method.judge": "first"},
+            "averaged-judge": {"method.judge": "average"},
         },
     }
     path = folder / "small.yaml"
@@ -60,6 +61,9 @@ def test_every_run_leaves_a_record_and_shares_what_agrees(finished):
     assert not (frozen.config.run_dir / "sft").exists()
     assert sum((run.config.run_dir / "search-1").exists() for run in runs) == 1
     assert (frozen.config.run_dir / "search-2").exists()  # M2 searched, M1 judged, in one engine
+    [averaged] = [run for run in runs if run.method == "averaged-judge"]
+    assert (averaged.config.run_dir / "train-1" / "average" / "config.json").exists()
+    assert not (averaged.config.run_dir / "train-2" / "average").exists()  # no search follows
     record = json.loads(frozen.record.read_text())
     assert [entry["name"] for entry in record["models"]] == ["M0", "M1", "M2", "M3"]
     assert len(record["correct"]["M3"]["heldout"]) == 8
@@ -77,7 +81,7 @@ def test_a_second_time_it_has_nothing_to_do_even_without_the_runs(finished):
     shutil.rmtree(next(planned_runs(comparison)).config.run_dir)
     console = Console(record=True, width=200)
     run_comparison(comparison, console)
-    assert console.export_text().strip() == "2 runs, 2 stored or not asked for"
+    assert console.export_text().strip() == "3 runs, 3 stored or not asked for"
 
 
 def test_the_page_is_made_from_the_records(finished, tmp_path):

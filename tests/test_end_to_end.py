@@ -22,6 +22,7 @@ SETTINGS = (
     "--set", f"data.benchmarks=[{ROOT / 'tests' / 'data' / 'formats' / 'gsm8k_test.jsonl'}]",
     "--set", "evaluation.search_benchmarks=true", "--set", "evaluation.best_of=true",
     "--set", "evaluation.num_samples=4",
+    "--set", "refresh={num_judgements: 2, num_rollouts: 2, min_agreement: 0.5, per_batch: 2}",
     "--set", "data.hard={num: 4, num_steps: [6, 7], highest_value: 199, seed: 0}",
 )  # fmt: skip
 
@@ -95,6 +96,17 @@ def test_every_model_is_measured_on_the_benchmark_and_beside_the_paper(run_dir):
     assert summary["models"][1]["sampled"]["best_of"]["num_judged"] > 0
     tables = (run_dir / "paper-tables.md").read_text()
     assert "| published, 7B | 88.5 |" in tables
+
+
+def test_the_judge_learns_from_own_steps(run_dir):
+    judged = list(read_rows(shards(run_dir / "preferences-1" / "judged")))
+    last = json.loads((run_dir / "summary.json").read_text())["models"][-1]
+    assert last["num_judged"] == len(judged) > 0
+    assert 0 <= last["judged_right_share"] <= 1
+    assert last["learned_from"]["num_refresh_tokens"] > 0
+    assert {row["verdict"] for row in judged} <= {"A", "B"}
+    first = json.loads((run_dir / "train-1" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["sft_loss"] > 0  # of judged rows alone: dpo.solutions_per_batch is 0
 
 
 def test_the_report_is_one_file_with_the_table_and_the_figures(run_dir):
