@@ -33,14 +33,14 @@ from psr_ray.measures.evaluation import model_figures, search_figures
 from psr_ray.measures.probes import PROBES, probes_of
 from psr_ray.measures.provenance import provenance
 from psr_ray.run_models import drop_old_models, evaluated_before, model_path
-from psr_ray.runs import MODEL_FOLDER, RunDirectory
+from psr_ray.runs import WEIGHTS_MARK, RunDirectory
 from psr_ray.stages import PlannedStage, planned_stages, with_seed_files
 from psr_ray.storage.files import Json
 from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import track_evaluation
-from psr_ray.training.average import AVERAGE_FOLDER, write_average
+from psr_ray.training.average import AVERAGES, write_average
 from psr_ray.training.examples import check_eft
 from psr_ray.training.job import TrainingJob
 
@@ -64,6 +64,7 @@ class IterationDriver:
         self.ended = 0.0  # when the command's last stage did
         self.measuring: Future[None] | None = None  # an evaluation, beside a search
         self.is_handed_out = threading.Event()  # all of it
+        self.averaging = threading.RLock()  # an evaluation and a search ask for the same judge
         self.attempt = uuid.uuid4().hex
 
     def run(self, iteration: int, since: float) -> float:
@@ -205,10 +206,6 @@ class IterationDriver:
         )
         with resting(self.pool, self.config.engine) as beside:
             run_training(job, self.group, beside)
-        k = planned.iteration
-        if self.config.method.judge == "average" and 0 < k < self.config.num_iterations:
-            newest, out = str(folder / MODEL_FOLDER), folder / AVERAGE_FOLDER
-            in_task(write_average, self._judge(k), newest, k + 1, out)
         facts: Json = json.loads((folder / "training.json").read_text())
         return facts
 
@@ -245,10 +242,17 @@ class IterationDriver:
         return model_path(self.plan, name, self.config)
 
     def _judge(self, number: int) -> str:
-        """The model that judges beside Mnumber: M1, or the mean of M1 to Mnumber, made with it."""
+        """The model that judges beside Mnumber: M1, or the mean of M1 to Mnumber, made where it is not
+        there yet."""
+        newest = self._model(f"M{number}")
         if number == 1 or self.config.method.judge == "first":
             return self._model("M1")
-        return str(self.stages[f"train-{number - 1}"].stage.folder / AVERAGE_FOLDER)
+        newest = self._model(f"M{number}")
+        out = self.config.run_dir / AVERAGES / self.stages[f"train-{number - 1}"].stage.key
+        with self.averaging:
+            if not (out / WEIGHTS_MARK).is_file():
+                in_task(write_average, self._judge(number - 1), newest, number, out)
+        return str(out)
 
     def _data(self, name: str) -> Path:
         return self.stages["data"].stage.folder / f"{name}.parquet"

@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 from psr_ray.errors import PsrError
+from psr_ray.runs import WEIGHTS_MARK
 from psr_ray.storage.locations import folder_to_write, local_copy
 
-# In a training's folder, beside the model.
-AVERAGE_FOLDER = "average"
+# In a run's folder: a mean for each round, by the key of the training that made its newest model.
+AVERAGES = "averages"
 
 
 def write_average(before: str, newest: str, num_models: int, out: Path) -> None:
@@ -27,7 +28,9 @@ def write_average(before: str, newest: str, num_models: int, out: Path) -> None:
         with safe_open(file, "pt") as found:
             where |= dict.fromkeys(found.keys(), file)
     with folder_to_write(out) as folder:
-        for file in model.iterdir():
+        for file in sorted(
+            model.iterdir(), key=lambda file: file.name == WEIGHTS_MARK
+        ):  # the mark last
             if file.suffix != ".safetensors":
                 shutil.copy(file, folder / file.name)
                 continue
