@@ -244,7 +244,6 @@ class IterationDriver:
     def _judge(self, number: int) -> str:
         """The model that judges beside Mnumber: M1, or the mean of M1 to Mnumber, made where it is not
         there yet."""
-        newest = self._model(f"M{number}")
         if number == 1 or self.config.method.judge == "first":
             return self._model("M1")
         newest = self._model(f"M{number}")
