@@ -8,9 +8,11 @@ from test_training import PROMPTS, dpo_job
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.errors import PsrError
-from psr_ray.inference.refresh import judged_task_rows
+from psr_ray.inference.refresh import judged_task_rows, judgement_for
 from psr_ray.inference.tasks import search_task
+from psr_ray.method.judges import judge_of
 from psr_ray.method.preferences import PREFERENCE_SCHEMA
+from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import Problem
 from psr_ray.storage.shards import write_rows, write_shard
 from psr_ray.training.rows import dpo_data
@@ -103,6 +105,20 @@ def test_a_pair_on_which_rollouts_and_judgements_differ_is_left_out():
     assert (first["by"], second["by"]) == ("both", "both")
     wrong = refreshed(config("refresh.num_rollouts=0"), says=fooled)[0]["judged"]
     assert [judged["is_right"] for judged in wrong] == [False, False]
+
+
+def test_the_text_that_is_learned_ends_with_the_letter_and_means_it():
+    judge = judge_of(character_prompts(), config().judge)
+    sampled = [
+        Verdict(0.3, "x [[A]]"),  # sampled against its own probability
+        Verdict(0.7, "y [[B]]"),
+        Verdict(0.2, "once [[B]]"),
+        Verdict(0.1, "twice [[B]]"),
+        Verdict(0.1, "twice [[B]]"),
+        Verdict(None, "no letter"),
+    ]
+    assert judgement_for("B", sampled, judge) == "twice [[B]]"
+    assert judgement_for("A", sampled, judge) is None
 
 
 def test_the_truth_labels_where_the_control_asks_for_it():

@@ -52,8 +52,9 @@ class RefreshConfig(Frozen):
     """Steps of a search whose best and worst candidate make a pair to judge again; 0: none, so that
     older rows alone are repeated."""
     num_judgements: Positive = 4
-    """Judgements sampled of each pair, in each order. One that names the better step is learned."""
-    temperature: NonNegative = 1.0
+    """Judgements sampled of each pair, in each order. Of those that name the better step the most
+    frequent text is learned."""
+    temperature: NonNegative = 0.7
     """Their sampling temperature."""
     min_agreement: Share = 0.8
     """Judgements label a pair where so large a share of them, of both orders together, names one step

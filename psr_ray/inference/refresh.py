@@ -19,7 +19,7 @@ import pyarrow as pa
 from psr_ray.answers import extract_boxed, groups_of
 from psr_ray.config import Config, RefreshConfig
 from psr_ray.method.generation import Completion, EngineTask, GenerationRequest, Usage
-from psr_ray.method.judge import Judge, JudgementTooLong, check_room
+from psr_ray.method.judge import Judge, JudgementTooLong, check_room, parse_verdict
 from psr_ray.method.judges import judge_of
 from psr_ray.method.prompts import PromptBuilder
 from psr_ray.method.search import Search, SearchedStep
@@ -225,14 +225,18 @@ def judged_rows(
 
 
 def judgement_for(letter: str, verdicts: Sequence[Verdict], judge: Judge) -> str | None:
-    """The first sampled judgement that names a letter; a judge that writes nothing has only that."""
+    """Of the sampled judgements that end with a letter, and find it the likelier one, the text that was
+    sampled most often; a judge that writes nothing has only the letter."""
     if judge.max_tokens == 1:
         return f"[[{letter}]]"
-    for verdict in verdicts:
-        wins = verdict.first_wins if letter == "A" else 1 - first_wins(verdict)
-        if verdict.first_wins is not None and wins is not None and wins > 0.5:
-            return verdict.text
-    return None
+    wanted = float(letter == "A")
+    texts = [
+        verdict.text
+        for verdict in verdicts
+        if parse_verdict(verdict.text).first_wins == wanted
+        and abs(first_wins(verdict) - wanted) < 0.5
+    ]
+    return Counter(texts).most_common(1)[0][0] if texts else None
 
 
 def judged_task_rows(search: Row) -> list[Row]:
