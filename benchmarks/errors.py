@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from psr_ray.embedded.arithmetic import EQUATION, Plan, step_is_right
+from psr_ray.embedded.arithmetic import EQUATION, Plan, first_wrong_step
 from psr_ray.embedded.seed import forgets_carry
 from psr_ray.method.steps import split_steps
 from psr_ray.storage.shards import read_rows, shards
@@ -28,12 +28,12 @@ KINDS = (
 
 def first_error(plan: Plan, steps: list[str]) -> tuple[int, str] | None:
     """The place (from 1) and kind of a solution's first wrong step; None where all are right."""
-    for index, step in enumerate(steps):
-        if not step_is_right(plan, steps[:index], step):
-            return index + 1, kind_of(plan, steps[:index], step)
-    if len(steps) != len(plan.operations):
-        return len(steps) + 1, "too few or too many steps"
-    return None
+    wrong = first_wrong_step(plan, steps)
+    if wrong is None:
+        return None
+    is_missing = wrong == len(steps)
+    kind = "too few or too many steps" if is_missing else kind_of(plan, steps[:wrong], steps[wrong])
+    return wrong + 1, kind
 
 
 def kind_of(plan: Plan, so_far: list[str], step: str) -> str:

@@ -271,6 +271,12 @@ def step_is_right(plan: Plan, steps_so_far: list[str], step: str) -> bool:
 
 def all_steps_right(key: str, steps: list[str]) -> bool:
     """Whether a solution of the plan with this key is right step by step: two slips may cancel out."""
-    plan = Plan.from_key(key)
-    right = (step_is_right(plan, steps[:place], step) for place, step in enumerate(steps))
-    return len(steps) == len(plan.operations) and all(right)
+    return first_wrong_step(Plan.from_key(key), steps) is None
+
+
+def first_wrong_step(plan: Plan, steps: list[str]) -> int | None:
+    """The place (from 0) of the first step that is wrong, or missing; None where all are right."""
+    for place, step in enumerate(steps):
+        if not step_is_right(plan, steps[:place], step):
+            return place
+    return None if len(steps) == len(plan.operations) else len(steps)

@@ -28,9 +28,8 @@ def write_average(before: str, newest: str, num_models: int, out: Path) -> None:
         with safe_open(file, "pt") as found:
             where |= dict.fromkeys(found.keys(), file)
     with folder_to_write(out) as folder:
-        for file in sorted(
-            model.iterdir(), key=lambda file: file.name == WEIGHTS_MARK
-        ):  # the mark last
+        # the mark last
+        for file in sorted(model.iterdir(), key=lambda file: file.name == WEIGHTS_MARK):
             if file.suffix != ".safetensors":
                 shutil.copy(file, folder / file.name)
                 continue
