@@ -4,10 +4,12 @@ import json
 
 import pytest
 from conftest import ROOT
+from pydantic import ValidationError
 
 from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
 from psr_ray.compare.evidence import update_evidence
-from psr_ray.compare.results import accuracy_figure, is_above, render, targets, write_results
+from psr_ray.compare.expectations import Expectation, judged
+from psr_ray.compare.results import accuracy_figure, render, write_results
 from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import mean_and_error
@@ -121,18 +123,52 @@ def test_evidence_and_page_come_from_the_records_alone(comparison, tmp_path):
     assert write_results(evidence, page, check=True) == [page]
 
 
-def test_targets_are_judged_by_the_figures(comparison):
-    evidence, _ = update_evidence(comparison)
-    met = {text: met for text, met, _ in targets(evidence)}
-    assert met["rises at every iteration, in the mean"] is True
-    assert met["beats `outcome` (95 % interval)"] is True
-    assert met["`random-pairs` stays within 2 standard errors of M1"] is True
-    [rise] = [met for text, met, _ in targets(evidence) if text.startswith("rises by at least 5")]
-    assert rise is None  # two seeds are too few to say
-    assert [is_above(ci, many) for ci in ([0.1, 0.2], [-0.2, -0.1]) for many in (0, 1)] == [
-        True, True, False, False,
+def test_expectations_are_held_against_the_figures(comparison):
+    expected = [
+        {"text": "a", "figure": "methods/process/rise_mean", "at_least": 0.2},
+        {"text": "b", "figure": "methods/process/rise_mean", "above": 0.21},
+        {"text": "c", "figure": "methods/outcome/rise_mean", "at_most": 0.04},
+        {"text": "d", "figure": "methods/outcome/rise_mean", "over": "methods/process/rise_mean",
+         "at_least": 0.2, "at_most": 0.3},
+        {"text": "e", "figure": "methods/process/models/M2/accuracy",
+         "minus": "methods/process/models/M1/accuracy", "above": 0.3},
+        {"text": "f", "figure": "process_minus_outcome_ci95/0", "above": 0},
+        {"text": "g", "figure": "methods/oracle/rise_mean", "above": 0},
+        {"text": "h", "figure": "methods/process/rise_mean", "minus": "methods/oracle/rise_mean",
+         "above": 0},
     ]  # fmt: skip
-    assert [is_above([-0.1, 0.3], many) for many in (False, True)] == [None, False]
+    comparison = CompareConfig.model_validate(comparison.model_dump() | {"expected": expected})
+    evidence, _ = update_evidence(comparison)
+    found = {text: (met, shown) for text, met, shown in judged(evidence)}
+    low, high = (100 * end for end in evidence["process_minus_outcome_ci95"])
+    assert found == {
+        "a": (True, "20.0"), "b": (False, "20.0"), "c": (False, "5.0"), "d": (True, "5.0 / 20.0 = 0.25"),
+        "e": (False, "70.0 − 50.0 = +20.0"), "f": (True, f"+15.0 [{low:+.1f}, {high:+.1f}]"),
+        "g": (None, "–"), "h": (None, "–"),
+    }  # fmt: skip
+    page = page_of(comparison)
+    assert "| expected | met | found, in percent or points |" in page
+    assert "| b | **no** | 20.0 |" in page
+    comparison.record("outcome", 1).unlink()
+    assert "| expected | met so far |" in page_of(comparison)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [({}, "give a bound"), ({"above": 0, "minus": "a", "over": "b"}, "give one of them")],
+)
+def test_an_expectation_that_cannot_be_missed_is_refused(bounds, message):
+    with pytest.raises(ValidationError, match=message):
+        Expectation(text="rises", figure="methods/process/rise_mean", **bounds)
+
+
+def test_the_page_says_how_many_solutions_are_right_in_every_step(comparison):
+    assert "Right in every step" not in page_of(comparison)
+    for seed in comparison.seeds:
+        models = json.loads(comparison.record("process", seed).read_text())["models"]
+        models[-1]["steps_right_share"] = 0.4 + 0.1 * seed
+        rewrite(comparison, "process", seed, models=models)
+    assert "| process | – | 45.0 | | outcome | – | – |" in page_of(comparison)
 
 
 def rewrite(comparison, method, seed, **changes):
@@ -146,13 +182,12 @@ def page_of(comparison):
     return " ".join(render(evidence, {"accuracy": "a.svg", "health": "h.svg"}).split())
 
 
-def test_the_page_says_how_many_tokens_each_side_had(comparison):
+def test_tokens_of_all_purposes_count(comparison):
     cost = {"num_sampled_tokens": 20, "num_judge_tokens": 30, "num_pairs": 5, "wall_s": 1.0}
-    for seed in comparison.seeds:
-        rewrite(comparison, "outcome", seed, cost=cost)
-    page = page_of(comparison)
-    assert "`outcome` generated 1.67 times the tokens" in page
-    assert "equal generated tokens" not in page
+    rewrite(comparison, "outcome", 0, cost=cost)  # a record from before `refresh`
+    rewrite(comparison, "outcome", 1, cost=cost | {"num_refresh_tokens": 7})
+    evidence, _ = update_evidence(comparison)
+    assert evidence["methods"]["outcome"]["tokens_mean"] == 53.5
 
 
 def test_the_page_says_what_its_intervals_are_of(comparison):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psr_ray.answers import groups, groups_of
-from psr_ray.compare.statistics import matrix, mean_interval, problem_error
+from psr_ray.compare.outcomes import matrix, mean_interval, problem_error
 from psr_ray.errors import PsrError
 from psr_ray.measures import sampling
 from psr_ray.measures.intervals import t_quantile

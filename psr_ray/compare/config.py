@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from psr_ray.compare.expectations import Expectation
 from psr_ray.config import Config, Frozen
 from psr_ray.config.file import describe_errors, load_config, read_yaml
 from psr_ray.errors import PsrError
@@ -29,8 +30,12 @@ class CompareConfig(Frozen):
     """Settings of all runs that differ from the base: `search.num_candidates: 6`."""
     methods: Annotated[dict[str, Overrides], Field(min_length=1)]
     """The methods by name, each with the settings in which it differs: `method.ranking: random`."""
+    differences: tuple[tuple[str, str], ...] = ()
+    """Pairs of methods whose difference is wanted, too, beside the first method's to each other one."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     """Seeds, declared before anything runs; none is dropped."""
+    expected: tuple[Expectation, ...] = ()
+    """What the figures should show, written down before anything runs; the page begins with it."""
     parallel_runs: Annotated[int, Field(gt=0)] = 1
     """Runs done at once on the cluster."""
     results_dir: str = "results"
@@ -44,6 +49,18 @@ class CompareConfig(Frozen):
         if len(set(seeds)) != len(seeds):
             raise ValueError("a seed is given twice")
         return seeds
+
+    @model_validator(mode="after")
+    def differences_are_of_methods(self) -> CompareConfig:
+        for name in {name for pair in self.differences for name in pair} - set(self.methods):
+            raise ValueError(f"`differences`: {name!r} is none of `methods`")
+        return self
+
+    @property
+    def all_differences(self) -> list[tuple[str, str]]:
+        """Pairs of methods to set against each other."""
+        others = [name for name in self.methods if name != self.reference]
+        return [(self.reference, name) for name in others] + list(self.differences)
 
     @property
     def reference(self) -> str:

@@ -9,13 +9,15 @@ from typing import Any
 from psr_ray.compare.config import PlannedRun
 from psr_ray.data.rows import output_folder
 from psr_ray.measures.evaluation import correct_characters
-from psr_ray.runs import RunDirectory
+from psr_ray.runs import RunDirectory, fingerprint
 from psr_ray.stages import PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.shards import finished_ids
 
 # Sets of problems that all models solve, by what their rows call them.
 TEST_SETS = {"heldout": None, "hard": "hard"}
+# What a search generates tokens for.
+TOKENS = ("num_sampled_tokens", "num_judge_tokens", "num_refresh_tokens")
 
 
 def run_key(run: PlannedRun) -> str:
@@ -39,6 +41,8 @@ def write_record(run: PlannedRun, summary: Json) -> None:
         "method": run.method,
         "seed": run.seed,
         "key": run_key(run),
+        "base": run.config.model.base,
+        "base_fingerprint": fingerprint(run.config.model.base),
         "settings": run.config.model_dump(mode="json", include={"method", "dpo"}),
         "models": summary["models"],
         "alarms": summary["alarms"],
@@ -68,9 +72,9 @@ def digest(ids: set[str]) -> str:
 
 
 def cost(plan: list[PlannedStage]) -> dict[str, float]:
-    """Cost of a run's searches and trainings: tokens generated (sampled and judged), pairs
+    """Cost of a run's searches and trainings: tokens generated (sampled, judged, for `refresh`), pairs
     trained on, seconds. Stages taken from another run count as if done here."""
-    totals = dict.fromkeys(("num_sampled_tokens", "num_judge_tokens", "num_pairs", "wall_s"), 0.0)
+    totals = dict.fromkeys((*TOKENS, "num_pairs", "wall_s"), 0.0)
     for planned in plan:
         manifest = planned.stage.manifest
         if manifest is None or planned.iteration == 0 or planned.kind == "evaluate":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
+from psr_ray.compare.expectations import is_complete, judged
 from psr_ray.measures.intervals import t_quantile
 from psr_ray.report.figures import new_figure, to_svg
 from psr_ray.report.paper import markdown_templates
@@ -32,68 +33,6 @@ def decimal(value: float | None, places: int = 2, signed: bool = False) -> str:
     return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
 
 
-def is_above(low_high: list[float], many: bool) -> bool | None:
-    """Whether an interval lies entirely above zero; None where few seeds make it too wide to tell."""
-    low, high = low_high
-    return None if low <= 0 < high and not many else low > 0
-
-
-def targets(evidence: Json) -> list[tuple[str, bool | None, str]]:
-    """Targets, whether each is met (None: not measured yet), and the figures."""
-    methods, reference = evidence["methods"], evidence["reference"]
-    found: list[tuple[str, bool | None, str]] = []
-    own = methods.get(reference)
-    if own is None:
-        return found
-    rise, error = own["rise_mean"], own["rise_se"]
-    many = len(own["seeds"]) >= 5
-    found.append(
-        (
-            "rises by at least 5 points, and by more than 4 standard errors, over at least 5 seeds",
-            None if not many or error is None else rise >= 0.05 and rise > 4 * error,
-            f"{percent(rise, error, signed=True)} points, {len(own['seeds'])} seeds",
-        )
-    )
-    path = [figures["accuracy"] for figures in own["models"].values()]
-    found.append(
-        (
-            "rises at every iteration, in the mean",
-            all(b > a for a, b in pairwise(path)),
-            " → ".join(percent(value) for value in path),
-        )
-    )
-    oracle = methods.get("oracle")
-    if oracle is not None:
-        share = rise / oracle["rise_mean"]
-        text = f"{share:.0%} ({percent(rise)} of {percent(oracle['rise_mean'])} points)"
-        found.append(("reaches 80 % of the oracle's rise", share >= 0.8, text))
-    ci = evidence.get(f"{reference}_minus_outcome_ci95")
-    if ci is not None:
-        tokens = methods["outcome"]["tokens_mean"] / own["tokens_mean"]
-        text = (
-            f"{percent(evidence[f'{reference}_minus_outcome'], signed=True)} points {interval(ci)}; "
-            f"`outcome` generated {tokens:.2f} times the tokens"
-        )
-        enough = evidence[f"{reference}_minus_outcome_num_seeds"] >= 5
-        found.append(("beats `outcome` (95 % interval)", is_above(ci, enough), text))
-    chance = methods.get("random-pairs")
-    if chance is not None:
-        mean, spread = chance["rise_mean"], chance["rise_se"]
-        found.append(
-            (
-                "`random-pairs` stays within 2 standard errors of M1",
-                None if spread is None else abs(mean) <= 2 * spread,
-                f"{percent(mean, spread, signed=True)} points",
-            )
-        )
-    for name, figures in (evidence.get("test_time") or {}).items():
-        ci = figures["search_minus_greedy_ci95"]
-        text = f"{percent(figures['search_minus_greedy'], signed=True)} points {interval(ci)}"
-        target = f"step search at test time beats greedy ({name})"
-        found.append((target, is_above(ci, many), text))
-    return found
-
-
 def one_first_model(evidence: Json) -> bool:
     """Whether the first models of a seed do equally well by all methods: they then are the same."""
     found: dict[int, set[tuple[float, float | None]]] = {}
@@ -108,12 +47,12 @@ def one_first_model(evidence: Json) -> bool:
 
 def about_seeds(evidence: Json) -> str:
     """A note on the page's intervals: how the number of seeds limits them."""
-    names = list(evidence["methods"])
-    single = [f"`{name}`" for name in names if len(evidence["methods"][name]["seeds"]) == 1]
-    reference = evidence["reference"]
-    for name in names:
-        if evidence.get(f"{reference}_minus_{name.replace('-', '_')}_num_seeds") == 1:
-            single.append(f"`{reference}` minus `{name}`")
+    single = [f"`{name}`" for name, m in evidence["methods"].items() if len(m["seeds"]) == 1]
+    single += [
+        f"`{one}` minus `{other}`"
+        for key, (one, other) in evidence["differences"].items()
+        if evidence[f"{key}_num_seeds"] == 1
+    ]
     several = [len(m["seeds"]) for m in evidence["methods"].values() if len(m["seeds"]) > 1]
     texts = []
     if several:
@@ -147,8 +86,11 @@ def render(evidence: Json, figures: dict[str, str]) -> str:
         methods=evidence["methods"],
         reference=evidence["reference"],
         models=model_columns(evidence),
-        targets=targets(evidence),
+        expectations=judged(evidence),
+        is_complete=is_complete(evidence, list(evidence["settings"]["methods"])),
         about_seeds=about_seeds(evidence),
+        has_hard=any("hard_rise_mean" in method for method in evidence["methods"].values()),
+        base_model=Path(evidence["settings"]["all runs"].get("model.base", "")).name,
         one_first_model=one_first_model(evidence),
         figures=figures,
     )

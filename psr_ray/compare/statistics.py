@@ -1,94 +1,26 @@
 """Means, standard errors and intervals of a comparison, from the stored records.
 
-Two sources of chance are kept separate: seeds (data, fine-tuning, sampling) and held-out problems. The
-standard error of a mean over seeds is sd / sqrt(number of seeds). Intervals have both in them
-(``mean_interval``); all runs are tested on the same problems, so that differences are paired.
+The standard error of a mean over seeds is sd / sqrt(number of seeds).
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from psr_ray.compare.config import CompareConfig
+from psr_ray.compare.expectations import look_up
+from psr_ray.compare.outcomes import (
+    correct,
+    gain_of,
+    matrix,
+    mean_interval,
+    names_in,
+    problem_error,
+)
+from psr_ray.compare.record import TOKENS
 from psr_ray.errors import PsrError
 from psr_ray.measures.intervals import mean_and_error, t_quantile
 from psr_ray.storage.files import Json
-
-Matrix = NDArray[np.float64]  # [seeds, problems]
-
-
-def mean_interval(values_SP: Matrix) -> tuple[float, float]:
-    """95 % interval of the mean of ``values_SP`` [seeds, problems], for other seeds and other problems.
-
-    The mean's variance is what the seeds' means vary by, which holds the chance of single outcomes
-    too, and what the problems' means vary by beyond that chance. Each part's half-width is of Student's
-    t with the part's own degrees of freedom, and the squares add up. In simulated comparisons that
-    covers 94 to 98 % with two to five seeds (tests/test_statistics.py); t over seeds alone down to 83 %
-    where problems decide, and one t with Welch and Satterthwaite's degrees of freedom down to 85 % with
-    two seeds, whose spread is often estimated as next to nothing. One seed: over problems alone.
-    """
-    num_seeds, num_problems = values_SP.shape
-    mean = float(values_SP.mean())
-    of_problems = problem_error(values_SP) ** 2
-    half = 0.0
-    if num_seeds > 1:
-        seeds, problems = values_SP.mean(axis=1, keepdims=True), values_SP.mean(axis=0)
-        of_seeds = float(seeds.var(ddof=1)) / num_seeds
-        chance = float(((values_SP - seeds - problems + mean) ** 2).mean())
-        of_problems -= chance / ((num_seeds - 1) * (num_problems - 1))
-        half = t_quantile(num_seeds - 1) ** 2 * of_seeds
-    half = math.sqrt(half + t_quantile(num_problems - 1) ** 2 * max(of_problems, 0.0))
-    return mean - half, mean + half
-
-
-def problem_error(values_SP: Matrix) -> float:
-    """Standard error of the mean over problems, with the seeds held fixed."""
-    per_problem = values_SP.mean(axis=0)
-    return float(per_problem.std(ddof=1) / math.sqrt(len(per_problem)))
-
-
-def matrix(strings: Sequence[str], records: Sequence[str], what: str) -> Matrix:
-    """Strings of 0 and 1, one a seed, as [seeds, problems]; ``records`` names where each is from."""
-    usual = Counter(map(len, strings)).most_common(1)[0][0]
-    for string, record in zip(strings, records, strict=True):
-        if len(string) != usual:
-            raise PsrError(
-                f"{record}: {what}: outcomes of {len(string)} problems where other records have "
-                f"{usual}: delete that record and run psr-ray compare again"
-            )
-    return np.array([[float(c == "1") for c in string] for string in strings])
-
-
-def correct(records: Sequence[Json], model: str, test_set: str) -> Matrix:
-    """Which problems a model solved [seeds, problems]."""
-    return outcomes([(record, model) for record in records], test_set)
-
-
-def outcomes(tested: Sequence[tuple[Json, str]], test_set: str) -> Matrix:
-    """Which problems the models of some records solved [models, problems]."""
-    strings = [record["correct"][model][test_set] for record, model in tested]
-    names = names_in([record for record, _ in tested])
-    labels = [f"{name}, {model}" for name, (_, model) in zip(names, tested, strict=True)]
-    return matrix(strings, labels, test_set)
-
-
-def gain_of(
-    models: Sequence[tuple[Json, str]], others: Sequence[tuple[Json, str]], test_set: str
-) -> Matrix:
-    """Problems that models solved minus those that others solved, seed by seed [seeds, problems]."""
-    both = outcomes([*models, *others], test_set)  # together: their problems must be the same
-    return both[: len(models)] - both[len(models) :]
-
-
-def names_in(records: Sequence[Json]) -> list[str]:
-    """Names of the records: ``process-seed-0``."""
-    return [f"{record['method']}-seed-{record['seed']}" for record in records]
 
 
 def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
@@ -105,6 +37,7 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
         "name": comparison.name,
         "reference": reference,
         "planned_seeds": list(comparison.seeds),
+        "expected": [expectation.model_dump() for expectation in comparison.expected],
         "settings": {
             "base": comparison.base,
             "all runs": comparison.overrides,
@@ -116,10 +49,14 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
     result["logp_change_of"] = measured_pairs(records)
     if reference in done:
         result["test_time"] = test_time_figures(done[reference])
-        for name, rows in done.items():
-            if name != reference:
-                key = f"{reference}_minus_{name.replace('-', '_')}"
-                result |= difference_figures(key, done[reference], rows)
+    result["differences"] = {}
+    for one, other in comparison.all_differences:
+        if one in done and other in done:
+            key = f"{one}_minus_{other}".replace("-", "_")
+            found = difference_figures(key, done[one], done[other])
+            result |= found
+            if found:
+                result["differences"][key] = [one, other]
     return result
 
 
@@ -181,50 +118,49 @@ def method_figures(records: list[Json], comparison: CompareConfig) -> Json:
             f"{prefix}rise_se_problems": problem_error(gains),
             f"{prefix}rise_ci95": list(mean_interval(gains)),
         }
+    # records from before `refresh` lack its tokens
     figures["tokens_mean"] = mean_and_error(
-        [s["cost"]["num_sampled_tokens"] + s["cost"]["num_judge_tokens"] for s in seeds]
+        [sum(s["cost"].get(name, 0) for name in TOKENS) for s in seeds]
     )[0]
     figures["pairs_mean"] = mean_and_error([s["cost"]["num_pairs"] for s in seeds])[0]
     return figures
 
 
-# Health figures of a model: name, and path in a model's entry.
-HEALTH = {
-    "judge_accuracy_on_policy": ("judge_accuracy_on_policy",),
-    "judge_accuracy_fixed": ("judge_accuracy_fixed",),
-    "ranking_accuracy": ("learned_from", "ranking_accuracy"),
-    "order_flip_share": ("order_flip_share",),
-    "first_share": ("first_share",),
-    "tie_share": ("tie_share",),
-    "unparsable_share": ("unparsable_share",),
-    "steps_per_solution": ("steps_per_solution",),
-    "tokens_per_step": ("tokens_per_step",),
-    "longer_win_share": ("longer_win_share",),
-    "longer_true_share": ("longer_true_share",),
-    "chosen_logp_change": ("training", "chosen_logp_change"),
-    "rejected_logp_change": ("training", "rejected_logp_change"),
-    "pass_at_8": ("pass_at_8",),
-    "distinct_answers": ("distinct_answers",),
-    "tau_before": ("probes", "tau_before"),
-    "tau_first": ("probes", "tau_first"),
-    "self_reward": ("probes", "self_reward"),
-    "true_reward": ("probes", "true_reward"),
-    "chosen_right_share": ("chosen_right_share",),
-    "rejected_right_share": ("rejected_right_share",),
-    "num_pairs": ("num_pairs",),
-}
+# Health figures of a model by their paths in its entry; the last part is their name here.
+HEALTH = (
+    "steps_right_share",
+    "judge_accuracy_on_policy",
+    "judge_accuracy_fixed",
+    "learned_from/ranking_accuracy",
+    "order_flip_share",
+    "first_share",
+    "tie_share",
+    "unparsable_share",
+    "steps_per_solution",
+    "tokens_per_step",
+    "longer_win_share",
+    "longer_true_share",
+    "training/chosen_logp_change",
+    "training/rejected_logp_change",
+    "pass_at_8",
+    "distinct_answers",
+    "probes/tau_before",
+    "probes/tau_first",
+    "probes/self_reward",
+    "probes/true_reward",
+    "chosen_right_share",
+    "rejected_right_share",
+    "num_pairs",
+)
 
 
-def look_up(entry: Json, path: Sequence[str]) -> Any:
-    value: Any = entry
-    for key in path:
-        value = (value or {}).get(key)
-    return value
+# Of which the methods' differences are of interest, too.
+DIFFERENCES = ("judge_accuracy_on_policy", "pass_at_8", "steps_right_share")
 
 
 def model_figures(records: list[Json], name: str) -> Json:
     """One model of a method: means over seeds with their standard errors."""
-    entries = [next(e for e in record["models"] if e["name"] == name) for record in records]
+    entries = [entry_of(record, name) for record in records]
     figures: Json = {}
     for test_set, key in (("heldout", "accuracy"), ("hard", "hard")):
         values = correct(records, name, test_set)
@@ -232,20 +168,22 @@ def model_figures(records: list[Json], name: str) -> Json:
             mean, error = mean_and_error(values.mean(axis=1).tolist())
             figures |= {key: mean, f"{key}_se": error, f"{key}_se_problems": problem_error(values)}
     figures["health"] = {}
-    for key, path in HEALTH.items():
+    for path in HEALTH:
         known = [v for v in (look_up(entry, path) for entry in entries) if v is not None]
+        key = path.rpartition("/")[2]
         figures["health"][key] = mean_and_error(known)[0] if known else None
     return figures
 
 
-def difference_figures(key: str, reference: list[Json], other: list[Json]) -> Json:
-    """Paired difference of the last models' accuracy on the seeds that both have."""
-    seeds = sorted({r["seed"] for r in reference} & {r["seed"] for r in other})
+def difference_figures(key: str, method: list[Json], other: list[Json]) -> Json:
+    """Paired difference of the last models, on the seeds that both have: their accuracy, and what is
+    measured of them in other ways (over seeds alone)."""
+    seeds = sorted({r["seed"] for r in method} & {r["seed"] for r in other})
     if not seeds:
         return {}
     models, others = (
         [(next(r for r in rows if r["seed"] == seed), names_of(rows[0])[-1]) for seed in seeds]
-        for rows in (reference, other)
+        for rows in (method, other)
     )
     figures: Json = {f"{key}_num_seeds": len(seeds)}
     for test_set, middle in (("heldout", ""), ("hard", "_hard")):
@@ -253,7 +191,23 @@ def difference_figures(key: str, reference: list[Json], other: list[Json]) -> Js
         if gain.size:
             figures[f"{key}{middle}"] = float(gain.mean())
             figures[f"{key}{middle}_ci95"] = list(mean_interval(gain))
+    for path in DIFFERENCES:
+        pairs = [
+            [look_up(entry_of(record, name), path) for record, name in side]
+            for side in (models, others)
+        ]
+        gains = [a - b for a, b in zip(*pairs, strict=True) if a is not None and b is not None]
+        if len(gains) > 1:
+            mean, error = mean_and_error(gains)
+            half = t_quantile(len(gains) - 1) * (error or 0.0)
+            figures |= {f"{key}_{path}": mean, f"{key}_{path}_ci95": [mean - half, mean + half]}
     return figures
+
+
+def entry_of(record: Json, model: str) -> Json:
+    """A model's entry."""
+    found: Json = next(entry for entry in record["models"] if entry["name"] == model)
+    return found
 
 
 def test_time_figures(records: list[Json]) -> Json:
@@ -261,7 +215,7 @@ def test_time_figures(records: list[Json]) -> Json:
     names = names_of(records[0])
     result: Json = {}
     for name in (names[0], names[-1]):
-        entries = [next(e for e in r["models"] if e["name"] == name)["test_time"] for r in records]
+        entries = [entry_of(record, name)["test_time"] for record in records]
         if not all(entries):
             continue
         figures: Json = {
