@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Those in configs/ that have stored records.
+COMPARISONS := evidence judge-modes small-rounds harder
 
 .PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint docs check-skypilot install lock clean
 
@@ -38,8 +40,8 @@ audit: install  ## known vulnerabilities of what the lock pins (asks the package
 	$(PIP) install pip-audit
 	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements/cpu.lock
 
-results: install  ## docs/results.md and its figures, from the stored records of `psr-ray compare`
-	$(BIN)/psr-ray results --config configs/evidence.yaml
+results: install  ## the pages of all comparisons, from the stored records of `psr-ray compare`
+	for name in $(COMPARISONS); do $(BIN)/psr-ray results --config configs/$$name.yaml || exit 1; done
 
 lint: install  ## ruff, mypy; figures in the README and docs/ against the stored results; the site
 	$(BIN)/ruff format --check .
@@ -47,9 +49,7 @@ lint: install  ## ruff, mypy; figures in the README and docs/ against the stored
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python scripts/show_demo.py --check
-	$(BIN)/psr-ray results --config configs/evidence.yaml --check
-	$(BIN)/psr-ray results --config configs/judge-modes.yaml --check
-	$(BIN)/psr-ray results --config configs/small-rounds.yaml --check
+	for name in $(COMPARISONS); do $(BIN)/psr-ray results --config configs/$$name.yaml --check || exit 1; done
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python scripts/make_grafana.py --check
 	$(BIN)/python scripts/make_settings.py --check
