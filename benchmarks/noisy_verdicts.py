@@ -1,9 +1,10 @@
-"""The paper's ranking with a share of the judge's verdicts turned round: what a worse judge would cost.
+"""The paper's ranking with the verdicts of a share of the pairs turned round: what a worse judge costs.
 
     method: {ranking: "benchmarks.noisy_verdicts:Flips20"}        (configs/contrast.yaml)
 
-Each verdict is turned by itself, so that a pair's two orders often contradict each other, as those of a
-judge that guesses do. Which ones is drawn from the run's seed, the problem and the two steps.
+Both orders of a pair are turned together: turned one by one they would contradict each other, and the
+pair would be a tie, not an error. Which pairs is drawn from the run's seed, the problem, the attempt and
+the two steps.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from psr_ray.method.verdicts import Comparison, Verdict
 
 
 class Flips10(PairwiseRanking):
-    """One verdict in ten."""
+    """One pair in ten."""
 
     share: ClassVar[float] = 0.1
 
@@ -41,7 +42,7 @@ class Flips10(PairwiseRanking):
         self, state: State, texts: Sequence[str], comparison: Comparison, verdict: Verdict
     ) -> Verdict:
         """The verdict, or with this share's chance its opposite."""
-        pair = texts[comparison.first], texts[comparison.second]
+        pair = sorted((texts[comparison.first], texts[comparison.second]))
         draw = random.Random(f"flips/{self.seed}/{state.problem.id}/{state.number}/{pair}")
         if verdict.first_wins is None or draw.random() >= self.share:
             return verdict

@@ -123,41 +123,85 @@ def test_evidence_and_page_come_from_the_records_alone(comparison, tmp_path):
     assert write_results(evidence, page, check=True) == [page]
 
 
+def expecting(comparison, *expected):
+    """The comparison with expectations."""
+    named = [{"text": f"e{i}"} | one for i, one in enumerate(expected)]
+    return CompareConfig.model_validate(comparison.model_dump() | {"expected": named})
+
+
+RISES = {name: f"methods/{name}/rise_mean" for name in ("process", "outcome", "random-pairs")}
+
+
 def test_expectations_are_held_against_the_figures(comparison):
-    expected = [
-        {"text": "a", "figure": "methods/process/rise_mean", "at_least": 0.2},
-        {"text": "b", "figure": "methods/process/rise_mean", "above": 0.21},
-        {"text": "c", "figure": "methods/outcome/rise_mean", "at_most": 0.04},
-        {"text": "d", "figure": "methods/outcome/rise_mean", "over": "methods/process/rise_mean",
-         "at_least": 0.2, "at_most": 0.3},
-        {"text": "e", "figure": "methods/process/models/M2/accuracy",
-         "minus": "methods/process/models/M1/accuracy", "above": 0.3},
-        {"text": "f", "figure": "process_minus_outcome_ci95/0", "above": 0},
-        {"text": "g", "figure": "methods/oracle/rise_mean", "above": 0},
-        {"text": "h", "figure": "methods/process/rise_mean", "minus": "methods/oracle/rise_mean",
-         "above": 0},
-    ]  # fmt: skip
-    comparison = CompareConfig.model_validate(comparison.model_dump() | {"expected": expected})
+    comparison = expecting(
+        comparison,
+        {"figure": RISES["process"], "at_least": 0.2},
+        {"figure": RISES["process"], "above": 0.2},
+        {"figure": RISES["outcome"], "at_most": 0.04},
+        {"figure": RISES["outcome"], "over": RISES["process"], "at_least": 0.2, "below": 0.3},
+        {"figure": "methods/process/models/M2/accuracy", "minus": "methods/process/models/M1/accuracy",
+         "above": 0.3},
+        {"figure": "process_minus_outcome_ci95/0", "above": 0},
+        {"figure": "process_minus_outcome", "below": 0.15},
+        {"figure": "methods/process/rise_ci95/1", "below": 0.1},
+        {"figure": RISES["outcome"], "over": RISES["random-pairs"], "at_least": 0.5},
+    )  # fmt: skip
     evidence, _ = update_evidence(comparison)
-    found = {text: (met, shown) for text, met, shown in judged(evidence)}
-    low, high = (100 * end for end in evidence["process_minus_outcome_ci95"])
-    assert found == {
-        "a": (True, "20.0"), "b": (False, "20.0"), "c": (False, "5.0"), "d": (True, "5.0 / 20.0 = 0.25"),
-        "e": (False, "70.0 − 50.0 = +20.0"), "f": (True, f"+15.0 [{low:+.1f}, {high:+.1f}]"),
-        "g": (None, "–"), "h": (None, "–"),
-    }  # fmt: skip
+
+    def ends(name):
+        low, high = (
+            evidence[f"{name}_ci95"] if name in evidence else evidence["methods"][name]["rise_ci95"]
+        )
+        return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+    rise = {
+        name: f"{shown} {ends(name)}" for name, shown in (("process", "+20.0"), ("outcome", "+5.0"))
+    }
+    difference = f"+15.0 {ends('process_minus_outcome')}"
+    assert [(met, shown) for _, met, shown in judged(evidence)] == [
+        (True, rise["process"]), (False, rise["process"]), (False, rise["outcome"]),
+        (True, "5.0 / 20.0 = 0.25"), (False, "70.0 − 50.0 = +20.0"), (True, difference),
+        (False, difference), (False, rise["process"]), (None, "5.0 / -5.0"),  # a share of a loss
+    ]  # fmt: skip
     page = page_of(comparison)
-    assert "| expected | met | found, in percent or points |" in page
-    assert "| b | **no** | 20.0 |" in page
+    assert "Expected before these seeds were run" in page
+    assert f"| e1 | **no** | {rise['process']} |" in page
+
+
+def test_nothing_is_met_or_missed_before_all_seeds_are_done(comparison):
+    comparison = expecting(comparison, {"figure": RISES["process"], "above": 0})
     comparison.record("outcome", 1).unlink()
-    assert "| expected | met so far |" in page_of(comparison)
+    assert "| e0 | not yet known | +20.0 [" in page_of(comparison)
+    comparison.record("process", 0).unlink()
+    comparison.record("process", 1).unlink()
+    evidence, _ = update_evidence(comparison)
+    assert judged(evidence) == [("e0", None, "–")]
+    assert "Expected before" in page_of(
+        comparison
+    )  # also without the method that others are set against
+
+
+@pytest.mark.parametrize(
+    "path", ["methods/proces/rise_mean", "process_minus_outcome_ci95", "process_minus_outcome_ci95/2",
+             "methods/process/rise_mean/x"],
+)  # fmt: skip
+def test_a_figure_that_never_comes_is_named(comparison, path):
+    evidence, _ = update_evidence(expecting(comparison, {"figure": path, "above": 0}))
+    with pytest.raises(
+        PsrError, match=f"comparison small: `expected`, 'e0': figure {path} is no figure"
+    ):
+        judged(evidence)
 
 
 @pytest.mark.parametrize(
     ("bounds", "message"),
-    [({}, "give a bound"), ({"above": 0, "minus": "a", "over": "b"}, "give one of them")],
+    [
+        ({}, "give a bound"),
+        ({"above": 0.1, "at_most": 0.1}, "its bounds leave no room"),
+        ({"above": 0, "minus": "a", "over": "b"}, "give one of them"),
+    ],
 )
-def test_an_expectation_that_cannot_be_missed_is_refused(bounds, message):
+def test_an_expectation_that_cannot_be_met_and_missed_is_refused(bounds, message):
     with pytest.raises(ValidationError, match=message):
         Expectation(text="rises", figure="methods/process/rise_mean", **bounds)
 
@@ -267,3 +311,50 @@ def test_the_comparison_of_round_sizes_searches_the_same_problems(tmp_path):
             texts[planned.method] = [row["problem"] for row in rows]
     assert len(texts["3x120"]) == len(set(texts["3x120"])) == 360
     assert texts["3x120"] == texts["12x30"] == texts["36x10"]
+
+
+def test_differences_of_any_two_methods(comparison):
+    for seed, (own, other) in enumerate([(0.9, 0.7), (0.8, 0.7)]):
+        for method, value in (("outcome", own), ("random-pairs", other)):
+            models = json.loads(comparison.record(method, seed).read_text())["models"]
+            models[-1]["judge_accuracy_on_policy"] = value
+            rewrite(comparison, method, seed, models=models)
+    pairs = {"differences": [["outcome", "random-pairs"]]}
+    evidence, _ = update_evidence(CompareConfig.model_validate(comparison.model_dump() | pairs))
+    assert evidence["differences"] == {"outcome_minus_random_pairs": ["outcome", "random-pairs"]}
+    assert evidence["outcome_minus_random_pairs"] == pytest.approx(0.1)
+    assert evidence["outcome_minus_random_pairs_judge_accuracy_on_policy"] == pytest.approx(0.15)
+    half = 12.706 * 0.05  # Student's t of one degree of freedom times the standard error
+    assert evidence["outcome_minus_random_pairs_judge_accuracy_on_policy_ci95"] == pytest.approx(
+        [0.15 - half, 0.15 + half], abs=1e-3
+    )
+    assert "outcome_minus_random_pairs_pass_at_8" not in evidence
+    assert "process_minus_outcome" not in evidence
+    page = " ".join(render(evidence, {"accuracy": "a.svg", "health": "h.svg"}).split())
+    assert "| outcome − random-pairs | +10.0 [" in page
+    assert "on the harder set" not in page
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([["process", "none"]], "'none' is none of `methods`"),
+        ([["process", "process"]], "a pair is given twice, or is of one method"),
+        ([["process", "outcome"], ["process", "outcome"]], "a pair is given twice"),
+    ],
+)
+def test_differences_that_cannot_be(comparison, pairs, message):
+    with pytest.raises(ValidationError, match=message):
+        CompareConfig.model_validate(comparison.model_dump() | {"differences": pairs})
+
+
+def test_the_page_names_a_base_model_that_is_not_the_embedded_one(comparison):
+    assert "The embedded problems make a case for the method" in page_of(comparison)
+    base = {"base": "SmolLM2", "base_fingerprint": "a"}
+    for method in comparison.methods:
+        for seed in comparison.seeds:
+            rewrite(comparison, method, seed, **base)
+    assert "M0 is SmolLM2, the problems are" in page_of(comparison)
+    rewrite(comparison, "outcome", 1, base_fingerprint="b")
+    with pytest.raises(PsrError, match="of different base models"):
+        update_evidence(comparison)

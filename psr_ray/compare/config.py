@@ -31,7 +31,7 @@ class CompareConfig(Frozen):
     methods: Annotated[dict[str, Overrides], Field(min_length=1)]
     """The methods by name, each with the settings in which it differs: `method.ranking: random`."""
     differences: tuple[tuple[str, str], ...] = ()
-    """Pairs of methods whose difference is wanted, too, beside the first method's to each other one."""
+    """Pairs of methods whose difference is wanted; without any, the first method's to each other one."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     """Seeds, declared before anything runs; none is dropped."""
     expected: tuple[Expectation, ...] = ()
@@ -54,13 +54,17 @@ class CompareConfig(Frozen):
     def differences_are_of_methods(self) -> CompareConfig:
         for name in {name for pair in self.differences for name in pair} - set(self.methods):
             raise ValueError(f"`differences`: {name!r} is none of `methods`")
+        keys = list(self.differences_by_key)
+        if len(keys) < len(self.differences) or any(len({*pair}) < 2 for pair in self.differences):
+            raise ValueError("`differences`: a pair is given twice, or is of one method")
         return self
 
     @property
-    def all_differences(self) -> list[tuple[str, str]]:
-        """Pairs of methods to set against each other."""
-        others = [name for name in self.methods if name != self.reference]
-        return [(self.reference, name) for name in others] + list(self.differences)
+    def differences_by_key(self) -> dict[str, tuple[str, str]]:
+        """The pairs of methods to set against each other, by what their figures begin with."""
+        others = [(self.reference, name) for name in self.methods if name != self.reference]
+        pairs = self.differences or others
+        return {f"{one}_minus_{other}".replace("-", "_"): (one, other) for one, other in pairs}
 
     @property
     def reference(self) -> str:

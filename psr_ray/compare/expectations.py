@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from psr_ray.config import Frozen
+from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json
+
+BOUNDS = ("at_least", "above", "at_most", "below")
 
 
 class Expectation(Frozen):
@@ -26,83 +28,109 @@ class Expectation(Frozen):
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
+    below: float | None = None
 
     @model_validator(mode="after")
-    def can_be_missed(self) -> Expectation:
-        if self.at_least is self.above is self.at_most is None:
-            raise ValueError("give a bound: `at_least`, `above` or `at_most`")
+    def can_be_met_and_missed(self) -> Expectation:
+        low, high = (
+            [value for value in ends if value is not None]
+            for ends in ((self.at_least, self.above), (self.at_most, self.below))
+        )
+        if not low and not high:
+            raise ValueError(f"give a bound: one of {', '.join(BOUNDS)}")
+        if low and high and max(low) >= min(high):
+            raise ValueError("its bounds leave no room")
         if self.minus and self.over:
             raise ValueError("`minus` and `over`: give one of them")
         return self
 
 
 def look_up(figures: Any, path: str) -> Any:
-    """A figure by its path; None where it is not there (yet)."""
+    """A figure by its path; None where it is not there."""
     for part in path.split("/"):
         if isinstance(figures, list):
-            figures = figures[int(part)]
+            figures = figures[int(part)] if part.isdigit() and int(part) < len(figures) else None
         else:
-            figures = (figures or {}).get(part)
+            figures = figures.get(part) if isinstance(figures, dict) else None
     return figures
 
 
 def is_met(value: float, expectation: Json) -> bool:
     """Whether a value keeps the bounds of an expectation."""
-    at_least, above, at_most = (expectation[name] for name in ("at_least", "above", "at_most"))
+    value = round(value, 6)  # as figures are stored: 0.50 - 0.52 is at least -0.02
+    at_least, above, at_most, below = (expectation[name] for name in BOUNDS)
     return (
         (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)
+        and (below is None or value < below)
     )
 
 
-def points(value: float) -> str:
-    """A share in percent, or a difference of shares in points."""
-    return f"{100 * value:.1f}"
+def is_complete(evidence: Json) -> bool:
+    """Whether all planned methods have all planned seeds."""
+    return all(
+        len(evidence["methods"].get(name, {}).get("seeds", ())) == len(evidence["planned_seeds"])
+        for name in evidence["settings"]["methods"]
+    )
 
 
 def judged(evidence: Json) -> list[tuple[str, bool | None, str]]:
-    """The text of each expectation, whether it is met (None: nothing measured yet), and the figures."""
+    """The text of each expectation, whether it is met, and the figures.
+
+    Not before all methods have all seeds (None). Raises ``PsrError`` where a figure is still missing
+    then: such an expectation could never be missed.
+    """
     rows: list[tuple[str, bool | None, str]] = []
     for expectation in evidence["expected"]:
-        found = measured(evidence, expectation)
-        value, shown = found or (None, "–")
-        met = None if value is None else is_met(value, expectation)
+        value, shown = measured(evidence, expectation)
+        met = None if value is None or not is_complete(evidence) else is_met(value, expectation)
         rows.append((expectation["text"], met, shown))
     return rows
 
 
-def measured(evidence: Json, expectation: Json) -> tuple[float, str] | None:
-    """The value that an expectation is about, and how it comes about; None where nothing is known yet."""
-    value = look_up(evidence, expectation["figure"])
+def measured(evidence: Json, expectation: Json) -> tuple[float | None, str]:
+    """The value that an expectation is about, and how it comes about; None where it is not known."""
+    value = figure(evidence, expectation, "figure")
     minus, over = expectation["minus"], expectation["over"]
-    other = look_up(evidence, minus or over) if minus or over else 0.0
+    other = figure(evidence, expectation, "minus" if minus else "over") if minus or over else 0.0
     if value is None or other is None:
-        return None
+        return None, "–"
     if minus:
-        return value - other, f"{points(value)} − {points(other)} = {100 * (value - other):+.1f}"
+        return value - other, f"{points(value)} − {points(other)} = {points(value - other, '+')}"
     if over:
+        if other <= 0:  # a share of nothing
+            return None, f"{points(value)} / {points(other)}"
         return value / other, f"{points(value)} / {points(other)} = {value / other:.2f}"
-    return value, around(evidence, expectation["figure"]) or points(value)
+    return value, with_interval(evidence, expectation["figure"], value)
 
 
-def around(evidence: Json, path: str) -> str | None:
-    """The interval that a path names an end of, with its middle where that is stored beside it."""
-    parent, _, end = path.rpartition("/")
-    if not parent.endswith("_ci95") or end not in ("0", "1"):
+def figure(evidence: Json, expectation: Json, key: str) -> float | None:
+    """One of an expectation's figures."""
+    value = look_up(evidence, expectation[key])
+    if value is None and not is_complete(evidence):
         return None
-    low, high = look_up(evidence, parent)
-    name = parent.removesuffix("_ci95")
+    if not isinstance(value, (int, float)):
+        raise PsrError(
+            f"comparison {evidence['name']}: `expected`, {expectation['text']!r}: {key} "
+            f"{expectation[key]} is no figure of its JSON; correct the path in its config"
+        )
+    return value
+
+
+def points(value: float, sign: str = "") -> str:
+    """A share in percent, or a difference of shares in points."""
+    return f"{100 * value:{sign}.1f}"
+
+
+def with_interval(evidence: Json, path: str, value: float) -> str:
+    """A figure with its interval, where it has one; of an interval's end the figure and the interval."""
+    parent, _, end = path.rpartition("/")
+    name = parent.removesuffix("_ci95") if end in ("0", "1") else path
+    ends = look_up(evidence, f"{name.removesuffix('_mean')}_ci95")
+    if ends is None:
+        return points(value)
     middle = look_up(evidence, name)
     if middle is None:
         middle = look_up(evidence, f"{name}_mean")
-    shown = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-    return shown if middle is None else f"{100 * middle:+.1f} {shown}"
-
-
-def is_complete(evidence: Json, methods: Sequence[str]) -> bool:
-    """Whether all planned methods have all planned seeds."""
-    return all(
-        len(evidence["methods"].get(name, {}).get("seeds", ())) == len(evidence["planned_seeds"])
-        for name in methods
-    )
+    return f"{points(middle, '+')} [{points(ends[0], '+')}, {points(ends[1], '+')}]"

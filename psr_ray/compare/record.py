@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from psr_ray.compare.config import PlannedRun
@@ -37,12 +38,14 @@ def write_record(run: PlannedRun, summary: Json) -> None:
     evaluations = [
         planned for planned in plan if planned.kind == "evaluate" and planned.model != "M0"
     ]
+    base = run.config.model.base
+    identity = fingerprint(base)
     record: dict[str, Any] = {
         "method": run.method,
         "seed": run.seed,
         "key": run_key(run),
-        "base": run.config.model.base,
-        "base_fingerprint": fingerprint(run.config.model.base),
+        "base": base if identity == base else Path(base).name,  # a Hub id, or a folder
+        "base_fingerprint": identity,
         "settings": run.config.model_dump(mode="json", include={"method", "dpo"}),
         "models": summary["models"],
         "alarms": summary["alarms"],

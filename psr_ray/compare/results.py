@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import zip_longest
 from pathlib import Path
 
-from psr_ray.compare.expectations import is_complete, judged
+from psr_ray.compare.expectations import judged
 from psr_ray.measures.intervals import t_quantile
 from psr_ray.report.figures import new_figure, to_svg
 from psr_ray.report.paper import markdown_templates
 from psr_ray.storage.files import Json, write_text
+from psr_ray.storage.locations import EMBEDDED_MODELS
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -31,6 +32,11 @@ def decimal(value: float | None, places: int = 2, signed: bool = False) -> str:
     if value is None:
         return "–"
     return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+
+
+def has_hard(evidence: Json) -> bool:
+    """Whether a harder set of problems was solved, too."""
+    return any("hard_rise_mean" in method for method in evidence["methods"].values())
 
 
 def one_first_model(evidence: Json) -> bool:
@@ -61,7 +67,11 @@ def about_seeds(evidence: Json) -> str:
             f"With {min(several)} seeds an interval reaches at least {reach:.1f} standard errors over "
             "seeds to each side."
         )
-    if single:
+    if single and not several:
+        texts.append(
+            "With one seed an interval is over problems alone, and says nothing of other seeds."
+        )
+    elif single:
         texts.append(
             f"With one seed ({', '.join(single)}) it is over problems alone, and says "
             "nothing of other seeds."
@@ -87,10 +97,15 @@ def render(evidence: Json, figures: dict[str, str]) -> str:
         reference=evidence["reference"],
         models=model_columns(evidence),
         expectations=judged(evidence),
-        is_complete=is_complete(evidence, list(evidence["settings"]["methods"])),
+        records=evidence["records"],
         about_seeds=about_seeds(evidence),
-        has_hard=any("hard_rise_mean" in method for method in evidence["methods"].values()),
-        base_model=Path(evidence["settings"]["all runs"].get("model.base", "")).name,
+        has_hard=has_hard(evidence),
+        has_steps_right=any(
+            model["health"]["steps_right_share"] is not None
+            for method in evidence["methods"].values()
+            for model in method["models"].values()
+        ),
+        is_embedded=evidence["base"] in (None, *EMBEDDED_MODELS),
         one_first_model=one_first_model(evidence),
         figures=figures,
     )
@@ -116,13 +131,12 @@ def write_results(evidence: Json, page: Path, *, check: bool = False) -> list[Pa
 
 
 def accuracy_figure(evidence: Json) -> str:
-    """Accuracy by model for every method, on both held-out sets; bars are standard errors."""
-    figure, axes = new_figure(2, width=4.4, height=3.6)
+    """Accuracy by model for every method, on each held-out set; bars are standard errors."""
+    panels = [("accuracy", "held-out problems"), ("hard", "harder held-out problems")]
+    panels = panels if has_hard(evidence) else panels[:1]
+    figure, axes = new_figure(len(panels), width=4.4, height=3.6)
     columns = model_columns(evidence)
-    for axis, key, title in (
-        (axes[0], "accuracy", "held-out problems"),
-        (axes[1], "hard", "harder held-out problems"),
-    ):
+    for axis, (key, title) in zip(axes, panels, strict=True):
         for name, method in evidence["methods"].items():
             models = list(method["models"])
             known = [
@@ -140,7 +154,7 @@ def accuracy_figure(evidence: Json) -> str:
             )
         axis.set_xticks(range(len(columns)), columns)
         axis.set(title=title, ylabel="greedy accuracy, %")
-    axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_svg(figure)
 
 

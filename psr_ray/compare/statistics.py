@@ -31,11 +31,12 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
     done = {name: rows for name, rows in by_method.items() if rows}
     if not done:
         raise PsrError(f"{comparison.records}: no records; psr-ray compare makes them")
-    check_same_problems(records)
+    check_comparable(records)
     reference = comparison.reference
     result: Json = {
         "name": comparison.name,
         "reference": reference,
+        "records": f"{comparison.records.as_posix()}/",
         "planned_seeds": list(comparison.seeds),
         "expected": [expectation.model_dump() for expectation in comparison.expected],
         "settings": {
@@ -43,6 +44,7 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
             "all runs": comparison.overrides,
             "methods": comparison.methods,
         },
+        "base": next((record["base"] for record in records if "base" in record), None),
         "methods": {name: method_figures(rows, comparison) for name, rows in done.items()},
         "versions": {name: rows[0]["versions"] for name, rows in done.items()}[next(iter(done))],
     }
@@ -50,9 +52,8 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
     if reference in done:
         result["test_time"] = test_time_figures(done[reference])
     result["differences"] = {}
-    for one, other in comparison.all_differences:
+    for key, (one, other) in comparison.differences_by_key.items():
         if one in done and other in done:
-            key = f"{one}_minus_{other}".replace("-", "_")
             found = difference_figures(key, done[one], done[other])
             result |= found
             if found:
@@ -60,8 +61,14 @@ def aggregate(comparison: CompareConfig, records: Sequence[Json]) -> Json:
     return result
 
 
-def check_same_problems(records: Sequence[Json]) -> None:
-    """All records must be of the same held-out problems, else nothing can be paired."""
+def check_comparable(records: Sequence[Json]) -> None:
+    """All records must be of the same M0 and held-out problems, else nothing can be paired."""
+    bases = {record["base_fingerprint"] for record in records if "base_fingerprint" in record}
+    if len(bases) > 1:
+        raise PsrError(
+            "the records are of different base models: give each comparison a `results_dir` or `name` "
+            "of its own"
+        )
     digests = {str(record["problems"]) for record in records}
     if len(digests) > 1:
         raise PsrError(

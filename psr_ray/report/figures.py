@@ -18,7 +18,9 @@ def new_figure(columns: int, width: float = 4.2, height: float = 3.4) -> tuple[F
     matplotlib.rcParams["svg.hashsalt"] = "psr-ray"
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), layout="constrained")
+    figure, [axes] = plt.subplots(
+        1, columns, figsize=(width * columns, height), layout="constrained", squeeze=False
+    )
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)
