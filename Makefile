@@ -50,6 +50,7 @@ lint: install  ## ruff, mypy; figures in the README and docs/ against the stored
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python scripts/show_demo.py --check
 	for name in $(COMPARISONS); do $(BIN)/psr-ray results --config configs/$$name.yaml --check || exit 1; done
+	$(BIN)/python -m benchmarks.evidence_2 --check
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python scripts/make_grafana.py --check
 	$(BIN)/python scripts/make_settings.py --check
