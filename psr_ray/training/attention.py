@@ -94,6 +94,9 @@ def span_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: QuerySpans, scale: float
 ) -> torch.Tensor:
     """Attention [1, H, S, D], span by span: each token meets its ancestors and nothing else."""
+    dtype = query.dtype
+    if query.device.type == "cpu":  # where its gradient takes more than twice as long in bfloat16
+        query, key, value = query.float(), key.float(), value.float()
     keys, values = (torch.split(tensor, list(spans.segments), dim=2) for tensor in (key, value))
     queries = torch.split(query, [span.num_queries for span in spans.spans], dim=2)
     parts = []
@@ -109,7 +112,7 @@ def span_attention(
                 enable_gqa=key.shape[1] != query.shape[1],
             )
         )
-    return joined(parts)
+    return joined(parts).to(dtype)
 
 
 def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
