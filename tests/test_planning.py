@@ -20,7 +20,7 @@ from psr_ray.planning.memory import GIB, check_fits, engine_memory, training_mem
 from psr_ray.planning.model import model_shape
 from psr_ray.planning.show import disk_line, judge_line, print_plan
 from psr_ray.planning.wall import LAYOUTS, Overheads, StageTime, layout_time
-from psr_ray.planning.work import search_work
+from psr_ray.planning.work import refresh_work, search_work
 from psr_ray.storage.locations import local_copy
 
 SEVEN = "configs/qwen2.5-math-7b.yaml"
@@ -194,6 +194,22 @@ def test_a_measured_search_is_scaled_by_the_way_of_judging_and_its_budget():
     assert tokens() == round(100 * (100 + 900 * 0.9))
     budget = "judge.max_problem_tokens=36000"  # half of 8 steps with 9,000 tokens
     assert tokens("judge.comparisons=all", budget) == 55_000
+
+
+def test_judging_own_steps_again_is_counted_by_the_way_of_judging():
+    """A judge that writes nothing is asked once in each order, for one token."""
+
+    def work(*settings):
+        config = load_config("configs/demo.yaml", ["refresh.pairs_per_problem=1", *settings])
+        return refresh_work(config, PAPER, rows=10, steps=40)
+
+    told, named = work(), work("judge.mode=verdict")
+    rollouts = 10 * 2 * 8
+    assert told.requests == 10 * 2 * 4 + rollouts
+    assert named.requests == 10 * 2 + rollouts
+    assert told.most - named.most == 10 * 2 * (
+        4 * load_config("configs/demo.yaml").judge.max_tokens - 1
+    )
 
 
 def test_layouts_differ_by_their_starts_and_the_gpus_they_hold():

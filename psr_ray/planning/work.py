@@ -75,11 +75,12 @@ def refresh_work(config: Config, lengths: Lengths, rows: int, steps: float) -> W
     if refresh is None:
         return Work(0)
     pairs = min(rows * refresh.pairs_per_problem, round(steps))
-    judged, rolled = 2 * pairs * refresh.num_judgements, 2 * pairs * refresh.num_rollouts
-    tokens = (
-        judged * min(lengths.judgement, config.judge.max_tokens) + rolled * lengths.solution / 2
-    )
-    most = judged * config.judge.max_tokens + rolled * config.evaluation.max_tokens
+    # a judge that writes nothing is asked once, for one token
+    written = 1 if config.judge.mode == "verdict" else config.judge.max_tokens
+    judged = 2 * pairs * (refresh.num_judgements if written > 1 else 1)
+    rolled = 2 * pairs * refresh.num_rollouts
+    tokens = judged * min(lengths.judgement, written) + rolled * lengths.solution / 2
+    most = judged * written + rolled * config.evaluation.max_tokens
     return Work(pairs, judged + rolled, round(tokens), most)
 
 
