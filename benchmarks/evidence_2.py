@@ -13,7 +13,6 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 STORED = RESULTS / "evidence-2.json"
-CONDITIONS = ("", "-few", "-flips-10", "-flips-20", "-flips-30")
 
 
 def path_of(method: dict[str, Any]) -> dict[str, Any]:
@@ -29,12 +28,8 @@ def path_of(method: dict[str, Any]) -> dict[str, Any]:
 def contrast_figures(contrast: dict[str, Any]) -> list[dict[str, Any]]:
     """DPO against the chosen side's NLL, condition by condition."""
     found = []
-    for condition in CONDITIONS:
-        one, other = f"dpo{condition}", f"nll{condition}"
-        key = f"{one}_minus_{other}".replace("-", "_")
-        if key not in contrast:
-            continue
-        row = {"condition": condition.strip("-") or "all pairs"}
+    for key, (one, other) in contrast["differences"].items():
+        row = {"condition": one.removeprefix("dpo").strip("-") or "all pairs"}
         row |= {name: path_of(contrast["methods"][name])["last"] for name in (one, other)}
         for measure in ("", "_judge_accuracy_on_policy", "_pass_at_8"):
             if f"{key}{measure}" in contrast:

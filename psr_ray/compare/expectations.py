@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from psr_ray.compare.wording import look_up, percent, with_interval
 from psr_ray.config import Frozen
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json
@@ -43,16 +44,6 @@ class Expectation(Frozen):
         if self.minus and self.over:
             raise ValueError("`minus` and `over`: give one of them")
         return self
-
-
-def look_up(figures: Any, path: str) -> Any:
-    """A figure by its path; None where it is not there."""
-    for part in path.split("/"):
-        if isinstance(figures, list):
-            figures = figures[int(part)] if part.isdigit() and int(part) < len(figures) else None
-        else:
-            figures = figures.get(part) if isinstance(figures, dict) else None
-    return figures
 
 
 def is_met(value: float, expectation: Json) -> bool:
@@ -97,12 +88,13 @@ def measured(evidence: Json, expectation: Json) -> tuple[float | None, str]:
     if value is None or other is None:
         return None, "–"
     if minus:
-        return value - other, f"{points(value)} − {points(other)} = {points(value - other, '+')}"
+        difference = percent(value - other, signed=True)
+        return value - other, f"{percent(value)} − {percent(other)} = {difference}"
     if over:
         if other <= 0:  # a share of nothing
-            return None, f"{points(value)} / {points(other)}"
-        return value / other, f"{points(value)} / {points(other)} = {value / other:.2f}"
-    return value, with_interval(evidence, expectation["figure"], value)
+            return None, f"{percent(value)} / {percent(other)}"
+        return value / other, f"{percent(value)} / {percent(other)} = {value / other:.2f}"
+    return value, with_interval(evidence, expectation["figure"])
 
 
 def figure(evidence: Json, expectation: Json, key: str) -> float | None:
@@ -116,21 +108,3 @@ def figure(evidence: Json, expectation: Json, key: str) -> float | None:
             f"{expectation[key]} is no figure of its JSON; correct the path in its config"
         )
     return value
-
-
-def points(value: float, sign: str = "") -> str:
-    """A share in percent, or a difference of shares in points."""
-    return f"{100 * value:{sign}.1f}"
-
-
-def with_interval(evidence: Json, path: str, value: float) -> str:
-    """A figure with its interval, where it has one; of an interval's end the figure and the interval."""
-    parent, _, end = path.rpartition("/")
-    name = parent.removesuffix("_ci95") if end in ("0", "1") else path
-    ends = look_up(evidence, f"{name.removesuffix('_mean')}_ci95")
-    if ends is None:
-        return points(value)
-    middle = look_up(evidence, name)
-    if middle is None:
-        middle = look_up(evidence, f"{name}_mean")
-    return f"{points(middle, '+')} [{points(ends[0], '+')}, {points(ends[1], '+')}]"

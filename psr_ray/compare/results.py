@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 from psr_ray.compare.expectations import judged
+from psr_ray.compare.wording import decimal, interval, percent, with_interval
 from psr_ray.measures.intervals import t_quantile
 from psr_ray.report.figures import new_figure, to_svg
 from psr_ray.report.paper import markdown_templates
@@ -13,25 +15,6 @@ from psr_ray.storage.files import Json, write_text
 from psr_ray.storage.locations import EMBEDDED_MODELS
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-
-
-def percent(value: float | None, error: float | None = None, signed: bool = False) -> str:
-    """``54.7 ± 1.6`` in points; a dash where not measured."""
-    if value is None:
-        return "–"
-    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-    return text if error is None else f"{text} ± {100 * error:.1f}"
-
-
-def interval(low_high: list[float] | None) -> str:
-    """``[+1.2, +3.4]`` in points."""
-    return "–" if low_high is None else f"[{100 * low_high[0]:+.1f}, {100 * low_high[1]:+.1f}]"
-
-
-def decimal(value: float | None, places: int = 2, signed: bool = False) -> str:
-    if value is None:
-        return "–"
-    return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
 
 
 def has_hard(evidence: Json) -> bool:
@@ -97,6 +80,7 @@ def render(evidence: Json, figures: dict[str, str]) -> str:
         reference=evidence["reference"],
         models=model_columns(evidence),
         expectations=judged(evidence),
+        with_interval=partial(with_interval, evidence),
         records=evidence["records"],
         about_seeds=about_seeds(evidence),
         has_hard=has_hard(evidence),

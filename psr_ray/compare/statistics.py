@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psr_ray.compare.config import CompareConfig
-from psr_ray.compare.expectations import look_up
 from psr_ray.compare.outcomes import (
     correct,
     gain_of,
@@ -18,6 +17,7 @@ from psr_ray.compare.outcomes import (
     problem_error,
 )
 from psr_ray.compare.record import TOKENS
+from psr_ray.compare.wording import look_up
 from psr_ray.errors import PsrError
 from psr_ray.measures.intervals import mean_and_error, t_quantile
 from psr_ray.storage.files import Json

@@ -75,8 +75,7 @@ def refresh_work(config: Config, lengths: Lengths, rows: int, steps: float) -> W
     if refresh is None:
         return Work(0)
     pairs = min(rows * refresh.pairs_per_problem, round(steps))
-    # a judge that writes nothing is asked once, for one token
-    written = 1 if config.judge.mode == "verdict" else config.judge.max_tokens
+    written = config.judge.most_tokens  # one of a judge that writes nothing, which is asked once
     judged = 2 * pairs * (refresh.num_judgements if written > 1 else 1)
     rolled = 2 * pairs * refresh.num_rollouts
     tokens = judged * min(lengths.judgement, written) + rolled * lengths.solution / 2
