@@ -5,10 +5,10 @@ import json
 import pytest
 from conftest import ROOT
 from pydantic import ValidationError
+from stored_comparison import page_of, record, rewrite, small_comparison
 
 from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
 from psr_ray.compare.evidence import update_evidence
-from psr_ray.compare.expectations import Expectation, judged
 from psr_ray.compare.results import accuracy_figure, render, write_results
 from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
@@ -56,54 +56,9 @@ def test_mean_and_standard_error_over_seeds():
     assert mean_and_error([0.1]) == (0.1, None)
 
 
-def record(method, seed, m1, m2, num=100, problems="x"):
-    def solved(share):
-        return "1" * round(share * num) + "0" * (num - round(share * num))
-
-    def entry(name, accuracy):
-        ways = {
-            "greedy": solved(accuracy),
-            "search": solved(accuracy + 0.1),
-            "majority": solved(accuracy),
-        }
-        return {
-            "name": name,
-            "accuracy": accuracy,
-            "test_time": {
-                "num_problems": num, "search_tokens": 100.0, "majority_tokens": 90.0,
-                "majority_samples": 3, "correct": ways,
-            },
-        }  # fmt: skip
-
-    return {
-        "method": method, "seed": seed, "key": "k", "settings": {},
-        "models": [{"name": "M0", "accuracy": 0.0}, entry("M1", m1), entry("M2", m2)],
-        "alarms": [{"kind": "length bias", "model": "M2", "message": "long"}] if seed else [],
-        "correct": {
-            "M1": {"heldout": solved(m1), "hard": ""}, "M2": {"heldout": solved(m2), "hard": ""}
-        },
-        "problems": {"heldout": problems},
-        "cost": {"num_sampled_tokens": 10, "num_judge_tokens": 20, "num_pairs": 5, "wall_s": 1.0},
-        "wall_s": {"sft": 60.0}, "versions": {"python": "3"},
-    }  # fmt: skip
-
-
 @pytest.fixture
 def comparison(tmp_path):
-    comparison = CompareConfig(
-        name="small",
-        base="configs/demo.yaml",
-        overrides={},
-        methods={"process": {}, "outcome": {}, "random-pairs": {}},
-        seeds=(0, 1),
-        results_dir=str(tmp_path / "results"),
-    )
-    comparison.records.mkdir(parents=True)
-    for seed in (0, 1):
-        for method, m2 in (("process", 0.7), ("outcome", 0.55), ("random-pairs", 0.5 - 0.1 * seed)):
-            values = record(method, seed, 0.5, m2)
-            (comparison.records / f"{method}-seed-{seed}.json").write_text(json.dumps(values))
-    return comparison
+    return small_comparison(tmp_path)
 
 
 def test_evidence_and_page_come_from_the_records_alone(comparison, tmp_path):
@@ -123,89 +78,6 @@ def test_evidence_and_page_come_from_the_records_alone(comparison, tmp_path):
     assert write_results(evidence, page, check=True) == [page]
 
 
-def expecting(comparison, *expected):
-    """The comparison with expectations."""
-    named = [{"text": f"e{i}"} | one for i, one in enumerate(expected)]
-    return CompareConfig.model_validate(comparison.model_dump() | {"expected": named})
-
-
-RISES = {name: f"methods/{name}/rise_mean" for name in ("process", "outcome", "random-pairs")}
-
-
-def test_expectations_are_held_against_the_figures(comparison):
-    comparison = expecting(
-        comparison,
-        {"figure": RISES["process"], "at_least": 0.2},
-        {"figure": RISES["process"], "above": 0.2},
-        {"figure": RISES["outcome"], "at_most": 0.04},
-        {"figure": RISES["outcome"], "over": RISES["process"], "at_least": 0.2, "below": 0.3},
-        {"figure": "methods/process/models/M2/accuracy", "minus": "methods/process/models/M1/accuracy",
-         "above": 0.3},
-        {"figure": "process_minus_outcome_ci95/0", "above": 0},
-        {"figure": "process_minus_outcome", "below": 0.15},
-        {"figure": "methods/process/rise_ci95/1", "below": 0.1},
-        {"figure": RISES["outcome"], "over": RISES["random-pairs"], "at_least": 0.5},
-    )  # fmt: skip
-    evidence, _ = update_evidence(comparison)
-
-    def ends(name):
-        low, high = (
-            evidence[f"{name}_ci95"] if name in evidence else evidence["methods"][name]["rise_ci95"]
-        )
-        return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-
-    rise = {
-        name: f"{shown} {ends(name)}" for name, shown in (("process", "+20.0"), ("outcome", "+5.0"))
-    }
-    difference = f"+15.0 {ends('process_minus_outcome')}"
-    assert [(met, shown) for _, met, shown in judged(evidence)] == [
-        (True, rise["process"]), (False, rise["process"]), (False, rise["outcome"]),
-        (True, "5.0 / 20.0 = 0.25"), (False, "70.0 − 50.0 = +20.0"), (True, difference),
-        (False, difference), (False, rise["process"]), (None, "5.0 / -5.0"),  # a share of a loss
-    ]  # fmt: skip
-    page = page_of(comparison)
-    assert "Expected before these seeds were run" in page
-    assert f"| e1 | **no** | {rise['process']} |" in page
-
-
-def test_nothing_is_met_or_missed_before_all_seeds_are_done(comparison):
-    comparison = expecting(comparison, {"figure": RISES["process"], "above": 0})
-    comparison.record("outcome", 1).unlink()
-    assert "| e0 | not yet known | +20.0 [" in page_of(comparison)
-    comparison.record("process", 0).unlink()
-    comparison.record("process", 1).unlink()
-    evidence, _ = update_evidence(comparison)
-    assert judged(evidence) == [("e0", None, "–")]
-    assert "Expected before" in page_of(
-        comparison
-    )  # also without the method that others are set against
-
-
-@pytest.mark.parametrize(
-    "path", ["methods/proces/rise_mean", "process_minus_outcome_ci95", "process_minus_outcome_ci95/2",
-             "methods/process/rise_mean/x"],
-)  # fmt: skip
-def test_a_figure_that_never_comes_is_named(comparison, path):
-    evidence, _ = update_evidence(expecting(comparison, {"figure": path, "above": 0}))
-    with pytest.raises(
-        PsrError, match=f"comparison small: `expected`, 'e0': figure {path} is no figure"
-    ):
-        judged(evidence)
-
-
-@pytest.mark.parametrize(
-    ("bounds", "message"),
-    [
-        ({}, "give a bound"),
-        ({"above": 0.1, "at_most": 0.1}, "its bounds leave no room"),
-        ({"above": 0, "minus": "a", "over": "b"}, "give one of them"),
-    ],
-)
-def test_an_expectation_that_cannot_be_met_and_missed_is_refused(bounds, message):
-    with pytest.raises(ValidationError, match=message):
-        Expectation(text="rises", figure="methods/process/rise_mean", **bounds)
-
-
 def test_the_page_says_how_many_solutions_are_right_in_every_step(comparison):
     assert "Right in every step" not in page_of(comparison)
     for seed in comparison.seeds:
@@ -213,17 +85,6 @@ def test_the_page_says_how_many_solutions_are_right_in_every_step(comparison):
         models[-1]["steps_right_share"] = 0.4 + 0.1 * seed
         rewrite(comparison, "process", seed, models=models)
     assert "| process | – | 45.0 | | outcome | – | – |" in page_of(comparison)
-
-
-def rewrite(comparison, method, seed, **changes):
-    """Change a stored record."""
-    path = comparison.record(method, seed)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def page_of(comparison):
-    evidence, _ = update_evidence(comparison)
-    return " ".join(render(evidence, {"accuracy": "a.svg", "health": "h.svg"}).split())
 
 
 def test_tokens_of_all_purposes_count(comparison):
