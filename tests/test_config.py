@@ -18,6 +18,7 @@ def test_every_shipped_config_is_parsed_and_opens_with_its_command(path):
         "judge-modes.yaml": 6,
         "small-rounds.yaml": 9,
         "harder.yaml": 40,
+        "weak-judge.yaml": 25,
         "contrast.yaml": 50,
         "contrast-tuning.yaml": 13,
         "smollm2-words.yaml": 12,
