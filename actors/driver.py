@@ -40,7 +40,7 @@ from psr_ray.storage.shards import write_rows
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
 from psr_ray.telemetry.trackers import track_evaluation
-from psr_ray.training.average import AVERAGES, write_average
+from psr_ray.training.average import AVERAGES, write_means
 from psr_ray.training.examples import check_eft
 from psr_ray.training.job import TrainingJob
 
@@ -64,7 +64,7 @@ class IterationDriver:
         self.ended = 0.0  # when the command's last stage did
         self.measuring: Future[None] | None = None  # an evaluation, beside a search
         self.is_handed_out = threading.Event()  # all of it
-        self.averaging = threading.RLock()  # an evaluation and a search ask for the same judge
+        self.averaging = threading.Lock()  # an evaluation and a search ask for the same judge
         self.attempt = uuid.uuid4().hex
 
     def run(self, iteration: int, since: float) -> float:
@@ -246,12 +246,13 @@ class IterationDriver:
         there yet."""
         if number == 1 or self.config.method.judge == "first":
             return self._model("M1")
-        newest = self._model(f"M{number}")
-        out = self.config.run_dir / AVERAGES / self.stages[f"train-{number - 1}"].stage.key
+        models = [self._model(f"M{k}") for k in range(1, number + 1)]
+        keys = [self.stages[f"train-{k}"].stage.key for k in range(1, number)]
+        means = [self.config.run_dir / AVERAGES / key for key in keys]
         with self.averaging:
-            if not (out / WEIGHTS_MARK).is_file():
-                in_task(write_average, self._judge(number - 1), newest, number, out)
-        return str(out)
+            if not (means[-1] / WEIGHTS_MARK).is_file():
+                in_task(write_means, models, means)
+        return str(means[-1])
 
     def _data(self, name: str) -> Path:
         return self.stages["data"].stage.folder / f"{name}.parquet"

@@ -22,7 +22,7 @@ from psr_ray.errors import PsrError
 from psr_ray.method.judges import judge_class, judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
-from psr_ray.planning.memory import models_on_disk
+from psr_ray.planning.memory import means_on_disk, models_on_disk
 from psr_ray.plugins import is_plugin
 from psr_ray.problems import JudgedPair, Problem
 from psr_ray.storage.files import Json, read_json
@@ -235,7 +235,7 @@ def check_disk(config: Config) -> str:
     base = model_location(config.model.base)
     weight = sum(f.stat().st_size for f in base.glob("*.safetensors")) if base.is_dir() else 0
     _, _, most = models_on_disk(config)
-    needed = weight * (most + 1) + 2 * CHECKPOINT_WEIGHT * weight + 2**28
+    needed = weight * (most + means_on_disk(config) + 1) + 2 * CHECKPOINT_WEIGHT * weight + 2**28
     if free < needed:
         raise PsrError(
             f"{folder}: {free / 2**30:.1f} GiB free, the run's models need about "

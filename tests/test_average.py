@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from psr_ray.errors import PsrError
-from psr_ray.training.average import write_average
+from psr_ray.training.average import write_average, write_means
 
 
 def written(folder, shift):
@@ -24,15 +24,23 @@ def weights_of(folder):
     return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
 
 
-def test_the_mean_of_three_models_is_made_one_by_one(tmp_path):
-    models = [written(tmp_path / str(shift), shift) for shift in (0.0, 1.0, 5.0)]
-    write_average(models[0], models[1], 2, tmp_path / "two")
-    write_average(str(tmp_path / "two"), models[2], 3, tmp_path / "three")
+def test_the_means_of_models_are_made_one_by_one_and_old_ones_go(tmp_path):
+    models = [written(tmp_path / str(shift), shift) for shift in (0.0, 1.0, 5.0, 0.0)]
+    means = [tmp_path / name for name in ("two", "three", "four")]
+    write_means(models[:2], means[:1])
+    write_means(models[:3], means[:2])
     first, mean = weights_of(tmp_path / "0.0"), weights_of(tmp_path / "three")
     assert first.keys() == mean.keys()
     for name, value in mean.items():
         torch.testing.assert_close(value, first[name] + 2.0, rtol=0, atol=1e-5)
     AutoModelForCausalLM.from_pretrained(tmp_path / "three")
+
+    write_means(models, means)
+    assert [mean.exists() for mean in means] == [False, True, True]
+    mean = weights_of(means[2])["model.norm.weight"]
+    torch.testing.assert_close(mean, first["model.norm.weight"] + 1.5, rtol=0, atol=1e-5)
+    write_means(models[:2], means[:1])  # a round done again
+    assert means[0].exists()
 
 
 def test_a_folder_without_the_same_weights_is_named(tmp_path):

@@ -240,3 +240,6 @@ def test_the_plan_says_what_models_take_on_disk(tmp_path):
     assert f"{3 * each:,.1f} GiB for 3 of 51 models" in disk_line(fewer, shape)
     most = 4 * each + 2 * 14 * shape.parameters / GIB
     assert f"at most {most:,.1f} GiB while training" in disk_line(fewer, shape)
+    averaged = config.method.model_copy(update={"judge": "average"})
+    line = disk_line(fewer.model_copy(update={"method": averaged}), shape)
+    assert f", 3 means of them, at most {most + 3 * each:,.1f} GiB while training" in line

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from psr_ray.config import Config, TrainingConfig
 from psr_ray.errors import PsrError
 from psr_ray.planning.model import ModelShape
+from psr_ray.training.average import MEANS_KEPT
 
 GIB = 2**30
 # Taken by CUDA's context, NCCL's buffers and fragmentation, on every GPU.
@@ -102,6 +103,12 @@ def models_on_disk(config: Config) -> tuple[int, int, int]:
     made = first + config.num_iterations
     kept = made if config.keep_models is None else min(made, first + config.keep_models)
     return made, kept, min(made, kept + 1)
+
+
+def means_on_disk(config: Config) -> int:
+    """How many means of models there are at most: old ones go when a new one is made."""
+    made = max(config.num_iterations - 1, 0) if config.method.judge == "average" else 0
+    return min(made, MEANS_KEPT + 1)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from psr_ray.planning.memory import (
     check_fits,
     checkpoint_gib,
     engine_memory,
+    means_on_disk,
     models_on_disk,
     training_memory,
 )
@@ -162,6 +163,7 @@ def print_layouts(
 def disk_line(config: Config, shape: ModelShape) -> str:
     """What a run's models and checkpoints take on its disk or in its bucket; rows are small beside."""
     made, kept, most = models_on_disk(config)
+    means = means_on_disk(config)
     weights = shape.weight_bytes / GIB
     trainings = config.trainings().values()
     checkpoint, part = max(checkpoint_gib(shape, training) for training in trainings)
@@ -171,8 +173,8 @@ def disk_line(config: Config, shape: ModelShape) -> str:
     seconds = part * GIB / 1e9
     return (
         f"disk: {kept * weights:,.1f} GiB for {kept} of {made} models (keep_models: "
-        f"{config.keep_models or 'all'}), at most "
-        f"{most * weights + training:,.1f} GiB while training, with two checkpoints of "
+        f"{config.keep_models or 'all'}){f', {means} means of them' if means else ''}, at most "
+        f"{(most + means) * weights + training:,.1f} GiB while training, with two checkpoints of "
         f"{checkpoint:,.1f} GiB, of which a worker writes {part:,.1f} ({seconds:,.0f} s at 1 GB/s, "
         "in a store while training goes on); rows take some KB a search"
     )

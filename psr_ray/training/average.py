@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from psr_ray.errors import PsrError
 from psr_ray.runs import WEIGHTS_MARK
-from psr_ray.storage.locations import folder_to_write, local_copy
+from psr_ray.storage.locations import folder_to_write, local_copy, remove
 
 # In a run's folder: a mean for each round, by the key of the training that made its newest model.
 AVERAGES = "averages"
+# The newest, and the one it was made from: a stage may still read that.
+MEANS_KEPT = 2
+
+
+def write_means(models: Sequence[str], means: Sequence[Path]) -> None:
+    """The mean of ``models`` into the last of ``means``, the folders for the means of the first two, the
+    first three, …; made from the newest of those that are there. Of the others all but the one before
+    the last are removed."""
+    made = [i for i, mean in enumerate(means) if (mean / WEIGHTS_MARK).is_file()]
+    start = made[-1] + 1 if made else 0
+    before = str(means[start - 1]) if made else models[0]
+    for i in range(start, len(means)):
+        write_average(before, models[i + 1], i + 2, means[i])
+        before = str(means[i])
+    for old in means[:-MEANS_KEPT]:
+        remove(old)
 
 
 def write_average(before: str, newest: str, num_models: int, out: Path) -> None:
