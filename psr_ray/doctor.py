@@ -22,7 +22,8 @@ from psr_ray.errors import PsrError
 from psr_ray.method.judges import judge_class, judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
-from psr_ray.planning.memory import means_on_disk, models_on_disk
+from psr_ray.planning.memory import GIB, most_on_disk
+from psr_ray.planning.model import model_shape
 from psr_ray.plugins import is_plugin
 from psr_ray.problems import JudgedPair, Problem
 from psr_ray.storage.files import Json, read_json
@@ -38,8 +39,6 @@ TRIED = {
     "peft": ">=0.20,<0.22",
     "datasets": ">=5.0,<5.3",
 }
-# Weight of a checkpoint over the model's: 16-bit weights, and three 32-bit values for each.
-CHECKPOINT_WEIGHT = 7
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 COPY_AGAIN = "copy the model again"
 
@@ -225,23 +224,23 @@ def is_installed(name: str) -> bool:
 
 
 def check_disk(config: Config) -> str:
-    """Room for the run's models, each of the base's weight, and two checkpoints of a training."""
+    """Room for the run's models, and two checkpoints of a training."""
     folder = location(config.runs_dir).absolute()
     if is_remote(folder):
         return f"{folder}: a store, of which no limit is known"
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    base = model_location(config.model.base)
-    weight = sum(f.stat().st_size for f in base.glob("*.safetensors")) if base.is_dir() else 0
-    _, _, most = models_on_disk(config)
-    needed = weight * (most + means_on_disk(config) + 1) + 2 * CHECKPOINT_WEIGHT * weight + 2**28
-    if free < needed:
+    shape = model_shape(config.model)
+    if shape is None:
+        return f"{free / GIB:.0f} GiB free; the model's size is not known"
+    needed = most_on_disk(config, shape) + 0.25  # rows
+    if free < needed * GIB:
         raise PsrError(
-            f"{folder}: {free / 2**30:.1f} GiB free, the run's models need about "
-            f"{needed / 2**30:.1f} GiB; set runs_dir to a larger disk"
+            f"{folder}: {free / GIB:.1f} GiB free, the run's models need about "
+            f"{needed:.1f} GiB; set runs_dir to a larger disk"
         )
-    return f"{free / 2**30:.0f} GiB free, about {needed / 2**30:.1f} GiB needed"
+    return f"{free / GIB:.0f} GiB free, about {needed:.1f} GiB needed"
 
 
 def check_gpus(config: Config) -> str:

@@ -12,11 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from psr_ray.config import LoraConfig
 from psr_ray.config.file import load_config
+from psr_ray.doctor import check_disk
 from psr_ray.errors import PsrError
 from psr_ray.planning.cost import GPUS, generation_hours, training_hours
 from psr_ray.planning.judging import judge_of_step
 from psr_ray.planning.lengths import PAPER, lengths_of, rows_lengths
-from psr_ray.planning.memory import GIB, check_fits, engine_memory, training_memory
+from psr_ray.planning.memory import GIB, check_fits, engine_memory, most_on_disk, training_memory
 from psr_ray.planning.model import model_shape
 from psr_ray.planning.show import disk_line, judge_line, print_plan
 from psr_ray.planning.wall import LAYOUTS, Overheads, StageTime, layout_time
@@ -243,3 +244,14 @@ def test_the_plan_says_what_models_take_on_disk(tmp_path):
     averaged = config.method.model_copy(update={"judge": "average"})
     line = disk_line(fewer.model_copy(update={"method": averaged}), shape)
     assert f", 3 means of them, at most {most + 3 * each:,.1f} GiB while training" in line
+
+
+def test_the_doctor_wants_the_room_that_the_plan_names(tmp_path):
+    large = load_config(ROOT / "configs" / "qwen2.5-math-72b.yaml", [f"runs_dir={tmp_path}"])
+    needed = most_on_disk(large, model_shape(large.model)) + 0.25
+    with pytest.raises(PsrError, match=rf"about {needed:.1f} GiB; set runs_dir to a larger disk"):
+        check_disk(large)
+    unknown = large.model_copy(
+        update={"model": large.model.model_copy(update={"base": str(tmp_path)})}
+    )
+    assert "the model's size is not known" in check_disk(unknown)

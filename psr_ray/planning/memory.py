@@ -111,6 +111,17 @@ def means_on_disk(config: Config) -> int:
     return min(made, MEANS_KEPT + 1)
 
 
+def most_on_disk(config: Config, shape: ModelShape) -> float:
+    """GiB of a run's models, means and checkpoints while it trains, at most. Rows are small beside."""
+    _, _, most = models_on_disk(config)
+    weights = shape.weight_bytes / GIB
+    trainings = config.trainings().values()
+    checkpoint = max(checkpoint_gib(shape, training)[0] for training in trainings)
+    # an export with ZeRO-3 has the model twice for a moment
+    gathered = weights if any(training.zero_stage == 3 for training in trainings) else 0.0
+    return (most + means_on_disk(config)) * weights + max(2 * checkpoint, checkpoint + gathered)
+
+
 @dataclass(frozen=True)
 class EngineMemory:
     """GiB on each GPU of an engine, and what its KV cache holds."""

@@ -26,6 +26,7 @@ from psr_ray.planning.memory import (
     engine_memory,
     means_on_disk,
     models_on_disk,
+    most_on_disk,
     training_memory,
 )
 from psr_ray.planning.model import ModelShape, model_shape
@@ -162,19 +163,16 @@ def print_layouts(
 
 def disk_line(config: Config, shape: ModelShape) -> str:
     """What a run's models and checkpoints take on its disk or in its bucket; rows are small beside."""
-    made, kept, most = models_on_disk(config)
+    made, kept, _ = models_on_disk(config)
     means = means_on_disk(config)
     weights = shape.weight_bytes / GIB
     trainings = config.trainings().values()
     checkpoint, part = max(checkpoint_gib(shape, training) for training in trainings)
-    # an export with ZeRO-3 has the model twice for a moment
-    gathered = weights if any(training.zero_stage == 3 for training in trainings) else 0.0
-    training = max(2 * checkpoint, checkpoint + gathered)
     seconds = part * GIB / 1e9
     return (
         f"disk: {kept * weights:,.1f} GiB for {kept} of {made} models (keep_models: "
         f"{config.keep_models or 'all'}){f', {means} means of them' if means else ''}, at most "
-        f"{(most + means) * weights + training:,.1f} GiB while training, with two checkpoints of "
+        f"{most_on_disk(config, shape):,.1f} GiB while training, with two checkpoints of "
         f"{checkpoint:,.1f} GiB, of which a worker writes {part:,.1f} ({seconds:,.0f} s at 1 GB/s, "
         "in a store while training goes on); rows take some KB a search"
     )
