@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Those in configs/ that have stored records.
-COMPARISONS := evidence judge-modes small-rounds weak-judge contrast-tuning
+COMPARISONS := evidence judge-modes small-rounds harder weak-judge contrast-tuning
 
 .PHONY: demo test test-fast bench-train bench-search bench-scale faults fuzz soak audit results lint docs check-skypilot install lock clean
 

@@ -5,7 +5,7 @@
 #   benchmarks/gpu_session.sh search MODEL          512 searches at once, CUDA graphs, against flat out
 #   benchmarks/gpu_session.sh engine MODEL          an engine's start, sleep, wake and reload
 #   benchmarks/gpu_session.sh real MODEL CONFIG     a real model's run by a config (docs/real-model.md)
-#   benchmarks/gpu_session.sh tiny                  train and engine in small on CPU: to see that they work
+#   benchmarks/gpu_session.sh tiny                  all parts in small on CPU: to see that they work
 #
 # MODEL is a folder in Hugging Face format. `train` needs torch, transformers, trl; the others vLLM.
 set -euo pipefail
@@ -33,7 +33,11 @@ real)
     ;;
 tiny)
     "$python" -m benchmarks.gpu_train --device cpu --steps 4 --searches 2 --repeats 1 --budget 2048
+    "$python" -m benchmarks.search --name tiny --model psr_ray/embedded/tiny-m0 \
+        --num 4 --num-single 1 --num-repeats 1
+    rm benchmarks/results/tiny.json
     "$python" -m benchmarks.gpu_engine --repeats 1
+    "$(dirname "$python")/psr-ray" run --config configs/smoke.yaml --set name=gpu-session-tiny
     ;;
 *)
     echo "unknown part: $part" >&2
