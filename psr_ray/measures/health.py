@@ -17,6 +17,7 @@ Kind = Literal[
     "step merging",
     "likelihood displacement",
     "format drift",
+    "accuracy loss",
     "reward without progress",
     "diversity loss",
 ]
@@ -50,7 +51,9 @@ FEWER_STEPS, LONGER_STEPS = 0.8, 1.2
 CHOSEN_LOGP = -1.0
 # Rise of the share of solutions without a boxed answer, or cut off, against M1.
 DRIFT = 0.1
-# Rise of the self-reward against M(k-1) while greedy accuracy falls by two standard errors.
+# Fall of greedy accuracy against M(k-1), in standard errors of the difference.
+ACCURACY_FALL = 2
+# Rise of the self-reward against M(k-1) while greedy accuracy falls by that much.
 REWARD_RISE = 0.03
 # Fall of pass@8 against M1.
 PASS_FALL = 0.1
@@ -160,13 +163,19 @@ def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
             yield "format drift", f"{now:.0%} of solutions {what} (M1: {then:.0%})"
     rise = difference((entry.get("probes") or {}), (before.get("probes") or {}), "self_reward", 0.5)
     fall = difference(entry, before, "accuracy")
-    if rise is not None and fall is not None and rise > REWARD_RISE:
-        error = ((entry["accuracy_se"] or 0) ** 2 + (before["accuracy_se"] or 0) ** 2) ** 0.5
-        if fall < -2 * error:
+    error = ((entry["accuracy_se"] or 0) ** 2 + (before["accuracy_se"] or 0) ** 2) ** 0.5
+    if fall is not None and fall < -ACCURACY_FALL * error:
+        if rise is not None and rise > REWARD_RISE:
             yield (
                 "reward without progress",
                 f"the model prefers its own steps more than before ({100 * rise:+.0f} points), but "
                 f"its accuracy fell ({100 * fall:+.1f} points)",
+            )
+        else:
+            yield (
+                "accuracy loss",
+                f"accuracy fell by {-100 * fall:.1f} points against {before['name']} (standard error "
+                f"{100 * error:.1f}): dpo.lr is the first thing to lower",
             )
     fall = difference(entry, first, "pass_at_8")
     if fall is not None and fall < -PASS_FALL:
