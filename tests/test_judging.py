@@ -84,7 +84,7 @@ def test_the_choice_is_read_at_the_last_of_the_letters_or_at_the_only_token():
     assert choice_place((65,), GenerationRequest((1,), 1, 0.0, 1.0, 9)) is None
 
 
-def run(judging, judge, *, w=2, **search):
+def run(judging, judge, *, w=2, letters="xyzuvw", **search):
     config = Config(
         name="test",
         model={"base": "none", "max_length": 6000},
@@ -93,7 +93,7 @@ def run(judging, judge, *, w=2, **search):
     )
 
     def sample(prompt, n):
-        return [f"{letter}{prompt.count(chr(10))}\n" for letter in "xyzuvw"[:n]]
+        return [f"{letter}{prompt.count(chr(10))}\n" for letter in letters[:n]]
 
     task = search_steps(PROBLEM, PROMPTS, ranking_of(config, PROMPTS), config)
     return drive(task, sample, judge, PROMPTS)
@@ -114,6 +114,20 @@ def test_a_step_without_a_lead_is_appended_without_a_pair_or_goes_back_as_set():
         assert search.end == "max_rollbacks"
     search, _ = run({"verdicts": "hard"}, always_a, when_tied="append")
     assert search.end == "max_steps"
+
+
+@pytest.mark.parametrize("tie_break", ["most_sampled", "first"])
+def test_a_lead_within_the_judges_error_does_not_choose_the_step_that_is_appended(tie_break):
+    def judge(a, b):  # x beats z in both orders, all other pairs go by position
+        return "so [[B]]" if a[0] == "z" and b[0] == "x" else "so [[A]]"
+
+    search, _ = run({}, judge, w=4, letters="zyxy", tie_break=tie_break)
+    step = search.steps[0]
+    texts = [candidate.text[0] for candidate in step.candidates]
+    assert texts[step.scores.index(max(step.scores))] == "x"
+    assert step.is_tied
+    assert step.rejected is None
+    assert texts[step.chosen] == ("y" if tie_break == "most_sampled" else texts[0])
 
 
 def test_a_spent_budget_appends_what_was_sampled_most_and_asks_no_more():

@@ -55,7 +55,7 @@ class SearchConfig(Frozen):
     """Which of several best (or worst) candidates is taken (paper: not stated)."""
     when_tied: Literal["rollback", "append"] | None = None
     """A step whose candidates the judge cannot tell apart: drop the step before it and search on from
-    there (the paper's rule), or append the candidate with the best score, without a pair. Null:
+    there (the paper's rule), or append one of them, as `tie_break` has it, without a pair. Null:
     `rollback` with hard verdicts; `append` with soft ones (`judge.verdicts`), where going back for lack
     of evidence could go on for ever."""
 

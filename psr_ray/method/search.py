@@ -183,6 +183,8 @@ def search_steps(
         step.chosen, worst = ranked.leaders or pick(ranked.scores, candidates, search.tie_break)
         if identical or tied or ranked.is_spent:
             step.outcome = "appended_without_pair"
+            if not ranked.is_spent:  # a lead within the judge's error says nothing: all are equal
+                step.chosen, _ = pick([0.0] * len(candidates), candidates, search.tie_break)
         else:
             step.rejected = worst
         if candidates[step.chosen].ended:
