@@ -163,7 +163,7 @@ def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
             yield "format drift", f"{now:.0%} of solutions {what} (M1: {then:.0%})"
     rise = difference((entry.get("probes") or {}), (before.get("probes") or {}), "self_reward", 0.5)
     fall = difference(entry, before, "accuracy")
-    error = ((entry["accuracy_se"] or 0) ** 2 + (before["accuracy_se"] or 0) ** 2) ** 0.5
+    error = accuracy_error(entry, before)
     if fall is not None and fall < -ACCURACY_FALL * error:
         if rise is not None and rise > REWARD_RISE:
             yield (
@@ -180,6 +180,11 @@ def drift_alarms(entry: Json, first: Json, before: Json | None) -> Alarms:
     fall = difference(entry, first, "pass_at_8")
     if fall is not None and fall < -PASS_FALL:
         yield "diversity loss", f"pass@8 fell by {-100 * fall:.0f} points against M1"
+
+
+def accuracy_error(entry: Json, other: Json) -> float:
+    """Standard error of the difference of two models' accuracies, as of different problems."""
+    return float(((entry["accuracy_se"] or 0) ** 2 + (other["accuracy_se"] or 0) ** 2) ** 0.5)
 
 
 def ratio(entry: Json, other: Json, key: str) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from psr_ray.measures.health import accuracy_error
 from psr_ray.report.curves import models_figure, rounds_figure, training_curves
 from psr_ray.report.display import (
     COLUMNS,
@@ -104,7 +105,7 @@ def headline(models: list[Json]) -> str:
         return ""
     first, last = trained[0], trained[-1]
     change = 100 * (last["accuracy"] - first["accuracy"])
-    error = 100 * (last["accuracy_se"] ** 2 + first["accuracy_se"] ** 2) ** 0.5
+    error = 100 * accuracy_error(last, first)
     word = (
         "rose" if change > 2 * error else "fell" if change < -2 * error else "did not clearly move"
     )
