@@ -28,6 +28,7 @@ from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import Demand, engine_demand
 from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError
+from psr_ray.inference.vllm_api import engine_environment
 from psr_ray.storage.files import Json
 
 # Batches that an engine works on at once, at most; more wait at it.
@@ -175,15 +176,22 @@ class EnginePool:
     def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
         demand = engine_demand(work.config.engine)
         in_room = self.kept_room is not None and not self._uses_room()
-        actor: Any = ray.remote(worker).options(
-            scheduling_strategy=inside(self.kept_room) if in_room else "DEFAULT",
-            num_cpus=demand.bundle["CPU"],
-            num_gpus=demand.bundle.get("GPU", 0),
-            max_concurrency=MAX_BATCHES,
-            max_restarts=0,
+        room = PlacementGroupSchedulingStrategy(self.kept_room, placement_group_bundle_index=0)
+        engine: Any = (
+            ray.remote(worker)
+            .options(
+                scheduling_strategy=room if in_room else "DEFAULT",
+                num_cpus=demand.bundle["CPU"],
+                num_gpus=demand.bundle.get("GPU", 0),
+                max_concurrency=MAX_BATCHES,
+                max_restarts=0,
+                runtime_env={
+                    "env_vars": engine_environment(work.config.engine)
+                },  # OpenMP reads it once
+            )
+            .remote()
         )
         name = uuid.uuid4().hex[:8]
-        engine = actor.remote()
         place = engine.place.remote()
         self.engines[name] = Engine(engine, work.first, place, in_room)
         if in_room and self.kept_room.wait(0):  # it waits for the process
@@ -242,11 +250,6 @@ class EnginePool:
                 engine.mark = answer_of(engine.place)
             self.dropped += [engine.mark] if engine.mark is not None else []
         self.leases = {key: held for key, held in self.leases.items() if held != name}
-
-
-def inside(room: Any) -> PlacementGroupSchedulingStrategy:
-    """Where to put an actor: into a placement group."""
-    return PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=0)
 
 
 def answer_of(pending: Any) -> Json | None:

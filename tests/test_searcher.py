@@ -186,3 +186,17 @@ def test_an_engine_that_never_answers_a_reload_is_replaced(ray_up, tmp_path):
             assert len(list(read_rows(shards(folder / "search")))) == 4
     assert [each["engine_starts"] for each in used] == [1, 1]
     assert used[1]["num_engines"] == 1
+
+
+def test_an_engine_on_cpu_computes_with_all_of_its_cores(ray_up, tmp_path):
+    class Telling(SimulatedWorker):  # here, so that its code travels
+        def num_threads(self):
+            import torch
+
+            return torch.get_num_threads()
+
+    config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.cpus_per_engine=2"])
+    with engine_pool() as pool:
+        lent = pool.lend.remote(StageWork("0.1,0.1", config, tmp_path), "client", Telling, None)
+        _, engine, _ = ray.get(lent)
+        assert ray.get(engine.num_threads.remote(), timeout=60) == 2

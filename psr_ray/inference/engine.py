@@ -13,14 +13,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psr_ray.config import EngineConfig, ModelConfig
 from psr_ray.inference.guard import Guard
 from psr_ray.inference.models import Models
-from psr_ray.inference.running import Running, TaskThread, Waiting
+from psr_ray.inference.running import Call, Running, TaskThread, Waiting
 from psr_ray.inference.vllm_api import (
     allow_amx,
     completions_of,
@@ -63,7 +63,7 @@ class VllmEngine:
         self._max_open = settings.max_rows_in_flight
         self._max_num_seqs = settings.max_num_seqs
         self._seed = seed if settings.seeded_sampling else None
-        self._incoming: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[Running | Call | None] = queue.SimpleQueue()
         self._ready: Future[None] = Future()
         self._death: str | None = None
         self.busy_s = 0.0
@@ -151,7 +151,7 @@ class VllmEngine:
                 role: LLMEngine.from_engine_args(EngineArgs(**values))
                 for role, values in arguments.items()
             }
-            self.models = Models(self._engines)
+            self.models = Models(self._engines, self._in_thread)
         except BaseException as error:
             self._ready.set_exception(error)
             return
@@ -167,6 +167,9 @@ class VllmEngine:
                 while self._may_start(closing):
                     self._beat = time.monotonic() if self._open else None
                     new = self._incoming.get()
+                    if isinstance(new, Call):
+                        new.make()
+                        continue
                     self._beat = time.monotonic()
                     if new is None:
                         closing = True
@@ -192,6 +195,13 @@ class VllmEngine:
         finally:
             self._tasks.end()
 
+    def _in_thread(self, function: Callable[[], Any]) -> Any:
+        call = Call(function, Future())
+        self._incoming.put(call)
+        if self._death is not None:
+            self._fail_incoming()
+        return call.future.result()
+
     def _may_start(self, closing: bool) -> bool:
         """Whether to accept a task now: always when there is nothing else to do."""
         if closing or len(self._open) >= self._max_open:
@@ -202,9 +212,9 @@ class VllmEngine:
         """Fail the tasks that came too late for a dead engine."""
         with contextlib.suppress(queue.Empty):
             while True:
-                running = self._incoming.get_nowait()
-                if running is not None:
-                    running.future.set_exception(RuntimeError(self._death))
+                new = self._incoming.get_nowait()
+                if new is not None:
+                    new.future.set_exception(RuntimeError(self._death))
 
     def _take_advanced(self) -> None:
         """Queue the next requests of tasks that went on, or deliver their results; wait for others a

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,20 @@ class Running:
     future: Future[Any]
     completions: list[list[Completion]] | None = None
     num_open: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function to be called in the engine's thread while no task is in flight."""
+
+    function: Callable[[], Any]
+    future: Future[Any]
+
+    def make(self) -> None:
+        try:
+            self.future.set_result(self.function())
+        except BaseException as error:
+            self.future.set_exception(error)
 
 
 @dataclass
