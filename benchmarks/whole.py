@@ -11,14 +11,17 @@ MEASURED = ("heldout", "judge", "heldout-search", "heldout-sample")
 Item = tuple[str, str, str | int]
 
 
-def expected_and_found(run_dir: Path) -> tuple[list[Item], list[Item]]:
-    """(stage, task, id) of all rows and steps that a run of one iteration should have, and has."""
-    wanted = {
+def expected_and_found(run_dir: Path, num_iterations: int = 1) -> tuple[list[Item], list[Item]]:
+    """(stage, task, id) of all rows and steps that a run of one iteration, or none, should have, and
+    has."""
+    wanted: dict[str, tuple[str, ...]] = {
         "evaluate-M0": ("heldout", "judge"),
         "evaluate-M1": MEASURED,
-        "search-1": ("search-1",),
-        "evaluate-M2": MEASURED,
     }
+    trainings = ["sft"]
+    if num_iterations:
+        wanted |= {"search-1": ("search-1",), "evaluate-M2": MEASURED}
+        trainings.append("train-1")
     expected: list[Item] = []
     found: list[Item] = []
     for stage, files in wanted.items():
@@ -29,7 +32,7 @@ def expected_and_found(run_dir: Path) -> tuple[list[Item], list[Item]]:
             expected.append((stage, row["task"], row["id"]))
         for folder in {part.parent for part in (run_dir / stage).glob("*/part-*.parquet")}:
             found += [(stage, folder.name, row["id"]) for row in read_rows(shards(folder))]
-    for stage in ("sft", "train-1"):
+    for stage in trainings:
         lines = (run_dir / stage / "metrics.jsonl").read_text().splitlines()
         num = json.loads((run_dir / stage / "training.json").read_text())["num_steps"]
         expected += [(stage, "step", number + 1) for number in range(num)]

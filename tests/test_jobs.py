@@ -40,9 +40,10 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         head = Head(tmp_path / "head.log", **variables)
         stack.callback(head.end)
         run_dir = location(f"s3://{BUCKET}/runs/smoke")
+        # up to M1: what a stop in later stages loses is seen in `make faults`
         changed = (
-            f"runs_dir={run_dir.parent}", f"model.base=s3://{BUCKET}/tiny-m0", "data.heldout.num=8",
-            "sft.num_workers=1", "dpo.num_workers=1",
+            f"runs_dir={run_dir.parent}", f"model.base=s3://{BUCKET}/tiny-m0", "num_iterations=0",
+            "sft.num_workers=1", "engine.max_rows_in_flight=4",
         )  # fmt: skip
         settings = [part for setting in changed for part in ("--set", setting)]
         entry = (sys.executable, "jobs/run.py", "--config", "configs/smoke.yaml", *settings)
@@ -56,19 +57,16 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         started = time.time()
-        while not list((run_dir / "search-1").glob("*/part-*.parquet")):
-            assert time.time() < started + 480, head.get("/api/jobs/first/logs")
+        while not list((run_dir / "evaluate-M0").glob("*/part-*.parquet")):
+            assert time.time() < started + 300, head.get("/api/jobs/first/logs")
             time.sleep(0.5)
         kept = {path: path.stat().st_mtime for path in run_dir.glob("*/*/part-*.parquet")}
         ours = head.processes("jobs/run.py", "EngineWorker", "IterationDriver", "EngineCore")
         assert len(ours) >= 3
         assert "is running it, job first" in status().stdout
         counted = exported(head.metrics)
-        assert {
-            f"ray_psr_ray_{name}_total" for name in ("problems", "steps", "verdicts")
-        } <= counted
         num_complete = len(list(run_dir.glob("*/_MANIFEST.json")))
-        assert num_complete >= 3  # M1's evaluation goes on beside its search
+        assert num_complete >= 1
         stopped = time.time()
         assert head.job("stop", "first").returncode == 0
         _, alive = psutil.wait_procs(ours, timeout=END_S)
@@ -98,7 +96,8 @@ print(client.get_job_status(name), client.get_job_logs(name))
         said = client.stdout.read()
         assert "SUCCEEDED" in said, said
         assert said.count("(complete)") >= num_complete
-        assert "ray_psr_ray_loss" in counted
+        names = ("problems_total", "steps_total", "verdicts_total", "loss")
+        assert {f"ray_psr_ray_{name}" for name in names} <= counted
         assert all(path.stat().st_mtime == when for path, when in kept.items())
 
         shown = [head.get(path) for path in ("/api/jobs/", "/api/v0/actors?detail=true")]
@@ -108,4 +107,4 @@ print(client.get_job_status(name), client.get_job_logs(name))
         results = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
         for text in (said.encode(), *shown, *logs, *results):
             assert SECRET.encode() not in text
-        record("ray job stop (everything ends)", 1, *expected_and_found(run_dir), seconds)
+        record("ray job stop (everything ends)", 1, *expected_and_found(run_dir, 0), seconds)

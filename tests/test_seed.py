@@ -211,6 +211,7 @@ class SlowTeacher(Teacher):
 
 @pytest.mark.slow
 @pytest.mark.faults
+@pytest.mark.long
 def test_trees_and_judgements_resume_where_they_were_killed(tmp_path):
     """Killed in the middle of the trees, then of the judgements: what is stored is not done again."""
     eft, asked, kept = tmp_path / "smoke" / "seed-eft", SlowTeacher.asked_for, {}
