@@ -15,6 +15,7 @@ SCRIPT = """
 import json
 import shutil
 import sys
+import threading
 import time
 from psr_ray.method.judge import probability
 from psr_ray.method.judges import judge_of
@@ -150,14 +151,35 @@ def log_odds(dtype):
     return [a - b for a, b in (one.choice_logprobs for [one] in found)]
 
 
+def step_of(engine):
+    # the thread that steps it
+    def take(output, finish=engine._finish):
+        threads.append(threading.get_ident())
+        finish(output)
+
+    threads, engine._finish = [], take
+    engine.run([ask("1+1=")])
+    return threads[0]
+
+
 def crash(output):
     raise MemoryError("planted")
 
 
+in_thread = engine.models.in_thread
+out["one_thread"] = in_thread(threading.get_ident) == step_of(engine)
+try:
+    in_thread(lambda: {}["none"])
+except KeyError:
+    out["call_error"] = in_thread(lambda: "goes on")
 engine._finish = crash
 out["alive_before"] = engine.is_alive
 out["death"] = [str(engine.submit(ask("1+1=")).exception(60)) for _ in range(2)]
 out["alive_after"] = engine.is_alive
+try:
+    in_thread(dict)
+except RuntimeError as error:
+    out["call_to_the_dead"] = str(error)
 # 30 searches, two rounds of six samples each, all at once or four at a time
 out["seeded"] = seeded(512) == seeded(4)
 out["log_odds"] = [log_odds("bfloat16"), log_odds("float32")]
@@ -215,5 +237,8 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert sum(on_grid) < 5, rounded
     # such a token ends a solution, as EOS does, and is no stop text
     assert out["another_end"] == [" 7+5=12,", "eos", "eos"]
+    assert out["one_thread"]
+    assert out["call_error"] == "goes on"
     assert [out["alive_before"], out["alive_after"]] == [True, False]
+    assert out["call_to_the_dead"] == out["death"][0]
     assert out["death"] == ["the vLLM engine died: MemoryError: planted"] * 2
