@@ -95,7 +95,8 @@ def submit(laptop, cloud, tmp_path, num_iterations):
         f"cd {ROOT} && ray job submit --submission-id one --working-dir . "
         "--runtime-env runtime_env.yaml "
         f"-- python jobs/run.py --config configs/smoke.yaml --set runs_dir={RUNS} "
-        f"--set num_iterations={num_iterations} --set engine.layout={layout}"
+        f"--set num_iterations={num_iterations} --set engine.layout={layout} "
+        "--set data.ift.num=16 --set data.eft.num=32 --set data.heldout.num=8"
     )
     asks = TOKEN | {"RAY_ADDRESS": "http://127.0.0.1:8265"}
     found, log = dict[str, set[int]](), tmp_path / "job.log"
