@@ -176,21 +176,18 @@ class EnginePool:
     def _start(self, work: StageWork, worker: type[EngineWorker]) -> str:
         demand = engine_demand(work.config.engine)
         in_room = self.kept_room is not None and not self._uses_room()
-        room = PlacementGroupSchedulingStrategy(self.kept_room, placement_group_bundle_index=0)
-        engine: Any = (
-            ray.remote(worker)
-            .options(
-                scheduling_strategy=room if in_room else "DEFAULT",
-                num_cpus=demand.bundle["CPU"],
-                num_gpus=demand.bundle.get("GPU", 0),
-                max_concurrency=MAX_BATCHES,
-                max_restarts=0,
-                runtime_env={
-                    "env_vars": engine_environment(work.config.engine)
-                },  # OpenMP reads it once
-            )
-            .remote()
+        actor: Any = ray.remote(worker).options(
+            scheduling_strategy=(
+                PlacementGroupSchedulingStrategy(self.kept_room, 0) if in_room else "DEFAULT"
+            ),
+            num_cpus=demand.bundle["CPU"],
+            num_gpus=demand.bundle.get("GPU", 0),
+            max_concurrency=MAX_BATCHES,
+            max_restarts=0,
+            # Ray sets OMP_NUM_THREADS to the cores that are reserved, and OpenMP reads it once
+            runtime_env={"env_vars": engine_environment(work.config.engine)},
         )
+        engine = actor.remote()
         name = uuid.uuid4().hex[:8]
         place = engine.place.remote()
         self.engines[name] = Engine(engine, work.first, place, in_room)

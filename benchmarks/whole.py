@@ -12,8 +12,7 @@ Item = tuple[str, str, str | int]
 
 
 def expected_and_found(run_dir: Path, num_iterations: int = 1) -> tuple[list[Item], list[Item]]:
-    """(stage, task, id) of all rows and steps that a run of one iteration, or none, should have, and
-    has."""
+    """(stage, task, id) of all rows and steps of a run of one iteration, or none: expected and found."""
     wanted: dict[str, tuple[str, ...]] = {
         "evaluate-M0": ("heldout", "judge"),
         "evaluate-M1": MEASURED,

@@ -43,7 +43,8 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         # up to M1: what a stop in later stages loses is seen in `make faults`
         changed = (
             f"runs_dir={run_dir.parent}", f"model.base=s3://{BUCKET}/tiny-m0", "num_iterations=0",
-            "sft.num_workers=1", "engine.max_rows_in_flight=4",
+            # one problem at a time: most of them are still to be solved when the job is stopped
+            "sft.num_workers=1", "engine.max_rows_in_flight=1", "data.heldout.num=60",
         )  # fmt: skip
         settings = [part for setting in changed for part in ("--set", setting)]
         entry = (sys.executable, "jobs/run.py", "--config", "configs/smoke.yaml", *settings)
@@ -65,10 +66,9 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         assert len(ours) >= 3
         assert "is running it, job first" in status().stdout
         counted = exported(head.metrics)
-        num_complete = len(list(run_dir.glob("*/_MANIFEST.json")))
-        assert num_complete >= 1
         stopped = time.time()
         assert head.job("stop", "first").returncode == 0
+        assert not (run_dir / "evaluate-M0" / "_MANIFEST.json").exists()
         _, alive = psutil.wait_procs(ours, timeout=END_S)
         assert not alive, [p.cmdline() for p in alive]
         seconds = time.time() - stopped
@@ -95,7 +95,7 @@ print(client.get_job_status(name), client.get_job_logs(name))
             time.sleep(0.5)
         said = client.stdout.read()
         assert "SUCCEEDED" in said, said
-        assert said.count("(complete)") >= num_complete
+        assert "(complete)" in said
         names = ("problems_total", "steps_total", "verdicts_total", "loss")
         assert {f"ray_psr_ray_{name}" for name in names} <= counted
         assert all(path.stat().st_mtime == when for path, when in kept.items())

@@ -188,7 +188,9 @@ def test_an_engine_that_never_answers_a_reload_is_replaced(ray_up, tmp_path):
     assert used[1]["num_engines"] == 1
 
 
-def test_an_engine_on_cpu_computes_with_all_of_its_cores(ray_up, tmp_path):
+def test_an_engines_process_has_its_environment_before_it_loads_anything(ray_up, tmp_path):
+    """Ray would have one thread: the core that `colocated` reserves of two."""
+
     class Telling(SimulatedWorker):  # here, so that its code travels
         def num_threads(self):
             import torch
@@ -196,6 +198,7 @@ def test_an_engine_on_cpu_computes_with_all_of_its_cores(ray_up, tmp_path):
             return torch.get_num_threads()
 
     config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.cpus_per_engine=2"])
+    assert config.engine.layout == "colocated"
     with engine_pool() as pool:
         lent = pool.lend.remote(StageWork("0.1,0.1", config, tmp_path), "client", Telling, None)
         _, engine, _ = ray.get(lent)

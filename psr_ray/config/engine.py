@@ -22,7 +22,7 @@ class EngineConfig(Frozen):
     """Seconds of a training after which engines that wait for its end are given back; they start again
     for the next stage. Not in ``restart``, nor on GPUs that the training uses."""
     cpus_per_engine: Positive = 1
-    """CPU cores reserved for an engine."""
+    """CPU cores of an engine, half of them reserved in ``colocated``; without a GPU, its threads."""
     tensor_parallel_size: Annotated[int, Field(ge=0)] = 1
     """GPUs of an engine, within one node; 0 runs it on CPU."""
     max_num_seqs: Positive = 256

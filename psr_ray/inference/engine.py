@@ -168,7 +168,7 @@ class VllmEngine:
                     self._beat = time.monotonic() if self._open else None
                     new = self._incoming.get()
                     if isinstance(new, Call):
-                        new.make()
+                        new.make(is_idle=not self._open)
                         continue
                     self._beat = time.monotonic()
                     if new is None:
@@ -196,6 +196,7 @@ class VllmEngine:
             self._tasks.end()
 
     def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """What a function returns in the engine's thread; waits for it, so from another thread."""
         call = Call(function, Future())
         self._incoming.put(call)
         if self._death is not None:
@@ -209,7 +210,7 @@ class VllmEngine:
         return not self._open or not self._incoming.empty()
 
     def _fail_incoming(self) -> None:
-        """Fail the tasks that came too late for a dead engine."""
+        """Fail the tasks and calls that came too late for a dead engine."""
         with contextlib.suppress(queue.Empty):
             while True:
                 new = self._incoming.get_nowait()

@@ -34,13 +34,16 @@ class Running:
 
 @dataclass(frozen=True)
 class Call:
-    """A function to be called in the engine's thread while no task is in flight."""
+    """A function to be called in the engine's thread. Fails where tasks are in flight: it could take
+    their outputs."""
 
     function: Callable[[], Any]
     future: Future[Any]
 
-    def make(self) -> None:
+    def make(self, *, is_idle: bool) -> None:
         try:
+            if not is_idle:
+                raise RuntimeError("tasks are in flight at the engine")
             self.future.set_result(self.function())
         except BaseException as error:
             self.future.set_exception(error)
