@@ -194,6 +194,13 @@ def test_model_in_a_store_is_checked(folder, tmp_path, monkeypatch):
         check_model(str(folder / "other"), config)
 
 
+def test_a_bucket_has_one_file_system(folder):
+    first = folder / "x"
+    assert not first.exists()  # it connects
+    assert store_of(folder / "y")[0] is store_of(first)[0]
+    assert store_of(location(str(folder)))[0] is store_of(first)[0]
+
+
 def test_store_that_refuses_is_one_line(store, monkeypatch):
     config = load_config("configs/smoke.yaml", ["runs_dir=s3://psr-ray-not-there/runs"])
     with pytest.raises(PsrError, match=r"psr-ray-not-there/runs/smoke cannot be written: .*bucket"):
