@@ -2,7 +2,7 @@
 
     python scripts/run_notebook.py            (about three minutes on two cores)
 
-Its runs go to a temporary folder. tests/test_notebook.py runs it smaller, and stores nothing.
+Its runs go to a temporary folder. tests/test_wheel.py runs it smaller, and stores nothing.
 """
 
 from __future__ import annotations

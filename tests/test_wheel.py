@@ -1,6 +1,6 @@
-"""The built wheel in an environment of its own, with dependencies that are there."""
+"""The built wheel in an environment of its own, with dependencies that are there: the notebook of the docs
+runs with it."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,16 +13,27 @@ from conftest import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-# The demo, made small.
-SMALL = (
-    "num_iterations=0", "data.ift.num=64", "data.eft.num=128", "data.eft_solutions=null",
-    "data.train=[{num: 12}]", "data.judge.num=12", "data.heldout.num=12", "data.hard=null",
-    "judge={mode: verdict, min_lead: 0}", "engine.num_engines=[1, 1]", "sft.num_workers=1",
-    "evaluation={max_tokens: 128, num_search_problems: 6, num_samples: 2, num_probes: 0}",
-)  # fmt: skip
+SMALLER = {
+    "import psr_ray": "import psr_ray; print(psr_ray.__file__)",
+    "num=800": "num=128", "num=200": "num=24", "num: 40": "num: 16",
+    "num_search_problems: 20": "num_search_problems: 6",
+    "num_iterations=1": 'num_iterations=1", "engine.num_engines=[1, 1]", "sft.num_workers=1", '
+    '"dpo.num_workers=1',
+}  # fmt: skip
+# What the environment's Python runs: its kernel is of the same environment.
+NOTEBOOK = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from run_notebook import NOTEBOOK, executed
+smaller = {SMALLER!r}
+assert all(old in NOTEBOOK.read_text() for old in smaller)
+for cell in executed(Path.cwd(), smaller).cells:
+    print(cell.get("outputs"))
+"""
 
 
-def test_the_wheel_runs_the_demo_from_another_folder(tmp_path):
+def test_the_wheel_runs_the_notebook_from_another_folder(tmp_path):
     source, venv, here = tmp_path / "source", tmp_path / "venv", tmp_path / "here"
     source.mkdir()
     here.mkdir()
@@ -57,10 +68,10 @@ def test_the_wheel_runs_the_demo_from_another_folder(tmp_path):
     )
     assert all(path.startswith(packages) for path in found.split())
 
-    settings = [part for setting in SMALL for part in ("--set", setting)]
-    do(venv / "bin" / "psr-ray", "demo", *settings, cwd=here)
-    summary = json.loads((here / "runs" / "demo" / "summary.json").read_text())
-    assert [entry["name"] for entry in summary["models"]] == ["M0", "M1"]
-    assert (here / "runs" / "demo" / "report.html").is_file()
+    printed = do(python, "-c", NOTEBOOK, cwd=here)
+    assert packages in printed
+    assert "pairs from" in printed
+    assert (here / "runs" / "notebook" / "report.html").is_file()
+    assert "embedded model" in do(venv / "bin" / "psr-ray", "demo", "--help", cwd=here)
     done = do(python, ROOT / "jobs" / "build_seed.py", "--help", cwd=here)
     assert "ift" in done
