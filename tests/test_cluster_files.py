@@ -121,8 +121,52 @@ def conforms(value, kind, place="spec"):
         assert isinstance(value, kind), place
 
 
-def test_rayjob_has_the_fields_of_its_kind_and_pods_that_kubernetes_takes():
-    job = yaml.safe_load((ROOT / "kuberay" / "rayjob.yaml").read_text())
+# What kuberay/kustomization.yaml has to be edited for, and as what.
+MINE = {
+    "registry.example.com": "r.mine.org", "YOUR-BUCKET": "mine", "111122223333": "123412341234",
+}  # fmt: skip
+
+
+def kustomized():
+    """What `kubectl apply -k kuberay` applies when kustomization.yaml was edited, by kind: resources with
+    images and patches replaced."""
+    folder = ROOT / "kuberay"
+    text = (folder / "kustomization.yaml").read_text()
+    for theirs, mine in MINE.items():
+        assert theirs in text
+        text = text.replace(theirs, mine)
+    wanted = yaml.safe_load(text)
+    assert wanted.keys() == {"apiVersion", "kind", "resources", "images", "patches"}
+    [image] = wanted["images"]
+    things = {}
+    for name in wanted["resources"]:
+        text = (folder / name).read_text()
+        replaced = f"image: {image['newName']}:{image['newTag']}"
+        text, num = re.subn(rf"image: {image['name']}:\S+", replaced, text)
+        assert num == text.count("image: ")
+        thing = yaml.safe_load(text)
+        things[thing["kind"]] = thing
+    for patch in wanted["patches"]:
+        thing = things[patch["target"]["kind"]]
+        assert thing["metadata"]["name"] == patch["target"]["name"]
+        for change in yaml.safe_load(patch["patch"]):
+            assert change["op"] == "replace"
+            *parents, last = [p.replace("~1", "/") for p in change["path"].strip("/").split("/")]
+            place = thing
+            for part in parents:
+                place = place[part]
+            assert isinstance(place[last], str)  # what is not there cannot be replaced
+            place[last] = change["value"]
+    return things
+
+
+def rayjob():
+    """The RayJob as its file has it."""
+    return yaml.safe_load((ROOT / "kuberay" / "rayjob.yaml").read_text())
+
+
+@pytest.mark.parametrize("job", [rayjob(), kustomized()["RayJob"]], ids=["as written", "kustomized"])
+def test_rayjob_has_the_fields_of_its_kind_and_pods_that_kubernetes_takes(job):
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     conforms(job["spec"], RAY_JOB)
     spec = job["spec"]["rayClusterSpec"]
@@ -146,22 +190,13 @@ def test_rayjob_has_the_fields_of_its_kind_and_pods_that_kubernetes_takes():
     assert spot == {"gpu-7b", "gpu-7b-spot", "gpu-72b", "gpu-72b-spot"}
 
 
-def test_what_kustomize_replaces_is_there():
-    folder = ROOT / "kuberay"
-    wanted = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    things = [yaml.safe_load((folder / name).read_text()) for name in wanted["resources"]]
-    kubernetes_validate.validate(things[1], "1.33", strict=True)
-    [image] = wanted["images"]
-    text = (folder / "rayjob.yaml").read_text()
-    assert len(re.findall(rf"image: {image['name']}:", text)) == text.count("image: ")
-    for patch in wanted["patches"]:
-        [thing] = [t for t in things if t["kind"] == patch["target"]["kind"]]
-        assert thing["metadata"]["name"] == patch["target"]["name"]
-        for change in yaml.safe_load(patch["patch"]):
-            assert change["op"] == "replace"
-            for part in change["path"].strip("/").split("/"):
-                thing = thing[part.replace("~1", "/")]
-            assert isinstance(thing, str)
+def test_kustomize_needs_no_edits_but_its_own_file():
+    """Account, registry and bucket of rayjob.yaml and serviceaccount.yaml are all replaced."""
+    things = kustomized()
+    kubernetes_validate.validate(things["ServiceAccount"], "1.33", strict=True)
+    text = yaml.safe_dump_all(things.values())
+    assert not [theirs for theirs in (*MINE, "YOUR-") if theirs in text]
+    assert all(mine in text for mine in MINE.values())
 
 
 def test_every_way_to_start_a_cluster_sets_the_keepalive_that_is_tested():

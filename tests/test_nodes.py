@@ -2,19 +2,26 @@
 
 import errno
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 import ray
+from conftest import ROOT
+from ray._private.utils import check_version_info
 from ray.util.placement_group import remove_placement_group
 
 from actors.placement import await_room, room_for
 from actors.pool import engine_pool
 from psr_ray.cluster.capacity import Demand
+from psr_ray.cluster.connect import join
 from psr_ray.cluster.nodes import check_storage, check_versions, probe, versions_here
+from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.storage.locations import location
+
+SMOKE = load_config(ROOT / "configs" / "smoke.yaml")
 
 
 def test_a_node_with_other_versions_is_refused_with_both():
@@ -25,6 +32,21 @@ def test_a_node_with_other_versions_is_refused_with_both():
     with pytest.raises(PsrError, match=r"node-1 has other versions .*\(vllm .* there, 0\.1 here\)"):
         check_versions(here | {"vllm": "0.1"}, "node-1")
     check_versions(here | {"vllm": None}, "node-1")  # a head without vLLM
+
+
+def test_a_cluster_of_other_versions_is_refused_with_both(monkeypatch):
+    def init(**arguments):
+        theirs = {"ray_version": "2.1.0", "python_version": "3.10.1"}
+        check_version_info(theirs, "node 10.0.0.1:6379", raise_on_mismatch=True)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    said = str(pytest.raises(PsrError, join, SMOKE.telemetry).value)
+    assert re.match(
+        rf"RAY_ADDRESS auto: Version mismatch: .* Ray: 2\.1\.0 .* Ray: {ray.__version__}", said
+    )
+    assert "ray job submit" in said
+    assert "\n" not in said
 
 
 def test_a_node_that_does_not_see_the_run_is_refused(tmp_path):

@@ -177,13 +177,17 @@ def test_a_node_with_another_vllm_is_refused(hosts, tmp_path):
         assert "Traceback" not in said
 
 
-def test_a_node_with_another_ray_does_not_join(hosts, tmp_path):
+def test_a_node_and_a_command_with_another_ray_do_not_join(hosts, tmp_path):
     cluster = HostCluster(hosts, tmp_path, num_workers=1)
     [worker] = cluster.workers
     version = f'version = "{ray.__version__}"'
     file = importlib.metadata.distribution("ray").locate_file("ray/_version.py")
     replace(worker, file, version, 'version = "2.1.0"')
     with cluster.running([]):
+        replace(cluster.head, file, version, 'version = "2.1.0"')  # after it has started
+        said = refused(cluster, *search(OUT, 12))
+        assert re.search(rf"Version mismatch: .* Ray: {ray.__version__} .* Ray: 2\.1\.0", said)
+        assert "Traceback" not in said
         cluster.start_worker(worker)
         assert cluster.worker_processes[worker.name].wait(60) != 0
         said = (tmp_path / f"{worker.name}.log").read_text()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from psr_ray.config import Config, TelemetryConfig
-from psr_ray.errors import PsrError, last_line
+from psr_ray.errors import PsrError, last_line, one_line
 from psr_ray.ray_internals import on_loopback
 from psr_ray.telemetry.logs import ray_settings
 
@@ -81,6 +81,11 @@ def join(telemetry: TelemetryConfig) -> None:
             **ray_settings(telemetry),
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if "Version mismatch" in str(error):
+            raise PsrError(
+                f"RAY_ADDRESS {address}: {one_line(error)}; run this command in the cluster's environment, "
+                "or as a job: `ray job submit` runs it there"
+            ) from error
         said = last_line(error.__cause__ or error)
         raise PsrError(
             f"RAY_ADDRESS {address}: no cluster could be joined ({said}); correct the address or, where "
