@@ -97,9 +97,24 @@ def test_ray_asks_for_what_the_file_says_and_opens_nothing(account):
         profile = "psr-ray-head" if is_head else "psr-ray-worker"
         assert instance["IamInstanceProfile"]["Arn"].endswith(f"/{profile}")
         assert (instance.get("InstanceLifecycle") == "spot") == name.endswith("_spot")
-        assert instance["KeyName"] == config["available_node_types"][name]["node_config"]["KeyName"]
+        pairs = boto3.client("ec2").describe_key_pairs(KeyNames=[instance["KeyName"]])["KeyPairs"]
+        assert len(pairs) == 1  # Ray made it
+        asked = kind["node_config"]
+        [disk] = instance["BlockDeviceMappings"]
+        [wanted] = asked["BlockDeviceMappings"]
+        assert disk["DeviceName"] == wanted["DeviceName"]
+        volumes = boto3.client("ec2").describe_volumes(VolumeIds=[disk["Ebs"]["VolumeId"]])[
+            "Volumes"
+        ]
+        [volume] = [each | {"VolumeSize": each["Size"]} for each in volumes]
+        assert wanted["Ebs"].items() <= volume.items()
+        assert asked["MetadataOptions"].items() <= instance["MetadataOptions"].items()
         found = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
         assert found[TAG_RAY_CLUSTER_NAME] == "psr-ray"
+        provider.terminate_node(node.id)
+        shown = boto3.client("ec2").describe_instances(InstanceIds=[node.id])
+        state = shown["Reservations"][0]["Instances"][0]["State"]["Name"]
+        assert state in ("shutting-down", "terminated")
 
 
 def test_the_head_may_start_workers_and_only_workers_and_all_may_use_the_bucket(account):

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from host_cluster import OUT, PROBLEMS, STAGE, HostCluster, run, search
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1500)]
 ON_GPUS = ("engine.tensor_parallel_size=1", "sft.use_gpu=true", "dpo.use_gpu=true")
 
 
@@ -67,10 +67,12 @@ def test_a_run_says_what_it_holds(hosts, tmp_path, layout, most):
     assert f"held: {total / 3600:.2f} GPU-hours" in cluster.log
 
 
-def test_an_engine_of_two_gpus_is_of_one_node(hosts, tmp_path):
-    cluster = HostCluster(hosts, tmp_path, num_gpus=3)
+# of 3 GPUs a node one is left over; 8 of a node are one engine
+@pytest.mark.parametrize(("of_a_node", "of_an_engine", "most"), [(3, 2, 4), (8, 8, 16)])
+def test_an_engine_of_several_gpus_is_of_one_node(hosts, tmp_path, of_a_node, of_an_engine, most):
+    cluster = HostCluster(hosts, tmp_path, num_gpus=of_a_node)
     settings = (
-        "engine.tensor_parallel_size=2",
+        f"engine.tensor_parallel_size={of_an_engine}",
         "engine.num_engines=[1,3]",
         "engine.layout=restart",
     )
@@ -79,7 +81,7 @@ def test_an_engine_of_two_gpus_is_of_one_node(hosts, tmp_path):
             assert searching.wait(400) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
     assert sorted(found["counted"]) == sorted(found["asked"])
-    assert seen.most == 4  # a GPU is left on each node
+    assert seen.most == most
 
 
 def test_two_runs_share_a_cluster(hosts, tmp_path):

@@ -17,6 +17,8 @@ from host_cluster import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
+# Within which a search ends after the cut. By Ray's own keepalive it took up to 330 s.
+RECOVERS_S = 200
 SEARCH = search(OUT, NUM, *SMALL_SHARDS)
 STAGES = [
     "data", "evaluate-M0", "sft", "evaluate-M1", "search-1", "preferences-1", "train-1", "evaluate-M2",
@@ -43,7 +45,7 @@ def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
         if how == "20 s":
             time.sleep(20)
             cut.close()
-        assert searching.wait(400) == 0, cluster.log
+        assert searching.wait(RECOVERS_S) == 0, cluster.log
         took_s = time.time() - cut_at
         first = cluster.rows(STAGE, PROBLEMS)
         while time.time() < cut_at + 120 and how != "20 s":  # it may still write
@@ -63,7 +65,7 @@ def test_the_head_is_cut_off_from_the_host_of_the_command(hosts, tmp_path, recor
         cut_at = time.time()
         with ours.dropping(*between([cluster.head])):
             time.sleep(20)
-        assert searching.wait(400) == 0, cluster.log
+        assert searching.wait(RECOVERS_S) == 0, cluster.log
         found = cluster.rows(STAGE, PROBLEMS)
         took_s = time.time() - cut_at
         fault = "head cut off from the command's host, 20 s"

@@ -41,7 +41,9 @@ def test_a_cluster_of_other_versions_is_refused_with_both(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    said = str(pytest.raises(PsrError, join, SMOKE.telemetry).value)
+    with pytest.raises(PsrError) as refused:
+        join(SMOKE.telemetry)
+    said = str(refused.value)
     assert re.match(
         rf"RAY_ADDRESS auto: Version mismatch: .* Ray: 2\.1\.0 .* Ray: {ray.__version__}", said
     )

@@ -1,5 +1,4 @@
-"""The built wheel in an environment of its own, with dependencies that are there: the notebook of the docs
-runs with it."""
+"""The built wheel in an environment of its own, with dependencies that are there, runs the notebook."""
 
 import shutil
 import subprocess

@@ -83,8 +83,8 @@ def join(telemetry: TelemetryConfig) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if "Version mismatch" in str(error):
             raise PsrError(
-                f"RAY_ADDRESS {address}: {one_line(error)}; run this command in the cluster's environment, "
-                "or as a job: `ray job submit` runs it there"
+                f"RAY_ADDRESS {address}: {one_line(error)}; run this command in the cluster's "
+                "environment, or as a job: `ray job submit` runs it there"
             ) from error
         said = last_line(error.__cause__ or error)
         raise PsrError(

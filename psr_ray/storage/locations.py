@@ -28,8 +28,8 @@ KEEP_COPIES_S = 6 * 3600.0
 CACHE = "PSR_RAY_CACHE"
 HUB_ID = re.compile(r"(\w[\w.-]*)/[\w.-]+")
 # A store that does not answer is asked again, after 0 to 1, 2, 4 … 256 s: it may be away for a minute or
-# two. botocore turns `max_attempts` into these two in the dictionary that it is given; as they are here it
-# changes nothing, and fsspec finds the same file system again.
+# two. botocore would write these two into a dictionary with `max_attempts`, by which fsspec then finds
+# another file system.
 PATIENCE = {"config_kwargs": {"retries": {"total_max_attempts": 10, "mode": "legacy"}}}
 # Models that come with the package, by the name they have in configs and commands.
 EMBEDDED_MODELS = {"tiny-m0": Path(__file__).parent.parent / "embedded" / "tiny-m0"}
