@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from conftest import ROOT
 
 from actors.desk import StageWork
@@ -151,6 +152,20 @@ def test_engines_that_never_got_a_place_end_with_their_stage():
     pool.finish("search")
     assert list(pool.engines) == [engine]
     assert pool.ended == ["engine-2"]
+
+
+@pytest.mark.slow
+def test_an_engine_that_waits_for_room_is_not_started_after_its_stage(ray_up):
+    pool, waiting = EnginePool(), work("search")
+    large = waiting.config.engine.model_copy(update={"cpus_per_engine": 512})
+    waiting = replace(waiting, config=waiting.config.model_copy(update={"engine": large}))
+    pool.begin("search", "driver")
+    name, *_ = pool.lend(waiting, "a", EngineWorker, None)
+    place = pool.engines[name].place
+    assert ray.wait([place], timeout=1)[0] == []  # no such node
+    pool.finish("search")
+    with pytest.raises(ray.exceptions.RayActorError):  # and not a timeout
+        ray.get(place, timeout=10)
 
 
 def test_engines_and_training_apart_need_room_for_both():
