@@ -8,6 +8,7 @@ from psr_ray.answers import extract_boxed, is_equal, stated_answer
 def test_the_last_complete_box_counts():
     assert extract_boxed("\\boxed{1} then \\boxed{\\frac{2}{3}}") == "\\frac{2}{3}"
     assert extract_boxed("\\boxed{1") is None
+    assert extract_boxed("\\boxed{42}. Check: \\boxed{4") == "42"  # cut off
     assert extract_boxed("none") is None
 
 

@@ -1,5 +1,7 @@
 """Pairs of a search's own steps, labelled without anyone's help, for the judge to learn from."""
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import ROOT
 from scripted import character_prompts, completion, converse, judgement
@@ -8,10 +10,11 @@ from test_training import PROMPTS, dpo_job
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA, problem_row
 from psr_ray.errors import PsrError
-from psr_ray.inference.refresh import judged_task_rows, judgement_for
+from psr_ray.inference.refresh import StepPair, judged_task_rows, judgement_for, value_gap
 from psr_ray.inference.tasks import search_task
 from psr_ray.method.judges import judge_of
 from psr_ray.method.preferences import PREFERENCE_SCHEMA
+from psr_ray.method.steps import Candidate
 from psr_ray.method.verdicts import Verdict
 from psr_ray.problems import Problem
 from psr_ray.storage.shards import write_rows, write_shard
@@ -91,6 +94,21 @@ def test_rollouts_label_where_the_judge_says_the_same_letter():
     assert refreshed(config("refresh.min_gap=0.8"), says=always_a, ends=MOSTLY)[0]["judged"] == []
     most = config("refresh.min_majority=0.7")  # 10 of 16 have the answer of most of them
     assert refreshed(most, says=always_a, ends=MOSTLY)[0]["judged"] == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("place", ["step", "before"])
+def test_a_box_that_was_there_before_the_rollout_is_its_answer(place, ended):
+    box = "so \\boxed{20}"
+    step = SimpleNamespace(number=2, steps_so_far=["Step 1"] if place == "step" else [box])
+    boxed = Candidate((1,), box if place == "step" else "Done.", 1, ended)
+    open_one = Candidate((2,), "Let us see.", 1, False)
+    rolled = [[completion("Checked.$")] * 8] * (not ended)
+    rolled.append([completion(text) for text in [TWENTY] * 2 + [OTHER] * 6])
+    gap = value_gap(
+        StepPair(step, (boxed, open_one)), rolled, character_prompts(), config().refresh
+    )
+    assert gap == 0.75
 
 
 def test_a_drawn_vote_says_nothing():

@@ -14,14 +14,13 @@ BEFORE = re.compile(r"(?:[\s*:$]|\\\[|\\\()+")
 
 def extract_boxed(solution: str) -> str | None:
     """The content of the last complete ``\\boxed{...}``, braces balanced; None where there is none."""
-    start = solution.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for position in range(start + len("\\boxed"), len(solution)):
-        depth += {"{": 1, "}": -1}.get(solution[position], 0)
-        if depth == 0:
-            return solution[start + len("\\boxed{") : position].strip()
+    start = len(solution)
+    while (start := solution.rfind("\\boxed{", 0, start)) >= 0:
+        depth = 0
+        for position in range(start + len("\\boxed"), len(solution)):
+            depth += {"{": 1, "}": -1}.get(solution[position], 0)
+            if depth == 0:
+                return solution[start + len("\\boxed{") : position].strip()
     return None
 
 

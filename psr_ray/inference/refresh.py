@@ -149,11 +149,12 @@ def value_gap(
     going_on, opening = iter(rolled), prompts.opening_ids(pair.step.number + 1)
     found = list[list[str | None]]()
     for candidate in pair.candidates:
+        before = "\n".join([*pair.step.steps_so_far, candidate.text])
         if candidate.ended:
-            found.append([extract_boxed(candidate.text)] * settings.num_rollouts)
+            found.append([extract_boxed(before)] * settings.num_rollouts)
         else:
             texts = (prompts.decode(opening + one.token_ids) for one in next(going_on, ()))
-            found.append([extract_boxed(text) for text in texts])
+            found.append([extract_boxed(f"{before}\n{text}") for text in texts])
     if not all(found):
         return None
     groups = groups_of((*found[0], *found[1]))

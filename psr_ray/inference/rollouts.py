@@ -120,10 +120,11 @@ def rollout_values(
     opening = prompts.opening_ids(len(so_far) + 2)
     open_ones, requests = list[int](), list[GenerationRequest]()
     values = [0.0] * len(candidates)
+    befores = ["\n".join([*so_far, candidate.text]) for candidate in candidates]
     for place, candidate in enumerate(candidates):
         room = config.model.max_length - len(prefix) - len(candidate.token_ids) - len(opening)
         if candidate.ended:
-            values[place] = float(is_equal(answer, extract_boxed(candidate.text)))
+            values[place] = float(is_equal(answer, extract_boxed(befores[place])))
         elif room > 0:
             tokens = min(room, config.evaluation.max_tokens)
             start, samples = prefix + candidate.token_ids + opening, config.seed_data.num_rollouts
@@ -133,8 +134,9 @@ def rollout_values(
         return values, 0
     results = yield requests
     for place, completions in zip(open_ones, results, strict=True):
-        before = "\n".join([*so_far, candidates[place].text])
-        solutions = [f"{before}\n{prompts.decode(opening + c.token_ids)}" for c in completions]
+        solutions = [
+            f"{befores[place]}\n{prompts.decode(opening + c.token_ids)}" for c in completions
+        ]
         right = [is_equal(answer, extract_boxed(solution)) for solution in solutions]
         values[place] = sum(right) / len(right)
     return values, sum(map(count, results))
