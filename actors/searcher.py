@@ -120,7 +120,7 @@ class EngineWorker:
         work, config = desk.work, desk.config
         model = local_copy(work.model)
         first = None if work.first is None else local_copy(work.first)
-        weights, shape = fingerprint(model, num_windows=256), shape_of(model)
+        weights, shape = fingerprint(model), shape_of(model)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
         wanted = Loaded(work.model, work.attempt, weights, work.first, shape, tokenizer)
         proof = proof_of(work.model)

@@ -21,7 +21,7 @@ from psr_ray.errors import PsrError
 from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.folders import FolderLock, contents, drop_unfinished
-from psr_ray.storage.locations import is_remote, location, model_location, read_part, remove
+from psr_ray.storage.locations import is_remote, location, model_location, read_parts, remove
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
@@ -36,9 +36,10 @@ WEIGHTS_MARK = "config.json"
 # A training's checkpoints, in its stage's folder until that is complete.
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
-FORMAT = 10
-# Of each weight file this much is read: the header (names, shapes, offsets) and the first tensors.
-FINGERPRINT_BYTES = 2**22
+FORMAT = 11
+# Of a larger file are read: the beginning (of weights: names, shapes, offsets), and parts that are evenly spaced
+# over it. A LoRA changes some of the tensors, and none of those that stand first.
+FINGERPRINT_BYTES, NUM_PARTS, PART_BYTES = 2**20, 256, 2**14
 
 
 def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
@@ -47,28 +48,30 @@ def content_key(stage: str, settings: Any, inputs: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def fingerprint(model: str, num_windows: int = 0) -> str:
-    """A model by its content, wherever its folder lies: its config, its tokenizer and chat template, the
-    beginning of its weights and as many windows of 64 KiB, evenly spaced over each file; a Hub id as it
-    stands."""
+def fingerprint(model: str) -> str:
+    """A model by its content, wherever its folder lies: its config, its tokenizer and chat template, its
+    weights; a Hub id as it stands."""
     folder = model_location(model)
     if not folder.is_dir():
         return model
     patterns = ("*.safetensors", "tokenizer*", "*.jinja")
     found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
-    return digest_of([folder / "config.json", *found], num_windows)
+    return digest_of([folder / "config.json", *found])
 
 
-def digest_of(paths: Iterable[Path], num_windows: int = 256) -> str:
-    """Hash of the names, the sizes, the beginnings and as many windows of 64 KiB of some files."""
+def digest_of(paths: Iterable[Path]) -> str:
+    """Hash of the names and sizes of some files, and of what they hold: all of it, or of a file that is
+    larger than a few MiB parts by which it is told from others."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
-        digest.update(read_part(path, 0, min(size, FINGERPRINT_BYTES)))
-        for window in range(num_windows if size > FINGERPRINT_BYTES else 0):
-            start = window * size // num_windows
-            digest.update(read_part(path, start, min(2**16, size - start)))
+        parts = [(0, size)]
+        if size > FINGERPRINT_BYTES + NUM_PARTS * PART_BYTES:
+            spaced = (number * size // NUM_PARTS for number in range(1, NUM_PARTS))
+            parts = [(0, FINGERPRINT_BYTES), *((at, at + PART_BYTES) for at in spaced)]
+        for content in read_parts(path, parts):
+            digest.update(content)
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,18 @@ def test_the_same_model_under_another_path_is_the_same_and_another_model_is_not(
     content[100_000] ^= 1
     weights.write_bytes(content)
     assert fingerprint(str(copy)) != fingerprint(str(TINY))
+
+
+def test_a_matrix_in_the_middle_of_the_weights_tells_a_model(tmp_path):
+    """As a merged LoRA changes it: neither the header nor what stands first."""
+    (tmp_path / "config.json").write_text("{}")
+    content = random.Random(0).randbytes(64 * 2**20)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    before = fingerprint(str(tmp_path))
+    start, num = 30 * 2**20 + 1, 2**19
+    changed = bytes(255 - byte for byte in content[start : start + num])
+    (tmp_path / "model.safetensors").write_bytes(content[:start] + changed + content[start + num :])
+    assert fingerprint(str(tmp_path)) != before
 
 
 def test_another_tokenizer_or_chat_template_is_another_model(tmp_path):

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,14 +90,15 @@ def store_of(path: Path) -> tuple[Any, str]:
     return there.fs, there.path
 
 
-def read_part(path: Path, start: int, num_bytes: int) -> bytes:
-    """A part of a file, and of one in a store nothing else."""
+def read_parts(path: Path, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Parts of a file, from one byte to before another each, and of one in a store nothing else."""
+    parts = [(start, end) for start, end in parts if end > start]
     if is_remote(path):
         files, name = store_of(path)
-        return bytes(files.cat_file(name, start=start, end=start + num_bytes)) if num_bytes else b""
+        starts, ends = [start for start, _ in parts], [end for _, end in parts]
+        return list(files.cat_ranges([name] * len(parts), starts, ends, on_error="raise"))
     with path.open("rb") as file:
-        file.seek(start)
-        return file.read(num_bytes)
+        return [os.pread(file.fileno(), end - start, start) for start, end in parts]
 
 
 def remove(folder: Path) -> None:

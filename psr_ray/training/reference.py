@@ -142,7 +142,7 @@ def reference_of(
     folder, key, stored = job.preferences / FOLDER, "", None
     if worker.rank == 0:
         model = local_copy(job.model)  # which this training has loaded
-        key = reference_key(fingerprint(model, num_windows=256), weights, pairs)
+        key = reference_key(fingerprint(model), weights, pairs)
         stored = read_reference(folder, key, pairs)
     table: torch.Tensor | None = worker.from_first(stored)
     if table is None:
