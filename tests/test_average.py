@@ -1,5 +1,6 @@
 """The mean of a run's models, which may judge in their place."""
 
+import huggingface_hub
 import pytest
 import torch
 from conftest import TINY
@@ -41,6 +42,19 @@ def test_the_means_of_models_are_made_one_by_one_and_old_ones_go(tmp_path):
     torch.testing.assert_close(mean, first["model.norm.weight"] + 1.5, rtol=0, atol=1e-5)
     write_means(models[:2], means[:1])  # a round done again
     assert means[0].exists()
+
+
+def test_the_first_model_may_be_one_of_the_hubs(tmp_path, monkeypatch):
+    there = tmp_path / "hub" / "models--lab--tiny"
+    written(there / "snapshots" / ("0" * 40), 1.0)
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    newest = written(tmp_path / "newest", 0.0)
+    write_means(["lab/tiny", newest], [tmp_path / "mean"])
+    name, mean, first = "model.norm.weight", tmp_path / "mean", tmp_path / "newest"
+    torch.testing.assert_close(weights_of(mean)[name], weights_of(first)[name] + 0.5)
 
 
 def test_a_folder_without_the_same_weights_is_named(tmp_path):

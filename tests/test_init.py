@@ -18,7 +18,7 @@ from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.data.sources import on_hub
 from psr_ray.errors import PsrError
-from psr_ray.planning.choose import chosen_settings, model_facts
+from psr_ray.planning.choose import chosen_settings, default_recipe, model_facts
 from psr_ray.planning.machine import Machine, machine_of
 from psr_ray.planning.memory import check_fits
 from psr_ray.planning.model import model_shape
@@ -34,7 +34,16 @@ TINY = SEVEN | {
     "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
     "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
-CHAT = {"chat_template": "{{ messages }}"}
+# From the published tokenizer_config.json and generation_config.json of models of both kinds, as far as
+# it matters: Qwen2.5-Math's, Gemma 3's and Mistral's.
+TURNS = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+CHAT = {"chat_template": TURNS, "eos_token": "<|im_end|>"}
+BASE = {"chat_template": TURNS, "eos_token": "<|endoftext|>"}
+GEMMA = {
+    "chat_template": "<start_of_turn>{{ m }}<end_of_turn>", "eos_token": {"content": "<eos>"},
+    "added_tokens_decoder": {"106": {"content": "<end_of_turn>"}, "1": {"content": "<eos>"}},
+}  # fmt: skip
+MISTRAL = {"chat_template": "[INST] {{ m }} [/INST]{{ eos_token }}", "eos_token": "</s>"}
 
 
 def model(folder, config, tokenizer=CHAT):
@@ -73,6 +82,34 @@ def test_a_small_gpu_gets_an_update_of_low_rank_where_all_weights_do_not_fit(tmp
     base = model(tmp_path / "seven", SEVEN)
     config = Config.model_validate(chosen(base, Machine(1, 48, 8, 64), "instruct"))
     assert config.dpo.lora is not None or config.dpo.offload_optimizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "eos", "recipe", "says"),
+    [
+        (CHAT, None, "instruct", "follows instructions"),
+        (GEMMA, [1, 106], "instruct", "follows instructions"),
+        (GEMMA, 1, "paper", "no token that ends its texts"),
+        (MISTRAL, None, "instruct", "follows instructions"),
+        (BASE, 0, "paper", r"a base model \(its chat template has no token that ends its texts"),
+        ({}, None, "paper", r"a base model \(it has no chat template"),
+    ],
+)
+def test_a_base_model_is_told_from_one_that_follows_instructions(
+    tmp_path, tokenizer, eos, recipe, says
+):
+    base = model(tmp_path / "m", SEVEN, tokenizer)
+    if eos is not None:
+        (tmp_path / "m" / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    facts = model_facts(base)
+    found, why = default_recipe(facts, Machine(1, 80, 8, 64))
+    assert found == recipe
+    assert re.search(says, why)
+    found, why = default_recipe(facts, Machine(0, 0, 8, 64))
+    assert found == "cpu"
+    assert ("looks like a base model" in why) == (recipe == "paper")
+    named = model(tmp_path / "m-base", SEVEN, tokenizer)
+    assert default_recipe(model_facts(named), Machine(1, 80, 8, 64))[0] == "paper"
 
 
 def test_what_does_not_go_together_is_named(tmp_path):
@@ -200,10 +237,11 @@ def test_of_a_model_on_the_hub_the_small_files_alone_are_read(tmp_path):
         config = load_config(tmp_path / "mine.yaml")
         assert (config.model.base, config.sft) == ("me/seven", None)
         assert "psr-ray run --config mine.yaml" in done.stdout
+        assert "recipe instruct: it looks like a model that follows instructions" in done.stdout
         assert "✓ model: me/seven: taken as a Hub id" in done.stdout
         asked = {path.rpartition("/")[2] for path in hub.requests if "/resolve/" in path}
         assert asked <= {
-            "config.json", "tokenizer_config.json", "chat_template.jinja",
+            "config.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
         }  # fmt: skip
         again = init(tmp_path, "--model", "me/seven", "--gpus", "8", "--gpu", "h100", **where)
         assert again.returncode == 2

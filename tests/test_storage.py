@@ -170,7 +170,9 @@ def test_model_is_copied_once_and_again_when_it_changed(folder, tmp_path, monkey
 def test_of_a_model_in_a_store_only_the_parts_that_tell_it_are_read(folder, monkeypatch):
     upload(TINY, folder / "model")
     files, _ = store_of(folder)
-    monkeypatch.setattr(runs, "PART_BYTES", 2**10)  # the tiny model's weights are longer than all parts
+    monkeypatch.setattr(
+        runs, "PART_BYTES", 2**10
+    )  # the tiny model's weights are longer than all parts
 
     def opened(*_arguments, **_options):
         raise AssertionError("read ahead")

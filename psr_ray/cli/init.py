@@ -85,7 +85,7 @@ def init(
 
     from psr_ray.config.file import describe_errors, load_config
     from psr_ray.doctor import print_checks
-    from psr_ray.planning.choose import Recipe, chosen_settings, model_facts
+    from psr_ray.planning.choose import Recipe, chosen_settings, default_recipe, model_facts
     from psr_ray.planning.machine import Machine, cluster_machine, this_machine
     from psr_ray.planning.show import gpu_of
 
@@ -105,9 +105,8 @@ def init(
     else:
         machine = cluster_machine() if "RAY_ADDRESS" in os.environ else this_machine()
     if recipe is None:
-        recipe = (
-            "cpu" if not machine.num_gpus else "instruct" if facts.has_chat_template else "paper"
-        )
+        recipe, why = default_recipe(facts, machine)
+        console.print(f"recipe {recipe}: {why}; --recipe takes another one", soft_wrap=True)
     chosen, asked = cast(Recipe, recipe), list(benchmarks or ())
     try:
         settings = chosen_settings(name, facts, machine, chosen, problems, asked, num)

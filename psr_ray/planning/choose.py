@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from psr_ray.config import Config, PromptConfig
@@ -42,6 +43,9 @@ class ModelFacts:
     base: str
     context: int
     has_chat_template: bool
+    follows: bool
+    """Whether it looks like a model that follows instructions. Some base models have a chat template,
+    too; no token that ends their texts is in it."""
 
 
 def model_facts(base: str) -> ModelFacts:
@@ -53,10 +57,53 @@ def model_facts(base: str) -> ModelFacts:
     config = model_config(base)
     if config is None:
         raise PsrError(f"--model {base}: no config.json; give a Hugging Face folder or a Hub id")
-    tokenizer = model_file(base, "tokenizer_config.json")
-    settings = {} if tokenizer is None else read_json(tokenizer, "fetch the model again") or {}
-    template = settings.get("chat_template") or model_file(base, "chat_template.jinja")
-    return ModelFacts(base, int(config.get("max_position_embeddings") or LENGTH), bool(template))
+    settings = json_file(base, "tokenizer_config.json")
+    own = model_file(base, "chat_template.jinja")
+    template = str(settings.get("chat_template") or (own.read_text() if own else ""))
+    follows = any(end in template for end in ("eos_token", *ends_of(base, settings)))
+    follows &= "base" not in Path(base).name.lower()
+    length = int(config.get("max_position_embeddings") or LENGTH)
+    return ModelFacts(base, length, bool(template), follows)
+
+
+def json_file(base: str, name: str) -> Json:
+    """The object in a small file of a model; an empty one where it has no such file."""
+    path = model_file(base, name)
+    return {} if path is None else read_json(path, "fetch the model again") or {}
+
+
+def ends_of(base: str, tokenizer: Json) -> list[str]:
+    """The tokens that end a model's texts, by its tokenizer's settings and those of its generation."""
+    eos = tokenizer.get("eos_token")
+    found = [eos.get("content") if isinstance(eos, dict) else eos]
+    ids = json_file(base, "generation_config.json").get("eos_token_id")
+    added = tokenizer.get("added_tokens_decoder") or {}
+    found += [
+        added.get(str(i), {}).get("content") for i in (ids if isinstance(ids, list) else [ids])
+    ]
+    return [token for token in found if token]
+
+
+def default_recipe(facts: ModelFacts, machine: Machine) -> tuple[Recipe, str]:
+    """The recipe that goes with a model on a machine, and why."""
+    if not machine.num_gpus:
+        asked = (
+            ""
+            if facts.follows
+            else ", and a model that looks like a base model, which is asked as it is"
+        )
+        return "cpu", f"no GPU here{asked}"
+    if facts.follows:
+        return (
+            "instruct",
+            "it looks like a model that follows instructions, so it is not fine-tuned first",
+        )
+    kind = (
+        "its chat template has no token that ends its texts"
+        if facts.has_chat_template
+        else "it has no chat template"
+    )
+    return "paper", f"it looks like a base model ({kind}), so it is fine-tuned first"
 
 
 def data_settings(

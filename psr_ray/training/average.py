@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psr_ray.errors import PsrError
 from psr_ray.runs import WEIGHTS_MARK
-from psr_ray.storage.locations import folder_to_write, local_copy, remove
+from psr_ray.storage.locations import folder_to_write, is_hub_id, local_copy, remove
 
 # In a run's folder: a mean for each round, by the key of the training that made its newest model.
 AVERAGES = "averages"
@@ -32,14 +32,18 @@ def write_means(models: Sequence[str], means: Sequence[Path]) -> None:
 
 def write_average(before: str, newest: str, num_models: int, out: Path) -> None:
     """A model folder with the mean weights of ``num_models`` models, of which all but the newest have
-    their mean in ``before``. One file of weights is in memory at a time; sums are in float32.
+    their mean in ``before``, which may be a Hub id. One file of weights is in memory at a time; sums
+    are in float32.
 
     Raises ``PsrError`` where a folder has no safetensors files, or not the same weights.
     """
+    from huggingface_hub import snapshot_download
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     mean, model = Path(local_copy(before)), Path(local_copy(newest))
+    if is_hub_id(before):
+        mean = Path(snapshot_download(before, allow_patterns="*.safetensors"))
     where = dict[str, Path]()
     for file in mean.glob("*.safetensors"):
         with safe_open(file, "pt") as found:
