@@ -37,8 +37,8 @@ WEIGHTS_MARK = "config.json"
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
 FORMAT = 11
-# Of a larger file are read: the beginning (of weights: names, shapes, offsets), and parts that are evenly
-# spaced over it. A LoRA changes some of the tensors, and none of those that stand first.
+# Of a larger file are read: the beginning (of weights: names, shapes, offsets) and parts, evenly spaced.
+# A LoRA changes some of the tensors, and none of those that stand first.
 FINGERPRINT_BYTES, NUM_PARTS, PART_BYTES = 2**20, 256, 2**14
 
 

@@ -114,6 +114,31 @@ def test_the_changes_of_a_training_are_those_of_all_its_pairs(tmp_path):
     assert [a["kind"] for a in summary["alarms"]] == ["likelihood displacement"]
 
 
+def test_figures_of_earlier_settings_are_left_out(tmp_path):
+    run = finished_run(tmp_path)
+    changed = run.config.dpo.model_copy(update={"lr": 0.5})
+    again = RunDirectory(run.config.model_copy(update={"dpo": changed}))
+    summary = write_summary(again)  # not trained yet
+    assert [model["name"] for model in summary["models"]] == ["M0", "M1"]
+    assert "train-1" not in summary["wall_s"]
+    for planned in planned_stages(again):
+        if planned.stage.name == "train-1":
+            planned.stage.open()
+            planned.stage.finish(1.0, last={"dpo_loss": 0.5, "chosen_logp_change": -9.0})
+    summary = write_summary(again)
+    assert [model["name"] for model in summary["models"]] == ["M0", "M1"]
+    assert [(a["kind"], a["model"]) for a in summary["alarms"]] == [
+        ("likelihood displacement", "M2")
+    ]
+
+
+def test_a_run_of_another_version_is_reported_as_it_is(tmp_path, monkeypatch):
+    run = finished_run(tmp_path)
+    monkeypatch.setattr("psr_ray.runs.FORMAT", 0)
+    assert not any(planned.stage.is_complete for planned in planned_stages(run))
+    assert [model["name"] for model in write_summary(run)["models"]] == ["M0", "M1", "M2"]
+
+
 def test_the_table_turns_on_a_narrow_screen(tmp_path):
     summary = write_summary(finished_run(tmp_path))
     assert len(model_table(summary, 126).columns) == 11

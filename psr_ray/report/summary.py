@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
 from psr_ray.run_models import evaluated_before
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import PlannedStage, planned_stages
+from psr_ray.stages import Kind, PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
 
 SEARCH_FIGURES = (
@@ -83,9 +82,20 @@ SHARES_OF: dict[str, Callable[[Json], float]] = {
 }
 
 
-def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
+def manifests_of(plan: list[PlannedStage]) -> dict[str, Json]:
+    """The manifests of complete stages, by stage. Those of earlier settings are left out, but for a run
+    that another version of the code has made: then they are all there is."""
+    method = ("sft", "search", "preferences", "train")
+    is_present = any(p.stage.is_complete for p in plan if p.kind in method)
+    return {
+        p.stage.name: p.stage.manifest
+        for p in plan
+        if p.stage.manifest and (p.stage.is_complete or not is_present)
+    }
+
+
+def model_entry(name: str, plan: list[PlannedStage], done: dict[str, Json]) -> Json | None:
     """The figures of one model; None while it is not evaluated."""
-    done = {planned.stage.name: planned.stage.manifest or {} for planned in plan}
     evaluation = done.get(f"evaluate-{name}")
     if not evaluation:
         return None
@@ -95,8 +105,8 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
     rounds = range(before, number)  # since the model evaluated before
     search: Json = evaluation.get("search") or {}
     made_by = done.get("sft" if number == 1 else f"train-{number - 1}", {})
-    preferences = together([done[f"preferences-{k}"] for k in rounds])
-    learned_from = together([done[f"search-{k}"] for k in rounds])
+    preferences = together([done.get(f"preferences-{k}", {}) for k in rounds])
+    learned_from = together([done.get(f"search-{k}", {}) for k in rounds])
     entry: Json = {"name": name}
     for key, value in evaluation.items():
         if key not in (
@@ -124,14 +134,14 @@ def model_entry(name: str, plan: list[PlannedStage]) -> Json | None:
         "num_judged": preferences.get("num_judged"),
         "judged_right_share": preferences.get("judged_right_share"),
         "training": (made_by.get("last") or {}) | (made_by.get("learned") or {}) or None,
-        "num_dropped_rows": sum(done[f"train-{k}"].get("num_dropped", 0) for k in rounds)
+        "num_dropped_rows": sum(done.get(f"train-{k}", {}).get("num_dropped", 0) for k in rounds)
         or made_by.get("num_dropped", 0),
         "num_rounds": len(rounds),
         "learned_from": {key: learned_from.get(key) for key in LEARNED_FROM},
         "wall_s": sum(
-            float(planned.stage.manifest["wall_s"])
+            float(done[planned.stage.name]["wall_s"])
             for planned in plan
-            if planned.stage.manifest and belongs_to(planned, name, rounds)
+            if planned.stage.name in done and belongs_to(planned, name, rounds)
         ),
     }
     return entry
@@ -172,58 +182,51 @@ def together(manifests: list[Json]) -> Json:
 
 
 def summarize(run: RunDirectory) -> Json:
-    """The summary of complete stages, whatever version of the code completed them."""
+    """The summary of complete stages."""
     plan = planned_stages(run)
-    entries = [model_entry(name, plan) for name in run.config.model_names]
-    wall: dict[str, Any] = {
-        planned.stage.name: planned.stage.manifest["wall_s"]
-        for planned in plan
-        if planned.stage.manifest
-    }
+    done = manifests_of(plan)
+    entries = [model_entry(name, plan, done) for name in run.config.model_names]
     models = [entry for entry in entries if entry is not None]
-    searches = {
-        planned.model: planned.stage.manifest
-        for planned in plan
-        if planned.kind == "search" and planned.stage.manifest
-    }
+
+    def facts_of(kind: Kind) -> list[tuple[PlannedStage, Json]]:
+        return [(p, done[p.stage.name]) for p in plan if p.kind == kind and p.stage.name in done]
+
+    searches = {planned.model: facts for planned, facts in facts_of("search")}
     trainings: dict[str, Json] = {
-        planned.model: (planned.stage.manifest.get("last") or {})
-        | (planned.stage.manifest.get("learned") or {})
-        for planned in plan
-        if planned.kind == "train" and planned.stage.manifest
+        planned.model: (facts.get("last") or {}) | (facts.get("learned") or {})
+        for planned, facts in facts_of("train")
     }
-    data = next(planned.stage.manifest for planned in plan if planned.kind == "data") or {}
+    own = [
+        p for p in plan if p.stage.folder.parent == run.path
+    ]  # not of a run that this one shares
     return {
         "name": run.config.name,
         "seed": run.config.seed,
         "models": models,
         "alarms": alarms_of(models, searches, trainings),
         "seed_data": {
-            planned.stage.name: {key: planned.stage.manifest.get(key) for key in SEED_FIGURES}
-            for planned in plan
-            if planned.kind == "seed" and planned.stage.manifest
+            planned.stage.name: {key: facts.get(key) for key in SEED_FIGURES}
+            for planned, facts in facts_of("seed")
         },
-        "num_failed_input_rows": data.get("num_failed", 0),
-        "wall_s": wall,
+        "num_failed_input_rows": sum(facts.get("num_failed", 0) for _, facts in facts_of("data")),
+        "wall_s": {name: facts["wall_s"] for name, facts in done.items()},
         "engine_starts": sum(
-            engines_of(planned).get("engine_starts", 0)
-            for planned in plan
-            if planned.stage.folder.parent == run.path  # not of another run that this one shares
+            engines_of(done.get(p.stage.name, {})).get("engine_starts", 0) for p in own
         ),
-        "rounds": rounds_of(plan, run.config.num_iterations),
-        "held": held_of([p for p in plan if p.stage.folder.parent == run.path]),
+        "rounds": rounds_of(plan, done, run.config.num_iterations),
+        "held": held_of([done.get(p.stage.name, {}) for p in own]),
         "versions": versions(),
         "peak_rss_bytes": (read_json(run.path / MEMORY_FILE) or {}).get("peak_rss_bytes"),
     }
 
 
-def engines_of(planned: PlannedStage) -> Json:
+def engines_of(facts: Json) -> Json:
     """What engines a complete stage took; empty where it took none."""
-    found: Json = (planned.stage.manifest or {}).get("engines") or {}
+    found: Json = facts.get("engines") or {}
     return found
 
 
-def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
+def rounds_of(plan: list[PlannedStage], done: dict[str, Json], num_iterations: int) -> list[Json]:
     """Where the time of each iteration went, in seconds of wall time, over its complete stages: from
     Mk's evaluation to M(k+1); the last evaluation is of no round.
 
@@ -234,15 +237,16 @@ def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
     """
     rounds = []
     for iteration in range(1, num_iterations + 1):
-        done = [p for p in plan if p.stage.manifest is not None]
         stages = [
             p
-            for p in done
-            if (p.model == f"M{iteration}" if p.kind == "evaluate" else p.iteration == iteration)
+            for p in plan
+            if p.stage.name in done
+            and (p.model == f"M{iteration}" if p.kind == "evaluate" else p.iteration == iteration)
         ]
         seconds = dict.fromkeys(("start", "solve", "judge", "train", "evaluate", "other"), 0.0)
         for planned in stages:
-            facts, engines = planned.stage.manifest or {}, engines_of(planned)
+            facts = done[planned.stage.name]
+            engines = engines_of(facts)
             busy_s = engines.get("busy_s", 0.0) / max(engines.get("num_engines", 1), 1)
             parts = {"start": engines.get("loading_s", 0.0), "train": facts.get("steps_s", 0.0)}
             if planned.kind == "search":
@@ -256,7 +260,7 @@ def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
             seconds["other"] += facts["wall_s"] - sum(parts.values())
         if stages:
             of_pairs = [p for p in stages if p.kind in ("search", "preferences")]
-            facts = {k: v for p in of_pairs for k, v in (p.stage.manifest or {}).items()}
+            facts = {k: v for p in of_pairs for k, v in done[p.stage.name].items()}
             rounds.append(
                 {
                     "iteration": iteration,
@@ -267,10 +271,9 @@ def rounds_of(plan: list[PlannedStage], num_iterations: int) -> list[Json]:
     return rounds
 
 
-def held_of(plan: list[PlannedStage]) -> Json:
-    """What engines and training workers held over complete stages: seconds times GPUs (``GPU``) or,
-    where there were none, cores (``CPU``); and the share in which they worked."""
-    found = [planned.stage.manifest or {} for planned in plan]
+def held_of(found: list[Json]) -> Json:
+    """What engines and training workers held over complete stages, by their manifests: seconds times
+    GPUs (``GPU``) or, where there were none, cores (``CPU``); and the share in which they worked."""
     sums = {
         key: {
             name: sum(facts.get(key, {}).get(name, 0.0) for facts in found)
