@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from stored_comparison import page_of, record, rewrite, small_comparison
 
 from psr_ray.compare.config import CompareConfig, load_comparison, planned_runs
-from psr_ray.compare.evidence import update_evidence
+from psr_ray.compare.evidence import stored_records, update_evidence
 from psr_ray.compare.results import accuracy_figure, render, write_results
 from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
@@ -138,6 +138,23 @@ def test_records_of_unequal_numbers_of_problems_are_named(comparison):
     rewrite(comparison, "outcome", 1, correct=short)
     with pytest.raises(PsrError, match=r"outcome-seed-1, M[12]: heldout: outcomes of 2 problems"):
         update_evidence(comparison)
+
+
+def test_a_record_of_other_settings_is_named(comparison):
+    was = {"search.num_candidates": 6, "engine.max_num_seqs": 8, "model": {"max_length": 512}}
+    now = was | {"engine.max_num_seqs": 16}
+    for method in comparison.methods:
+        for seed in comparison.seeds:
+            rewrite(comparison, method, seed, asked=was)
+    changed = comparison.model_copy(update={"overrides": now})
+    assert len(stored_records(changed)) == 6
+    changed = comparison.model_copy(update={"overrides": now | {"model": {"max_length": 256}}})
+    with pytest.raises(PsrError, match=r"seed-0\.json: .*\(model\.max_length: 512 → 256\); set"):
+        stored_records(changed)
+    methods = comparison.methods | {"outcome": {"search.num_candidates": 4}}
+    changed = comparison.model_copy(update={"overrides": now, "methods": methods})
+    with pytest.raises(PsrError, match=r"outcome-seed-0\.json: .*num_candidates: 6 → 4"):
+        stored_records(changed)
 
 
 def test_records_of_different_problems_cannot_be_paired(comparison):

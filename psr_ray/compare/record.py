@@ -46,6 +46,7 @@ def write_record(run: PlannedRun, summary: Json) -> None:
         "key": run_key(run),
         "base": base if identity == base else Path(base).name,  # a Hub id, or a folder
         "base_fingerprint": identity,
+        "asked": run.asked,
         "settings": run.config.model_dump(mode="json", include={"method", "dpo"}),
         "models": summary["models"],
         "alarms": summary["alarms"],
