@@ -37,6 +37,8 @@ class Desk:
 
     prompts: PromptBuilder
     mark: Json
+    doubt: str | None = None
+    """How a fresh engine and the trainer disagree about the model."""
 
     def __init__(self, work: StageWork, client: str) -> None:
         self.work, self.client = work, client

@@ -85,8 +85,9 @@ class EngineLedger:
                 "finished rows are kept: fix the cause and rerun the command"
             )
 
-    def ready(self, loading_s: float) -> Json:
-        """This process and its children are an engine that can take rows; returns their mark."""
+    def ready(self, loading_s: float, doubt: str | None = None) -> Json:
+        """This process and its children are an engine that can take rows; returns their mark. ``doubt``
+        says how it and the trainer disagree about the model."""
         me = psutil.Process()
         family = [me, *me.children(recursive=True)]
         mark = {
@@ -94,6 +95,7 @@ class EngineLedger:
             "processes": [[process.pid, process.create_time()] for process in family],
             "loading_s": loading_s,
             "ready_at": time.time(),
+            "doubt": doubt,
         }
         self._write("engine", mark)
         return mark

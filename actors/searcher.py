@@ -94,7 +94,7 @@ class EngineWorker:
                     "engine's full output is in Ray's worker logs)"
                 ) from error
             loading_s = time.monotonic() - started
-            desk.mark = desk.ledger.ready(loading_s)
+            desk.mark = desk.ledger.ready(loading_s, desk.doubt)
             self.desks[str(work.folder)] = desk
             desk.log.info("engine ready", extra={"loading_s": round(loading_s, 1), "new": is_new})
             if is_new:
@@ -130,9 +130,10 @@ class EngineWorker:
             self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
             self.loaded = wanted
             if proof is not None:
-                wrong = doubt(proof, self.engine.models.answers(proof), None, config.model.dtype)
-                if wrong is not None:
-                    desk.log.warning("a fresh engine and the trainer disagree: %s", wrong)
+                answers = self.engine.models.answers(proof)
+                desk.doubt = doubt(proof, answers, None, config.model.dtype)
+                if desk.doubt is not None:
+                    desk.log.warning("a fresh engine and the trainer disagree: %s", desk.doubt)
         elif (wanted.model, wanted.weights) != (held.model, held.weights):
             self.desks = {str(work.folder): desk}
             if proof is None:

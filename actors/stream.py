@@ -69,7 +69,8 @@ def run_rows(
     engine to have room.
 
     Returns what engines it took: ``engine_starts``, ``num_engines``, ``loading_s`` (the longest start or
-    load) and ``busy_s`` (of all engines). Raises ``PsrError`` where rows are missing in the end.
+    load), ``busy_s`` (of all engines) and ``doubt`` (of one that disagrees with the trainer). Raises
+    ``PsrError`` where rows are missing in the end.
     """
     paths = list(inputs)
     expected, num_done = in_task(count_rows, paths, folder)
@@ -94,8 +95,12 @@ def run_rows(
             used["busy_s"] = stream_rows(paths, work, progress, advance, worker, engines)
             result_of(engines.finish.remote(str(folder)))
             used["engine_starts"] = max(0, result_of(engines.starts.remote(str(folder))) - before)
-        loading = [mark["loading_s"] for mark in ledger.engines()]
-        used |= {"num_engines": len(loading), "loading_s": max(loading, default=0.0)}
+        marks = ledger.engines()
+        used |= {
+            "num_engines": len(marks),
+            "loading_s": max((mark["loading_s"] for mark in marks), default=0.0),
+            "doubt": next((mark["doubt"] for mark in marks if mark["doubt"]), None),
+        }
     ledger.remove()
     in_task(check_rows, folder, expected, config.engine.max_failed_share)
     return used

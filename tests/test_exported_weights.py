@@ -23,7 +23,7 @@ from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
 from psr_ray.method.prompts import load_tokenizer
 from psr_ray.training.engine import check_merging
-from psr_ray.training.export import merged_weights, on_disk
+from psr_ray.training.export import lost_in_merging, merged_weights, on_disk
 from psr_ray.training.job import TrainingJob
 
 
@@ -101,6 +101,31 @@ def test_a_lora_update_is_merged_as_peft_merges_it(tmp_path, dtype):
             torch.nn.init.normal_(value)
     found = {name: value.clone() for name, value in merged_weights(lora, is_sharded=False)}
     assert_same(found, dict(lora.merge_and_unload().state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "std", "least", "most"),
+    [
+        (torch.bfloat16, 1e-7, 0.95, 1.01),
+        (torch.bfloat16, 1.0, 0.0, 0.1),
+        (torch.float32, 1e-3, 0.0, 0.01),
+    ],
+)
+def test_what_rounding_loses_of_a_lora_update_is_measured(tmp_path, dtype, std, least, most):
+    model = llama(tmp_path / "model", tied=False).to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lora = adapted(model, "q_proj", "down_proj")
+    assert lost_in_merging(lora, is_sharded=False) == 0
+    for name, value in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=std)
+    lost = lost_in_merging(lora, is_sharded=False)
+    assert least <= lost <= most
+    merged = lora.merge_and_unload().state_dict()
+    kept = [
+        (before[name] == merged[name]).float().mean().item() for name in before if "q_proj" in name
+    ]
+    assert all((share > 0.9) == (lost > 0.9) for share in kept)
 
 
 def adapted(model, *targets):

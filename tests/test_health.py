@@ -63,6 +63,8 @@ def test_a_healthy_run_raises_no_alarm():
         ("accuracy loss", {"accuracy": 0.5, "probes": None}),
         ("reward without progress", {"accuracy": 0.5, "probes": {"self_reward": 0.7}}),
         ("diversity loss", {"pass_at_8": 0.7}),
+        ("wrong weights", {"doubt": "its answers differ from the trainer's by 0.5 nats a token"}),
+        ("update lost", {"training": {"lost_in_merging": 0.95}}),
     ],
 )
 def test_each_bound_raises_its_alarm(kind, changes):
@@ -95,6 +97,8 @@ def test_the_search_that_is_learned_from_raises_the_judges_alarms_once_a_model()
     assert (alarm["kind"], alarm["model"]) == ("judge collapse", "M1")
     assert alarm["message"].startswith("in its search, 90% of pairs change")
     assert len(alarms_of([models[0] | {"order_flip_share": 0.8}], {"M1": bad}, {})) == 1
+    [alarm] = alarms_of(models, {"M1": GOOD | {"engines": {"doubt": "by 0.5 nats"}}}, {})
+    assert alarm["kind"] == "wrong weights"
     assert alarms_of([], {"M1": bad}, {})  # before anything was evaluated or trained
 
 

@@ -17,12 +17,20 @@ from psr_ray.errors import PsrError
 from psr_ray.planning.cost import GPUS, generation_hours, training_hours
 from psr_ray.planning.judging import judge_of_step
 from psr_ray.planning.lengths import PAPER, lengths_of, rows_lengths
-from psr_ray.planning.memory import GIB, check_fits, engine_memory, most_on_disk, training_memory
+from psr_ray.planning.memory import (
+    GIB,
+    SCORED_AT_ONCE,
+    check_fits,
+    engine_memory,
+    most_on_disk,
+    training_memory,
+)
 from psr_ray.planning.model import model_shape
 from psr_ray.planning.show import disk_line, judge_line, print_plan
 from psr_ray.planning.wall import LAYOUTS, Overheads, StageTime, layout_time
 from psr_ray.planning.work import refresh_work, search_work
 from psr_ray.storage.locations import local_copy
+from psr_ray.training.logprobs import CHUNK
 
 SEVEN = "configs/qwen2.5-math-7b.yaml"
 
@@ -255,3 +263,7 @@ def test_the_doctor_wants_the_room_that_the_plan_names(tmp_path):
         update={"model": large.model.model_copy(update={"base": str(tmp_path)})}
     )
     assert "the model's size is not known" in check_disk(unknown)
+
+
+def test_logits_are_planned_for_as_many_tokens_as_are_scored_at_once():
+    assert SCORED_AT_ONCE == CHUNK

@@ -95,8 +95,10 @@ def test_identical_candidates_are_accepted_or_rolled_back_as_set():
     search, asked = run(lambda prompt, n: ["end$"] * n, prefers(), when_all_identical="accept")
     assert search.end == "finished"
     assert len(asked) == 1
-    search, _ = run(lambda prompt, n: ["end$"] * n, prefers(), when_all_identical="rollback")
-    assert search.end == "max_rollbacks"
+    for when_tied in ("rollback", "append"):
+        settings = {"when_all_identical": "rollback", "when_tied": when_tied}
+        search, _ = run(lambda prompt, n: ["end$"] * n, prefers(), **settings)
+        assert search.end == "max_rollbacks"
 
 
 def test_cut_off_candidates_are_left_out_and_counted():

@@ -35,7 +35,8 @@ class TrainingConfig(Frozen):
     tokens_per_pass: Positive = 8192
     """Tokens of one forward pass of a worker, which holds several rows or searches side by side;
     accumulation makes up the rest. A search with more is cut where a step ends, its prefix repeated; a
-    row or pair with more makes a pass of its own, so that this changes speed and memory alone."""
+    row or pair with more makes a pass of its own, so that this changes speed and memory alone (and, in
+    bfloat16, rounding: gradients of several passes are summed in it, as is DeepSpeed's default)."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of steps with rising learning rate (paper: not stated; Step-DPO uses 0.1)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -20,6 +20,8 @@ Kind = Literal[
     "accuracy loss",
     "reward without progress",
     "diversity loss",
+    "wrong weights",
+    "update lost",
 ]
 
 
@@ -57,6 +59,8 @@ ACCURACY_FALL = 2
 REWARD_RISE = 0.03
 # Fall of pass@8 against M1.
 PASS_FALL = 0.1
+# Share of a LoRA's update that rounding to the model's dtype loses when it is merged.
+LOST = 0.8
 
 
 def alarms_of(
@@ -70,7 +74,11 @@ def alarms_of(
     trained = [entry for entry in models if entry["name"] != "M0"]
     for index, entry in enumerate(trained):
         before = trained[index - 1] if index else None
-        alarms = [*judge_alarms(entry), *drift_alarms(entry, trained[0], before)]
+        alarms = [
+            *judge_alarms(entry),
+            *drift_alarms(entry, trained[0], before),
+            *weights_alarms(entry.get("doubt")),
+        ]
         found += [
             {"kind": kind, "model": entry["name"], "message": message} for kind, message in alarms
         ]
@@ -85,13 +93,29 @@ def alarms_of(
         where = "its search" + (
             "" if asked in (None, 1) else f" ({asked:.0%} of comparisons asked)"
         )
-        for kind, message in judge_alarms(figures):
+        for kind, message in search_alarms(figures):
             if (kind, model) not in raised:
                 found.append({"kind": kind, "model": model, "message": f"in {where}, {message}"})
     return sorted(found, key=lambda alarm: int(alarm["model"].removeprefix("M")))
 
 
 Alarms = Iterator[tuple[Kind, str]]
+
+
+def search_alarms(manifest: Json) -> Alarms:
+    """Alarms of a search to learn from, by its stage's manifest."""
+    yield from judge_alarms(manifest)
+    yield from weights_alarms((manifest.get("engines") or {}).get("doubt"))
+
+
+def weights_alarms(doubt: str | None) -> Alarms:
+    """The alarm of an engine that does not answer as the trainer does."""
+    if doubt is not None:
+        yield (
+            "wrong weights",
+            f"engine and trainer disagree about the model: {doubt}; its figures are not to be trusted "
+            "(`engine.enforce_eager: true` and `model.dtype` are the first things to try)",
+        )
 
 
 def judge_alarms(entry: Json) -> Alarms:
@@ -141,6 +165,14 @@ def training_alarms(training: Json) -> Alarms:
         yield (
             "likelihood displacement",
             f"training made the chosen steps less likely ({change:+.1f} nats a step, mean of all)",
+        )
+
+    lost = training.get("lost_in_merging")
+    if lost is not None and lost > LOST:
+        yield (
+            "update lost",
+            f"{lost:.0%} of the LoRA's update was lost when it was merged into weights of few bits: "
+            "raise dpo.lr",
         )
 
 

@@ -168,7 +168,8 @@ def search_steps(
         tied = is_equal and not (identical and search.when_all_identical == "accept")
         step.is_spent, step.is_tied = ranked.is_spent, is_equal and not identical
         step.is_tied &= not step.is_spent
-        if tied and not ranked.is_spent and config.when_tied == "rollback":
+        goes_back = identical or config.when_tied == "rollback"
+        if tied and not ranked.is_spent and goes_back:
             step.outcome, step.kept = "rolled_back", False
             if whole:
                 record.end = "tie"

@@ -18,6 +18,8 @@ ASLEEP_GIB = 3.0
 # with FlashAttention keeps for its backward pass (Korthikanti et al., arXiv 2205.05198, section 4.1,
 # with a gated MLP); with checkpointing only a layer's input is kept, and one layer's activations.
 ACTIVATION_UNITS = 17
+# Tokens whose logits a training worker has at the same time (psr_ray/training/logprobs.py).
+SCORED_AT_ONCE = 256
 # Bytes of a weight in 4 bits: NF4 with doubly rounded scales (arXiv 2305.14314, section 3: 0.127 bits a
 # weight beside the four).
 FOUR_BIT = 4.127 / 8
@@ -80,8 +82,8 @@ def training_memory(shape: ModelShape, training: TrainingConfig) -> TrainingMemo
         gradients=gradients / GIB,
         optimizer=0.0 if training.offload_optimizer else states / GIB,
         activations=tokens * kept / GIB,
-        # scored in chunks of 1,024 positions, in 32 bits, with their gradient
-        logits=2 * min(tokens, 1024) * shape.vocabulary * 4 / GIB,
+        # a chunk's logits, their gradient and two steps between, in 32 bits
+        logits=4 * min(tokens, SCORED_AT_ONCE) * shape.vocabulary * 4 / GIB,
         host=on_host,
     )
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from psr_ray.measures.health import judge_alarms
+from psr_ray.measures.health import search_alarms
 from psr_ray.stages import PlannedStage
 from psr_ray.storage.files import Json
 from psr_ray.telemetry.progress import read_progress
@@ -107,7 +107,7 @@ class RunDisplay:
             self._task = None
         self.console.print(f"[green]✓[/green] {finished_line(planned)}")
         if planned.kind == "search":  # before anything is trained on it
-            for kind, message in judge_alarms(planned.stage.manifest or {}):
+            for kind, message in search_alarms(planned.stage.manifest or {}):
                 self.console.print(f"[yellow]! {kind}: {escape(message)}[/yellow]", soft_wrap=True)
 
 

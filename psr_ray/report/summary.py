@@ -125,6 +125,7 @@ def model_entry(name: str, plan: list[PlannedStage], done: dict[str, Json]) -> J
         # measured when others were evaluated
         entry["probes"] = entry["probes"] | {"tau_before": None}
     entry |= {key: search.get(key) for key in SEARCH_FIGURES}
+    entry["doubt"] = engines_of(evaluation).get("doubt")
     if entry["unparsable_share"] is None:
         entry["unparsable_share"] = evaluation.get("unparsable_share_fixed")
     entry |= {

@@ -91,7 +91,7 @@ class Trainer:
         lora = self.training.lora
         if lora is None or not lora.four_bit:  # what is exported then is not what was trained
             write_proof(self.engine, first, job.out, worker)
-        export(self.model, self.tokenizer, job, worker.rank)
+        lost = export(self.model, self.tokenizer, job, worker.rank)
         if worker.rank == 0:
             facts = {
                 "num_steps": self.num_steps,
@@ -101,7 +101,7 @@ class Trainer:
                 "steps_s": steps_s,
                 "padding_share": self.num_padding_passes / self.num_passes,
                 "last": last,
-                "learned": learned,
+                "learned": learned | ({} if lost is None else {"lost_in_merging": lost}),
             }
             write_text(job.out / "training.json", json.dumps(facts, indent=1))
 
