@@ -44,7 +44,7 @@ class JudgeConfig(Frozen):
     """Most seconds of a judgement, from its first token; one that is cut off there counts as unparsable,
     too. Null: no limit (with one, verdicts depend on how busy the engine is)."""
     max_points_tokens: Positive = 1024
-    """The same for the judgement of a complete solution (`method.ranking: points`)."""
+    """Most tokens of the judgement of a complete solution (`method.ranking: points`)."""
 
     @model_validator(mode="after")
     def critiques_are_shared(self) -> JudgeConfig:
@@ -69,5 +69,5 @@ class JudgeConfig(Frozen):
 
     @property
     def most_points_tokens(self) -> int:
-        """The same for the judgement of a complete solution."""
+        """Most tokens of the judgement of a complete solution, its thinking included."""
         return self.max_points_tokens + self.max_thinking_tokens

@@ -2,9 +2,10 @@
 already, and which comparisons to ask next (`judge.comparisons`).
 
 A step is decided once its best and its worst candidate, and whether that is a preference at all, are the
-same whatever the open verdicts say. Every verdict is within [0, 1], so that a score's bounds are those
-with all its open verdicts won, and lost; the difference of two scores reaches its bounds together with
-them, since what one of them loses to the other the other wins.
+same whatever the open verdicts say. A verdict is within [0, 1], so a score is lowest when all its open
+verdicts are lost, and highest when all are won. For two candidates A and B, A - B is highest when A wins
+and B loses all that is open: no verdict stands against that, since a verdict between them that A wins is
+one that B loses.
 """
 
 from __future__ import annotations
