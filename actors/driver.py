@@ -114,8 +114,8 @@ class IterationDriver:
     def stage(self, name: str, body: Callable[[PlannedStage], Json]) -> None:
         """Open a stage's folder, run it and write its manifest, unless it is complete or not wanted.
 
-        ``wall_s`` runs from the end of the stage before, so that the stages' times add up to the run's. It
-        includes the start of a driver; what this stage did while that one still ran is ``beside_s``."""
+        ``wall_s`` runs from the end of the stage before, so that the stages' times add up to the run's.
+        It includes the start of a driver; what was done while that stage still ran is ``beside_s``."""
         if not self.is_due(name):
             return
         planned = self.stages[name]
