@@ -118,6 +118,8 @@ def test_a_trial_says_what_is_usable_and_which_setting_to_change(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.faults  # so that make faults tries it
 def test_doctor_tries_three_problems(tmp_path):
     done = psr(
         ROOT, "doctor", "--try", "--config", "configs/smoke.yaml", "--set", f"runs_dir={tmp_path}"
