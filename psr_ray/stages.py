@@ -93,6 +93,24 @@ def method_settings(config: Config, name: str) -> Json:
     return {key: value for key, value in values.items() if key not in speed}
 
 
+def settings_that_count(config: Config) -> Json:
+    """All settings that a run's results depend on, by their whole names, but for its base model."""
+    names = ("search", "evaluation", "data", "seed_data", "num_iterations", "method", "refresh")
+    found = settings_of(config, *GENERATION_SETTINGS, *names)
+    for name in config.trainings():
+        found[name] = method_settings(config, name)
+    return dict(flat(found))
+
+
+def flat(node: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings in nested groups by their whole names."""
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def refresh_settings(refresh: RefreshConfig, *, of_training: bool) -> Json:
     """The settings of `refresh` that a training reads, or those that a search does."""
     values = refresh.model_dump(mode="json")

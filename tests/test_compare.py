@@ -14,7 +14,7 @@ from psr_ray.data.stage import write_data
 from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import mean_and_error
 from psr_ray.runs import RunDirectory
-from psr_ray.stages import planned_stages
+from psr_ray.stages import planned_stages, settings_that_count
 from psr_ray.storage.shards import read_rows
 
 EVIDENCE = ROOT / "configs" / "evidence.yaml"
@@ -141,20 +141,24 @@ def test_records_of_unequal_numbers_of_problems_are_named(comparison):
 
 
 def test_a_record_of_other_settings_is_named(comparison):
-    was = {"search.num_candidates": 6, "engine.max_num_seqs": 8, "model": {"max_length": 512}}
-    now = was | {"engine.max_num_seqs": 16}
-    for method in comparison.methods:
-        for seed in comparison.seeds:
-            rewrite(comparison, method, seed, asked=was)
-    changed = comparison.model_copy(update={"overrides": now})
-    assert len(stored_records(changed)) == 6
-    changed = comparison.model_copy(update={"overrides": now | {"model": {"max_length": 256}}})
-    with pytest.raises(PsrError, match=r"seed-0\.json: .*\(model\.max_length: 512 → 256\); set"):
-        stored_records(changed)
-    methods = comparison.methods | {"outcome": {"search.num_candidates": 4}}
-    changed = comparison.model_copy(update={"overrides": now, "methods": methods})
-    with pytest.raises(PsrError, match=r"outcome-seed-0\.json: .*num_candidates: 6 → 4"):
-        stored_records(changed)
+    for run in planned_runs(comparison):
+        was = json.loads(json.dumps(settings_that_count(run.config)))
+        del was["search.tie_break"]  # as if there had been no such setting
+        rewrite(comparison, run.method, run.seed, made_with=was)
+
+    def stored(methods=None, **overrides):
+        update = {"overrides": overrides} | ({} if methods is None else {"methods": methods})
+        return stored_records(comparison.model_copy(update=update))
+
+    speed = {"dpo.gradient_checkpointing": True, "engine.max_num_seqs": 8, "keep_models": 1}
+    assert len(stored(**speed, **{"search.tie_break": "first"})) == 6
+    for name, value in {"num_candidates": 4, "top_p": 0.3}.items():
+        with pytest.raises(PsrError, match=rf"seed-0\.json: .*\(search\.{name}: .* → {value}\)"):
+            stored(**{f"search.{name}": value})
+    with pytest.raises(PsrError, match=r"engine\.seeded_sampling: "):
+        stored(**{"engine.seeded_sampling": True})
+    with pytest.raises(PsrError, match=r"outcome-seed-0\.json: .*num_candidates: .* → 4"):
+        stored(comparison.methods | {"outcome": {"search.num_candidates": 4}})
 
 
 def test_records_of_different_problems_cannot_be_paired(comparison):

@@ -75,10 +75,6 @@ class CompareConfig(Frozen):
         """Name of a run: its folder, and its record's file."""
         return f"{method}-seed-{seed}"
 
-    def asked(self, method: str) -> Overrides:
-        """The settings in which a method's runs differ from the base."""
-        return self.overrides | self.methods[method]
-
     def record(self, method: str, seed: int) -> Path:
         """File of a run's stored record."""
         return self.records / f"{self.run_name(method, seed)}.json"
@@ -115,8 +111,6 @@ class PlannedRun:
     seed: int
     config: Config
     record: Path
-    asked: Overrides
-    """The settings in which it differs from the comparison's base, but for its seed."""
 
 
 def assignments(values: Mapping[str, Any]) -> list[str]:
@@ -128,12 +122,13 @@ def planned_runs(comparison: CompareConfig) -> Iterator[PlannedRun]:
     """All runs: the reference method's for every seed first, then method by method."""
     shared = load_config(comparison.base, assignments(comparison.overrides))
     folder = Path(shared.runs_dir) / comparison.name
-    for method in comparison.methods:
+    for method, settings in comparison.methods.items():
         for seed in comparison.seeds:
             name = comparison.run_name(method, seed)
             own: Overrides = {"name": name, "seed": seed, "runs_dir": str(folder)}
             if method != comparison.reference:
                 own["shared_dir"] = str(folder / comparison.run_name(comparison.reference, seed))
-            config = load_config(comparison.base, assignments(comparison.asked(method) | own))
-            asked = comparison.asked(method)
-            yield PlannedRun(method, seed, config, comparison.record(method, seed), asked)
+            config = load_config(
+                comparison.base, assignments(comparison.overrides | settings | own)
+            )
+            yield PlannedRun(method, seed, config, comparison.record(method, seed))

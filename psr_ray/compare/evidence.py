@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from psr_ray.compare.config import CompareConfig
+from psr_ray.compare.config import CompareConfig, planned_runs
 from psr_ray.compare.statistics import aggregate
 from psr_ray.errors import PsrError
-from psr_ray.runs import differences
+from psr_ray.stages import settings_that_count
 from psr_ray.storage.files import Json, read_json, write_text
-
-# Settings that change how fast a run is, not what it finds.
-SPEED = re.compile(
-    r"engine\.|telemetry\.|\S*\.(num_workers|cpus_per_worker|tokens_per_pass|use_gpu): "
-)
 
 
 def stored_records(comparison: CompareConfig) -> list[Json]:
     """The records of the planned methods and seeds, in the comparison's order. Raises ``PsrError`` for
     one that was made with other settings than the comparison has now."""
     records = []
-    for method in comparison.methods:
-        for seed in comparison.seeds:
-            path, asked = comparison.record(method, seed), comparison.asked(method)
-            record = read_json(path)
-            if record is None:
-                continue
-            changes = differences(record.get("asked", asked), asked)
-            if changes := [change for change in changes if not SPEED.match(change)]:
-                raise PsrError(
-                    f"{path}: made with other settings ({'; '.join(changes[:3])}); set them back, "
-                    "`psr-ray compare` again, or give this comparison another name"
-                )
-            records.append(record)
+    for run in planned_runs(comparison):
+        record = read_json(run.record)
+        if record is None:
+            continue
+        made_with, now = record.get("made_with") or {}, settings_that_count(run.config)
+        changes = [
+            f"{name}: {made_with[name]} → {now[name]}"
+            for name in sorted(made_with.keys() & now.keys())  # settings that there were then, too
+            if made_with[name] != now[name]
+        ]
+        if changes:
+            raise PsrError(
+                f"{run.record}: made with other settings ({'; '.join(changes[:3])}); set them back, "
+                "`psr-ray compare` again, or give this comparison another name"
+            )
+        records.append(record)
     return records
 
 

@@ -11,7 +11,7 @@ from psr_ray.compare.config import PlannedRun
 from psr_ray.data.rows import output_folder
 from psr_ray.measures.evaluation import correct_characters
 from psr_ray.runs import RunDirectory, fingerprint
-from psr_ray.stages import PlannedStage, planned_stages
+from psr_ray.stages import PlannedStage, planned_stages, settings_that_count
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.shards import finished_ids
 
@@ -46,7 +46,7 @@ def write_record(run: PlannedRun, summary: Json) -> None:
         "key": run_key(run),
         "base": base if identity == base else Path(base).name,  # a Hub id, or a folder
         "base_fingerprint": identity,
-        "asked": run.asked,
+        "made_with": settings_that_count(run.config),
         "settings": run.config.model_dump(mode="json", include={"method", "dpo"}),
         "models": summary["models"],
         "alarms": summary["alarms"],
