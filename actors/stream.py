@@ -95,12 +95,9 @@ def run_rows(
             used["busy_s"] = stream_rows(paths, work, progress, advance, worker, engines)
             result_of(engines.finish.remote(str(folder)))
             used["engine_starts"] = max(0, result_of(engines.starts.remote(str(folder))) - before)
-        marks = ledger.engines()
-        used |= {
-            "num_engines": len(marks),
-            "loading_s": max((mark["loading_s"] for mark in marks), default=0.0),
-            "doubt": next((mark["doubt"] for mark in marks if mark["doubt"]), None),
-        }
+        loading = [mark["loading_s"] for mark in ledger.engines()]
+        used |= {"num_engines": len(loading), "loading_s": max(loading, default=0.0)}
+    used["doubt"] = next((mark["doubt"] for mark in ledger.engines() if mark["doubt"]), None)
     ledger.remove()
     in_task(check_rows, folder, expected, config.engine.max_failed_share)
     return used

@@ -6,6 +6,7 @@ from psr_ray.config import Config
 from psr_ray.errors import PsrError
 from psr_ray.runs import MODEL_FOLDER, WEIGHTS_MARK
 from psr_ray.stages import PlannedStage
+from psr_ray.storage.files import Json
 from psr_ray.storage.locations import remove
 
 
@@ -24,6 +25,24 @@ def evaluated_before(plan: list[PlannedStage], model: str) -> str:
     names = [p.model for p in plan if p.kind == "evaluate" and p.model != "M0"]
     place = names.index(model) if model in names else 0
     return names[max(place - 1, 0)]
+
+
+def manifests_of(plan: list[PlannedStage]) -> tuple[dict[str, Json], list[str]]:
+    """The manifests of complete stages, by stage, and the names of stages that are outdated: of other
+    settings than the run's, or of another version, and older than a stage before them, done again."""
+    done, outdated, newest = dict[str, Json](), list[str](), 0.0
+    for planned in plan:
+        stage = planned.stage
+        if (manifest := stage.manifest) is None:
+            continue
+        finished_at = manifest.get("finished_at", 0.0)
+        if stage.is_complete:
+            newest = max(newest, finished_at)
+        elif finished_at < newest:
+            outdated.append(stage.name)
+            continue
+        done[stage.name] = manifest
+    return done, outdated
 
 
 def made_models(plan: list[PlannedStage]) -> list[str]:

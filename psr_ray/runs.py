@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ WEIGHTS_MARK = "config.json"
 CHECKPOINTS = "checkpoints"
 # Raised when a stage's output changes for the same settings: old results are then made again.
 FORMAT = 11
-# Of a larger file are read: the beginning (of weights: names, shapes, offsets) and parts, evenly spaced.
-# A LoRA changes some of the tensors, and none of those that stand first.
+# Of large files are read: the beginning (of weights: names, shapes, offsets), and so many parts, evenly
+# spaced over all of them. A LoRA changes some of the tensors, and none of those that stand first.
 FINGERPRINT_BYTES, NUM_PARTS, PART_BYTES = 2**20, 256, 2**14
 
 
@@ -62,13 +63,14 @@ def fingerprint(model: str) -> str:
 def digest_of(paths: Iterable[Path]) -> str:
     """Hash of the names and sizes of some files, and of what they hold: all of it, or of a file that is
     larger than a few MiB parts by which it is told from others."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().st_size
+    digest, all_bytes = hashlib.sha256(), FINGERPRINT_BYTES + NUM_PARTS * PART_BYTES
+    sizes = {path: path.stat().st_size for path in sorted(paths)}
+    num_parts = max(16, NUM_PARTS // max(1, sum(size > all_bytes for size in sizes.values())))
+    for path, size in sizes.items():
         digest.update(f"{path.name} {size}".encode())
         parts = [(0, size)]
-        if size > FINGERPRINT_BYTES + NUM_PARTS * PART_BYTES:
-            spaced = (number * size // NUM_PARTS for number in range(1, NUM_PARTS))
+        if size > all_bytes:
+            spaced = (number * size // num_parts for number in range(1, num_parts))
             parts = [(0, FINGERPRINT_BYTES), *((at, at + PART_BYTES) for at in spaced)]
         for content in read_parts(path, parts):
             digest.update(content)
@@ -132,6 +134,7 @@ class Stage:
         before it."""
         drop_unfinished(self.folder)
         manifest = {"stage": self.name, "key": self.key, "wall_s": wall_s, **facts}
+        manifest["finished_at"] = time.time()
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
     def remove(self, *, everything: bool = False) -> None:

@@ -9,7 +9,10 @@ def test_the_last_complete_box_counts():
     assert extract_boxed("\\boxed{1} then \\boxed{\\frac{2}{3}}") == "\\frac{2}{3}"
     assert extract_boxed("\\boxed{1") is None
     assert extract_boxed("\\boxed{42}. Check: \\boxed{4") == "42"  # cut off
+    assert extract_boxed("\\boxed{\\boxed{1}}") == "1"
+    assert extract_boxed("} {\\boxed{ a{b} }") == "a{b}"
     assert extract_boxed("none") is None
+    assert extract_boxed("\\boxed{x" * 20_000) is None  # in no time
 
 
 @pytest.mark.parametrize(

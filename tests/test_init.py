@@ -18,7 +18,8 @@ from psr_ray.config import Config
 from psr_ray.config.file import load_config
 from psr_ray.data.sources import on_hub
 from psr_ray.errors import PsrError
-from psr_ray.planning.choose import chosen_settings, default_recipe, model_facts
+from psr_ray.planning.choose import chosen_settings, default_recipe
+from psr_ray.planning.facts import model_facts
 from psr_ray.planning.machine import Machine, machine_of
 from psr_ray.planning.memory import check_fits
 from psr_ray.planning.model import model_shape
@@ -108,8 +109,24 @@ def test_a_base_model_is_told_from_one_that_follows_instructions(
     found, why = default_recipe(facts, Machine(0, 0, 8, 64))
     assert found == "cpu"
     assert ("looks like a base model" in why) == (recipe == "paper")
-    named = model(tmp_path / "m-base", SEVEN, tokenizer)
-    assert default_recipe(model_facts(named), Machine(1, 80, 8, 64))[0] == "paper"
+
+
+def test_a_name_says_base_as_a_word_alone(tmp_path):
+    gpu = Machine(1, 80, 8, 64)
+    found, why = default_recipe(model_facts(model(tmp_path / "m-7b-base", SEVEN, CHAT)), gpu)
+    assert (found, "its name says so" in why) == ("paper", True)
+    named = model(tmp_path / "codebase-instruct", SEVEN, CHAT)
+    assert default_recipe(model_facts(named), gpu)[0] == "instruct"
+
+
+def test_tokens_that_end_texts_are_found_in_a_tokenizer_of_transformers_5(tmp_path):
+    new = {name: value for name, value in GEMMA.items() if name != "added_tokens_decoder"}
+    base = model(tmp_path / "m", SEVEN, new)
+    (tmp_path / "m" / "generation_config.json").write_text('{"eos_token_id": [1, 106]}')
+    assert model_facts(base).why_base is not None
+    tokens = {"added_tokens": [{"id": 106, "content": "<end_of_turn>"}]}
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(tokens))
+    assert model_facts(base).why_base is None
 
 
 def test_what_does_not_go_together_is_named(tmp_path):

@@ -11,8 +11,9 @@ from psr_ray.inference.search_rows import SEARCH_SCHEMA
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.solutions import solution_figures
 from psr_ray.planning.show import print_plan
+from psr_ray.report.curves import training_curves
 from psr_ray.report.display import cells, duration, model_table
-from psr_ray.report.html import headline, write_report
+from psr_ray.report.html import headline, search_stages, write_report
 from psr_ray.report.status import print_status
 from psr_ray.report.summary import write_summary
 from psr_ray.runs import CONFIG_FILE, RunDirectory
@@ -118,18 +119,34 @@ def test_figures_of_earlier_settings_are_left_out(tmp_path):
     run = finished_run(tmp_path)
     changed = run.config.dpo.model_copy(update={"lr": 0.5})
     again = RunDirectory(run.config.model_copy(update={"dpo": changed}))
-    summary = write_summary(again)  # not trained yet
-    assert [model["name"] for model in summary["models"]] == ["M0", "M1"]
-    assert "train-1" not in summary["wall_s"]
+    summary = write_summary(again)  # not trained yet: all are of the earlier settings
+    assert [model["name"] for model in summary["models"]] == ["M0", "M1", "M2"]
     for planned in planned_stages(again):
         if planned.stage.name == "train-1":
             planned.stage.open()
             planned.stage.finish(1.0, last={"dpo_loss": 0.5, "chosen_logp_change": -9.0})
     summary = write_summary(again)
     assert [model["name"] for model in summary["models"]] == ["M0", "M1"]
+    assert summary["outdated"] == ["evaluate-M2"]
     assert [(a["kind"], a["model"]) for a in summary["alarms"]] == [
         ("likelihood displacement", "M2")
     ]
+
+
+def test_searches_and_curves_of_earlier_settings_are_left_out(tmp_path):
+    run = finished_run(tmp_path)
+    changed = run.config.search.model_copy(update={"top_p": 0.5})
+    again = RunDirectory(run.config.model_copy(update={"search": changed}))
+    for planned in planned_stages(again):
+        if planned.stage.name in ("evaluate-M0", "evaluate-M1"):
+            planned.stage.open()
+            planned.stage.finish(1.0, **solution_figures([solution(1, True)]), **judge_figures([]))
+    summary = write_summary(again)
+    assert summary["outdated"] == ["search-1", "preferences-1", "train-1", "evaluate-M2"]
+    (run.path / "search-1").mkdir(exist_ok=True)
+    assert search_stages(run.path, summary["outdated"]) == []
+    assert training_curves(run.path, 1, summary["outdated"]) is None
+    assert training_curves(run.path, 1, []) is not None
 
 
 def test_a_run_of_another_version_is_reported_as_it_is(tmp_path, monkeypatch):

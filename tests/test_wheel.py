@@ -71,6 +71,6 @@ def test_the_wheel_runs_the_notebook_from_another_folder(tmp_path):
     assert packages in printed
     assert "pairs from" in printed
     assert (here / "runs" / "notebook" / "report.html").is_file()
-    assert "embedded model" in do(venv / "bin" / "psr-ray", "demo", "--help", cwd=here)
+    assert "M2" in do(venv / "bin" / "psr-ray", "report", "runs/notebook", cwd=here)
     done = do(python, ROOT / "jobs" / "build_seed.py", "--help", cwd=here)
     assert "ift" in done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 STATED = re.compile(r"\banswer\s*(?:is|are|was|:|=)\s*:?", re.IGNORECASE)
+BRACES = re.compile(r"\\boxed\{|[{}]")
 # Where an answer ends: at a full stop that no digit follows, a reason, the end of its formula or line.
 END = re.compile(r"\.(?:\s|$)|\*\*|\$|\\\]|\\\)|,\s+(?:since|because|as|so)\b|\n")
 NUMBER = re.compile(r"(?:(?<![\d)}])-)?(?:(?:\d[\d,]*\d|\d)(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
@@ -14,14 +15,15 @@ BEFORE = re.compile(r"(?:[\s*:$]|\\\[|\\\()+")
 
 def extract_boxed(solution: str) -> str | None:
     """The content of the last complete ``\\boxed{...}``, braces balanced; None where there is none."""
-    start = len(solution)
-    while (start := solution.rfind("\\boxed{", 0, start)) >= 0:
-        depth = 0
-        for position in range(start + len("\\boxed"), len(solution)):
-            depth += {"{": 1, "}": -1}.get(solution[position], 0)
-            if depth == 0:
-                return solution[start + len("\\boxed{") : position].strip()
-    return None
+    last, content, is_open = -1, None, list[tuple[int, bool]]()
+    for brace in BRACES.finditer(solution):
+        if brace[0] != "}":
+            is_open.append((brace.end(), brace[0] != "{"))
+        elif is_open:
+            start, is_box = is_open.pop()
+            if is_box and start > last:  # of two, one in the other, the inner one
+                last, content = start, solution[start : brace.start()].strip()
+    return content
 
 
 def stated_answer(solution: str) -> str | None:

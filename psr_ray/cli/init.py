@@ -85,7 +85,8 @@ def init(
 
     from psr_ray.config.file import describe_errors, load_config
     from psr_ray.doctor import print_checks
-    from psr_ray.planning.choose import Recipe, chosen_settings, default_recipe, model_facts
+    from psr_ray.planning.choose import Recipe, chosen_settings, default_recipe
+    from psr_ray.planning.facts import model_facts
     from psr_ray.planning.machine import Machine, cluster_machine, this_machine
     from psr_ray.planning.show import gpu_of
 

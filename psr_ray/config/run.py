@@ -49,8 +49,8 @@ class SearchConfig(Frozen):
     """Rollbacks allowed in a search before it ends (paper: only the cap on steps)."""
     when_all_identical: Literal["accept", "rollback"] = "accept"
     """All candidates the same step (the same text, whatever its tokens): append it without a pair, or
-    treat it as a tie. The paper's rule read literally rolls back; that would punish certainty, so we
-    accept."""
+    drop the step before it, whatever `when_tied` says. The paper's rule read literally rolls back; that
+    would punish certainty, so we accept."""
     tie_break: Literal["most_sampled", "first"] = "most_sampled"
     """Which of several best (or worst) candidates is taken (paper: not stated)."""
     when_tied: Literal["rollback", "append"] | None = None

@@ -2,7 +2,7 @@
 
 A training ends with a *proof*: log-probabilities of some of its completions under the weights that it
 exports. An engine scores the same completions. One that has loaded new weights in place and answers
-otherwise is not used; a fresh one that does gets a warning in its log.
+otherwise is not used; a fresh one that does raises an alarm.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def training_alarms(training: Json) -> Alarms:
         yield (
             "update lost",
             f"{lost:.0%} of the LoRA's update was lost when it was merged into weights of few bits: "
-            "raise dpo.lr",
+            "raise its learning rate",
         )
 
 

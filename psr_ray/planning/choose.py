@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
 from psr_ray.config import Config, PromptConfig
 from psr_ray.data.sources import num_in, on_hub
 from psr_ray.errors import PsrError
+from psr_ray.planning.facts import LENGTH, ModelFacts, model_facts
 from psr_ray.planning.machine import Machine, this_machine
 from psr_ray.planning.memory import GIB, check_fits, engine_memory
-from psr_ray.planning.model import ModelShape, model_config, model_file, model_shape
-from psr_ray.storage.files import Json, read_json
+from psr_ray.planning.model import ModelShape, model_shape
+from psr_ray.storage.files import Json
 
 Recipe = Literal["paper", "instruct", "lora", "cpu"]
-# Longest sequence asked for, where the model's context allows it.
-LENGTH, CPU_LENGTH = 4096, 1536
+# Longest sequence asked for on CPU.
+CPU_LENGTH = 1536
 # Problems to search in each round.
 ROUNDS: dict[Recipe, tuple[int, ...]] = {
     "paper": (400, 800, 1200),
@@ -39,74 +39,17 @@ LORA_LR = 5e-5
 CPU_BYTES = 20
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """A model by its small files."""
-
-    base: str
-    context: int
-    has_chat_template: bool
-    follows: bool
-    """Whether it looks like a model that follows instructions. Some base models have a chat template,
-    too; no token that ends their texts is in it."""
-
-
-def model_facts(base: str) -> ModelFacts:
-    """A model folder's or Hub id's facts; of the Hub, only small files are fetched.
-
-    Raises ``PsrError`` where it holds no config.
-    """
-
-    config = model_config(base)
-    if config is None:
-        raise PsrError(f"--model {base}: no config.json; give a Hugging Face folder or a Hub id")
-    settings = json_file(base, "tokenizer_config.json")
-    own = model_file(base, "chat_template.jinja")
-    template = str(settings.get("chat_template") or (own.read_text() if own else ""))
-    follows = any(end in template for end in ("eos_token", *ends_of(base, settings)))
-    follows &= "base" not in Path(base).name.lower()
-    length = int(config.get("max_position_embeddings") or LENGTH)
-    return ModelFacts(base, length, bool(template), follows)
-
-
-def json_file(base: str, name: str) -> Json:
-    """The object in a small file of a model; an empty one where it has no such file."""
-    path = model_file(base, name)
-    return {} if path is None else read_json(path, "fetch the model again") or {}
-
-
-def ends_of(base: str, tokenizer: Json) -> list[str]:
-    """The tokens that end a model's texts, by its tokenizer's settings and those of its generation."""
-    eos = tokenizer.get("eos_token")
-    found = [eos.get("content") if isinstance(eos, dict) else eos]
-    ids = json_file(base, "generation_config.json").get("eos_token_id")
-    added = tokenizer.get("added_tokens_decoder") or {}
-    found += [
-        added.get(str(i), {}).get("content") for i in (ids if isinstance(ids, list) else [ids])
-    ]
-    return [token for token in found if token]
-
-
 def default_recipe(facts: ModelFacts, machine: Machine) -> tuple[Recipe, str]:
     """The recipe that goes with a model on a machine, and why."""
     if not machine.num_gpus:
-        asked = (
-            ""
-            if facts.follows
-            else ", and a model that looks like a base model, which is asked as it is"
-        )
-        return "cpu", f"no GPU here{asked}"
-    if facts.follows:
+        looks = f"; it looks like a base model ({facts.why_base})" if facts.why_base else ""
+        return "cpu", f"no GPU here{looks}"
+    if facts.why_base is None:
         return (
             "instruct",
-            "it looks like a model that follows instructions, so it is not fine-tuned first",
+            "it looks like a model that follows instructions; it is not fine-tuned first",
         )
-    kind = (
-        "its chat template has no token that ends its texts"
-        if facts.has_chat_template
-        else "it has no chat template"
-    )
-    return "paper", f"it looks like a base model ({kind}), so it is fine-tuned first"
+    return "paper", f"it looks like a base model ({facts.why_base}); it is fine-tuned first"
 
 
 def data_settings(
@@ -151,7 +94,8 @@ def chosen_settings(
     if recipe != "paper" and not facts.has_chat_template:
         raise PsrError(
             f"--recipe {recipe}: the tokenizer of {facts.base} has no chat template, so it is a base "
-            "model; take --recipe paper, which fine-tunes it first"
+            "model; take --recipe paper on GPUs, which fine-tunes it first; on CPU begin with a copy of "
+            "configs/demo.yaml, which does"
         )
     if recipe != "cpu" and not machine.num_gpus:
         raise PsrError(

@@ -25,13 +25,13 @@ MOST_TICKS = 12
 MOST_CURVES = 6
 
 
-def training_curves(run_dir: Path, num_rounds: int) -> bytes | None:
-    """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage; of many
-    rounds one after the other."""
+def training_curves(run_dir: Path, num_rounds: int, outdated: list[str]) -> bytes | None:
+    """Loss, log-probability changes of chosen and rejected steps, for each step-DPO stage that is not
+    outdated; of many rounds one after the other."""
     curves: list[tuple[str, list[Json]]] = []
     for number in range(1, num_rounds + 1):
         path = run_dir / f"train-{number}" / "metrics.jsonl"
-        if path.is_file():
+        if path.is_file() and f"train-{number}" not in outdated:
             curves.append((f"M{number + 1}", [json.loads(line) for line in path.open()]))
     if not curves:
         return None

@@ -47,12 +47,12 @@ def write_report(run_dir: Path, summary: Json) -> Path:
     (run_dir / "report.png").write_bytes(overview)
     figures = [
         ("accuracy, judge, steps, reward and diversity by model, with 95 % intervals", overview),
-        ("step-DPO training curves", training_curves(run_dir, len(rounds))),
+        ("step-DPO training curves", training_curves(run_dir, len(rounds), summary["outdated"])),
         ("what each round took and gave", rounds_figure(rounds)),
     ]
     write_views(run_dir, summary)
     memory = summary["peak_rss_bytes"]
-    stages = search_stages(run_dir)
+    stages = search_stages(run_dir, summary["outdated"])
     html = environment.get_template("page.html.jinja").render(
         summary=summary,
         headline=headline(models),
@@ -91,9 +91,10 @@ def wall_lines(wall_s: dict[str, float]) -> list[tuple[str, str]]:
     return [(name, duration(seconds)) for name, seconds in found.items()]
 
 
-def search_stages(run_dir: Path) -> list[tuple[str, Path]]:
-    """The models that searched, each with its stage's folder."""
-    found = [(re.fullmatch(r"search-(\d+)", f.name), f) for f in run_dir.glob("search-*")]
+def search_stages(run_dir: Path, outdated: list[str]) -> list[tuple[str, Path]]:
+    """The models that searched, each with its stage's folder, but for outdated ones."""
+    folders_there = (f for f in run_dir.glob("search-*") if f.name not in outdated)
+    found = [(re.fullmatch(r"search-(\d+)", f.name), f) for f in folders_there]
     folders = {int(match[1]): folder for match, folder in found if match is not None}
     return [(f"M{k}", folders[k]) for k in sorted(folders)]
 

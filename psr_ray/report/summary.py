@@ -8,7 +8,7 @@ from collections.abc import Callable
 from psr_ray.measures.health import alarms_of
 from psr_ray.measures.provenance import versions
 from psr_ray.report.memory import FILE_NAME as MEMORY_FILE
-from psr_ray.run_models import evaluated_before
+from psr_ray.run_models import evaluated_before, manifests_of
 from psr_ray.runs import RunDirectory
 from psr_ray.stages import Kind, PlannedStage, planned_stages
 from psr_ray.storage.files import Json, read_json, write_text
@@ -80,18 +80,6 @@ SHARES_OF: dict[str, Callable[[Json], float]] = {
     "unparsable_share": lambda m: m.get("num_verdicts", 0),
     "asked_share": lambda m: m.get("num_verdicts", 0) / m["asked_share"] if m["asked_share"] else 0,
 }
-
-
-def manifests_of(plan: list[PlannedStage]) -> dict[str, Json]:
-    """The manifests of complete stages, by stage. Those of earlier settings are left out, but for a run
-    that another version of the code has made: then they are all there is."""
-    method = ("sft", "search", "preferences", "train")
-    is_present = any(p.stage.is_complete for p in plan if p.kind in method)
-    return {
-        p.stage.name: p.stage.manifest
-        for p in plan
-        if p.stage.manifest and (p.stage.is_complete or not is_present)
-    }
 
 
 def model_entry(name: str, plan: list[PlannedStage], done: dict[str, Json]) -> Json | None:
@@ -185,7 +173,7 @@ def together(manifests: list[Json]) -> Json:
 def summarize(run: RunDirectory) -> Json:
     """The summary of complete stages."""
     plan = planned_stages(run)
-    done = manifests_of(plan)
+    done, outdated = manifests_of(plan)
     entries = [model_entry(name, plan, done) for name in run.config.model_names]
     models = [entry for entry in entries if entry is not None]
 
@@ -195,7 +183,7 @@ def summarize(run: RunDirectory) -> Json:
     searches = {planned.model: facts for planned, facts in facts_of("search")}
     trainings: dict[str, Json] = {
         planned.model: (facts.get("last") or {}) | (facts.get("learned") or {})
-        for planned, facts in facts_of("train")
+        for planned, facts in facts_of("sft") + facts_of("train")
     }
     own = [
         p for p in plan if p.stage.folder.parent == run.path
@@ -204,6 +192,7 @@ def summarize(run: RunDirectory) -> Json:
         "name": run.config.name,
         "seed": run.config.seed,
         "models": models,
+        "outdated": outdated,
         "alarms": alarms_of(models, searches, trainings),
         "seed_data": {
             planned.stage.name: {key: facts.get(key) for key in SEED_FIGURES}

@@ -79,10 +79,10 @@ def count_parameters(index: Path, num_parameters: int) -> None:
         index.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
-def lost_in_merging(model: Any, *, is_sharded: bool) -> float:
+def lost_in_merging(model: Any, *, is_sharded: bool) -> float | None:
     """How much of a LoRA's update rounding to the weights' dtype loses: the norm of what it changes over
-    that of the update, 0 to about 1, over all layers. bfloat16 has 8 bits: in weights of size w a change
-    below w/512 is lost. With ZeRO-3 all workers must call it."""
+    that of the update, 0 to about 1, over all plain layers; None without one. bfloat16 has 8 bits: in
+    weights of size w a change below w/512 is lost. With ZeRO-3 all workers must call it."""
     error = size = 0.0
     for layer in model.modules():
         if not hasattr(layer, "get_delta_weight"):
@@ -96,7 +96,7 @@ def lost_in_merging(model: Any, *, is_sharded: bool) -> float:
             change = (weights.float() + update).to(weights.dtype).float() - weights.float()
             error += (change - update).square().sum().item()
             size += update.square().sum().item()
-    return float((error / size) ** 0.5) if size else 0.0
+    return float((error / size) ** 0.5) if size else None
 
 
 def merged_weights(model: Any, *, is_sharded: bool) -> Iterator[tuple[str, torch.Tensor]]:
