@@ -171,8 +171,8 @@ def training_alarms(training: Json) -> Alarms:
     if lost is not None and lost > LOST:
         yield (
             "update lost",
-            f"{lost:.0%} of the LoRA's update was lost when it was merged into weights of few bits: "
-            "raise its learning rate",
+            f"{lost:.0%} of the LoRA's update was lost when it was merged: below the rounding of "
+            "`model.dtype`; raise its learning rate",
         )
 
 

@@ -185,9 +185,8 @@ def summarize(run: RunDirectory) -> Json:
         planned.model: (facts.get("last") or {}) | (facts.get("learned") or {})
         for planned, facts in facts_of("sft") + facts_of("train")
     }
-    own = [
-        p for p in plan if p.stage.folder.parent == run.path
-    ]  # not of a run that this one shares
+    # not of a run that this one shares
+    own = [planned for planned in plan if planned.stage.folder.parent == run.path]
     return {
         "name": run.config.name,
         "seed": run.config.seed,
