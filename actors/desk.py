@@ -21,13 +21,13 @@ from psr_ray.telemetry.traces import Tracer
 
 @dataclass(frozen=True)
 class StageWork:
-    """What an engine does in a stage: by which model (with M1 beside it, where ``first`` is given), and
-    where its rows go."""
+    """What an engine does in a stage: by which model, with which other one as its judge (None: the model
+    itself), and where its rows go."""
 
     model: str
     config: Config
     folder: Path
-    first: str | None = None
+    judge: str | None = None
     attempt: str = ""
     """Which driver's: one that starts the stage again does not get the rows of one that died."""
 

@@ -217,7 +217,7 @@ class IterationDriver:
         model = self._model(planned.model)
         number = int(planned.model.removeprefix("M"))
         judges = number > 1 and self.config.method.other_judges
-        first = self._judge(number) if judges else None
+        judge = self._judge(number) if judges else None
         is_evaluation = planned.kind == "evaluate"
         return run_rows(
             inputs,
@@ -225,7 +225,7 @@ class IterationDriver:
             model,
             config,
             progress,
-            first,
+            judge,
             pool=self.pool,
             attempt=self.attempt,
             handed_out=self.is_handed_out.set if is_evaluation else None,

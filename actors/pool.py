@@ -41,11 +41,11 @@ SLEEP_S = 120.0
 
 @dataclass
 class Engine:
-    """An engine of the pool: its actor, the M1 that it has beside the policy, its answer where its
+    """An engine of the pool: its actor, the judge that it has beside the policy, its answer where its
     process runs; once it has loaded, its node and processes, and the seconds that it took to start."""
 
     actor: Any
-    first: str | None
+    judge: str | None
     place: Any = None
     in_room: bool = False
     mark: Json | None = None
@@ -65,16 +65,16 @@ class EnginePool:
         self.is_closing = False
         self.held = Held()
 
-    def begin(self, stage: str, attempt: str, first: str | None = None) -> int:
+    def begin(self, stage: str, attempt: str, judge: str | None = None) -> int:
         """A stage begins, perhaps once more, by a driver (``attempt``). Engines that work for another
-        driver, which has died, end, and those without the M1 that the stage needs beside the policy.
+        driver, which has died, end, and those without the judge that the stage needs beside the policy.
         Returns how many engines there are."""
         self.finish(stage)
         if attempt != self.attempt:
             self.attempt, self.leases = attempt, {}
             self._end_left([name for name in self._started() if not self._is_idle(name)])
-        if first is not None:
-            self._end([name for name, engine in self.engines.items() if engine.first != first])
+        if judge is not None:
+            self._end([name for name, engine in self.engines.items() if engine.judge != judge])
         return len(self.engines)
 
     def room(self, demand: Demand) -> Any:
@@ -190,7 +190,7 @@ class EnginePool:
         engine = actor.remote()
         name = uuid.uuid4().hex[:8]
         place = engine.place.remote()
-        self.engines[name] = Engine(engine, work.first, place, in_room)
+        self.engines[name] = Engine(engine, work.judge, place, in_room)
         if in_room and self.kept_room.wait(0):  # it waits for the process
             self.held.take(name, demand.held)
         place.future().add_done_callback(lambda found: self._placed(name, demand.held, found))

@@ -45,7 +45,7 @@ class Loaded:
     model: str
     attempt: str
     weights: str
-    first: str | None
+    judge: str | None
     shape: Json
     tokenizer: Any
 
@@ -109,7 +109,7 @@ class EngineWorker:
         ranking_factory(config)
         if held is None or (work.model, work.attempt) != (held.model, held.attempt):
             held = self.loaded = self._have(desk, held)
-        if work.first not in (None, held.first):
+        if work.judge not in (None, held.judge):
             self._end("a judging model is wanted that it was not started with")
         desk.prompts = PromptBuilder(held.tokenizer, config.prompts)
 
@@ -119,15 +119,15 @@ class EngineWorker:
         whose answers are others ends its process."""
         work, config = desk.work, desk.config
         model = local_copy(work.model)
-        first = None if work.first is None else local_copy(work.first)
+        judge = None if work.judge is None else local_copy(work.judge)
         weights, shape = fingerprint(model), shape_of(model)
         tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-        wanted = Loaded(work.model, work.attempt, weights, work.first, shape, tokenizer)
+        wanted = Loaded(work.model, work.attempt, weights, work.judge, shape, tokenizer)
         proof = proof_of(work.model)
         if proof is not None:
             proof = proof.within(config.model.max_length)
         if held is None:
-            self.engine = VllmEngine(model, config.model, config.engine, config.seed, first)
+            self.engine = VllmEngine(model, config.model, config.engine, config.seed, judge)
             self.loaded = wanted
             if proof is not None:
                 answers = self.engine.models.answers(proof)
@@ -149,7 +149,7 @@ class EngineWorker:
                 self._end(f"loading in place: {type(error).__name__}: {first_line(error)}")
             if wrong is not None:
                 self._end(f"weights that were loaded in place are stale or not whole: {wrong}")
-        return wanted if held is None else replace(wanted, first=held.first)
+        return wanted if held is None else replace(wanted, judge=held.judge)
 
     def do(self, stage: str, batch: pa.Table) -> pa.Table:
         """Do a batch of the task rows of a stage (its folder); return counts when all are in shards.

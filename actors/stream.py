@@ -55,7 +55,7 @@ def run_rows(
     model: str,
     config: Config,
     progress: ProgressWriter,
-    first: str | None = None,
+    judge: str | None = None,
     worker: type[EngineWorker] = EngineWorker,
     pool: Any = None,
     attempt: str | None = None,
@@ -63,7 +63,7 @@ def run_rows(
 ) -> Json:
     """Stream all task rows that are not finished yet through the engine pool.
 
-    ``first`` is M1's folder where the config's method has it judge; ``worker`` another actor class
+    ``judge`` is the model that judges, where it is not ``model``; ``worker`` another actor class
     (benchmarks simulate engines). Without a ``pool`` engines start and end here. ``attempt`` is the
     driver's (else this call is one); ``handed_out`` is called, perhaps often, once no row waits for an
     engine to have room.
@@ -89,7 +89,7 @@ def run_rows(
         for name in expected:
             reopen(folder / name)
         ledger.open()
-        work = StageWork(model, config, folder, first, attempt or uuid.uuid4().hex)
+        work = StageWork(model, config, folder, judge, attempt or uuid.uuid4().hex)
         with nullcontext(pool) if pool is not None else engine_pool() as engines:
             before = result_of(engines.starts.remote(str(folder)))
             used["busy_s"] = stream_rows(paths, work, progress, advance, worker, engines)
@@ -193,7 +193,7 @@ def stream_rows(
 
     config, folder, engine = work.config, work.folder, work.config.engine
     least, most = engine.num_engines
-    if not result_of(pool.begin.remote(str(folder), work.attempt, work.first)):
+    if not result_of(pool.begin.remote(str(folder), work.attempt, work.judge)):
         demand, timeout_s = engine_demand(engine), config.resources_timeout_s
         room = result_of(pool.room.remote(demand))
         await_room(room, demand, progress.stage, timeout_s, progress.wait)

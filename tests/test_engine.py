@@ -69,7 +69,7 @@ out = {}
 greedy, samples = engine.run([ask("37+45:"), ask("5", num_samples=5, temperature=1.0)])
 out["greedy"] = prompts.decode(greedy[0].token_ids)
 out["num_samples"] = len(samples)
-[[first], [policy]] = engine.run([ask("37+45:", role="first"), ask("37+45:")])
+[[first], [policy]] = engine.run([ask("37+45:", role="judge"), ask("37+45:")])
 out["first"] = [prompts.decode(c.token_ids) for c in (first, policy)]
 [stopped] = engine.run([ask("37+45:", stop="\\n", max_tokens=64)])
 out["stop"] = [stopped[0].finish, prompts.decode(stopped[0].token_ids)[-1]]

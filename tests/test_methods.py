@@ -68,7 +68,7 @@ def test_longest_ranking_takes_more_tokens():
 def test_frozen_judge_is_asked_in_place_of_the_policy():
     _, requests = run(lambda prompt, n: [RIGHT, WRONG, WRONG], lambda a, b: "[[A]]", judge="first")
     assert {r.role for r in requests if r.num_samples > 1} == {"policy"}
-    assert {r.role for r in requests if r.num_samples == 1} == {"first"}
+    assert {r.role for r in requests if r.num_samples == 1} == {"judge"}
 
 
 TWO_STEPS = "Step 1: 3+4=7\nStep 2: 7-1=6 \\boxed{6}$"

@@ -36,7 +36,7 @@ class Pool(EnginePool):
         self.total += 1
         name = f"engine-{self.total}"
         leave = SimpleNamespace(remote=lambda stage: self.left.append((name, stage)))
-        self.engines[name] = Engine(SimpleNamespace(leave=leave), _work.first)
+        self.engines[name] = Engine(SimpleNamespace(leave=leave), _work.judge)
         return name
 
     def _drop(self, name):
@@ -121,11 +121,11 @@ def test_engines_without_the_model_that_judges_end_before_a_stage_that_needs_it(
     pool = Pool()
     pool.begin("evaluate-M1", "driver")
     old = lend(pool, "evaluate-M1", "a")
-    assert pool.begin("search-2", "driver", first="M1") == 0
+    assert pool.begin("search-2", "driver", judge="M1") == 0
     assert pool.ended == [old]
-    pool.lend(replace(work("search-2"), first="M1"), "b", EngineWorker, None)
+    pool.lend(replace(work("search-2"), judge="M1"), "b", EngineWorker, None)
     pool.ready("engine-2", {"node": "here", "processes": [], "loading_s": 1.0})
-    assert pool.begin("evaluate-M3", "driver") == pool.begin("search-3", "driver", first="M1") == 1
+    assert pool.begin("evaluate-M3", "driver") == pool.begin("search-3", "driver", judge="M1") == 1
 
 
 @pytest.mark.parametrize(("seconds", "given_back"), [(0.05, True), (60.0, False)])

@@ -39,9 +39,9 @@ class MethodConfig(Frozen):
         return self.judge != "policy" and not self.without_judge
 
     @property
-    def judge_role(self) -> Literal["policy", "first"]:
-        """Who answers a judge's requests: ``first`` is the model beside the policy."""
-        return "policy" if self.judge == "policy" else "first"
+    def judge_role(self) -> Literal["policy", "judge"]:
+        """Which model answers a judge's requests: ``judge`` is the one beside the policy."""
+        return "policy" if self.judge == "policy" else "judge"
 
 
 class RefreshConfig(Frozen):

@@ -51,12 +51,12 @@ class VllmEngine:
         model: ModelConfig,
         settings: EngineConfig,
         seed: int,
-        first_path: str | None = None,
+        judge_path: str | None = None,
     ):
-        """Load a model, and M1 beside it where requests with ``role: first`` will come."""
+        """Load a model, and the judge beside it where requests with ``role: judge`` will come."""
         paths: dict[ModelRole, str] = {"policy": model_path}
-        if first_path is not None:
-            paths["first"] = first_path
+        if judge_path is not None:
+            paths["judge"] = judge_path
         os.environ.update(engine_environment(settings))
         allow_amx()
         self._guard = Guard()  # before vLLM's processes start: this one may be killed meanwhile

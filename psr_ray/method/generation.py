@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 # Which model answers: the one that searches, or the judge beside it (`method.judge`): M1 or an average.
-ModelRole = Literal["policy", "first"]
+ModelRole = Literal["policy", "judge"]
 # The purpose of a request: steps and solutions, and what a judge does: the step worked out and each
 # candidate criticised (`judge.mode: shared`), then comparisons (or points).
 Purpose = Literal["solve", "work", "critique", "compare"]
