@@ -43,14 +43,26 @@ def test_no_gold_answer_equals_one_that_is_near_to_it():
 
 
 def test_500_answers_a_second():
+    """By a clock that a busy machine slows as much: a million squares are 0.04 s where 600 answers take a
+    second."""
     pairs = [
         pair for gold in gold_answers() for pair in ((gold, gold + "."), (gold, wrong(gold, 7)))
     ]
     is_equal("x+1", "1+x")  # starts the process
-    started = time.time()
-    for gold, answer in pairs:
-        is_equal(gold, answer)
-    assert len(pairs) / (time.time() - started) > 250  # 500 on a machine with nothing else to do
+    clock, took, num_turns = 0.0, 0.0, 0
+    for start in range(0, len(pairs), 100):
+        started = time.perf_counter()
+        sum(n * n for n in range(1_000_000))
+        now = time.perf_counter()
+        for gold, answer in pairs[start : start + 100]:
+            is_equal(gold, answer)
+        clock, took, num_turns = (
+            clock + now - started,
+            took + time.perf_counter() - now,
+            num_turns + 1,
+        )
+    million_s = clock / num_turns
+    assert len(pairs) / (took / million_s) > 12  # 25 on a machine with nothing else to do
 
 
 @pytest.mark.parametrize(

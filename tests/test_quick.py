@@ -46,7 +46,7 @@ def test_what_is_missing_is_named(tmp_path, arguments, says):
 
 
 @pytest.mark.slow
-def test_a_problem_in_quotes_is_searched_without_a_config_and_a_file_is_graded(tmp_path):
+def test_a_problem_in_quotes_is_searched_without_a_config(tmp_path):
     done = psr(tmp_path, "search", "--model", TINY, *COMPACT, "Ann has 3 apples and buys 4?")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "problem-1: Ann has 3 apples and buys 4?" in done.stdout
@@ -55,6 +55,12 @@ def test_a_problem_in_quotes_is_searched_without_a_config_and_a_file_is_graded(t
     again = psr(tmp_path, "search", "--model", TINY, *COMPACT, "Ann has 3 apples and buys 4?")
     assert again.stdout == done.stdout
     assert list((tmp_path / "runs").glob("search-*")) == [folder]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.faults  # so that make faults tries it
+def test_a_file_is_graded_without_a_config(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "What is 3+4?", "answer": "7"}))
     done = psr(tmp_path, "evaluate", "--model", TINY, *COMPACT, "--benchmark", file)
