@@ -43,8 +43,8 @@ def test_no_gold_answer_equals_one_that_is_near_to_it():
 
 
 def test_500_answers_a_second():
-    """By a clock that a busy machine slows as much: a million squares are 0.04 s where 600 answers take a
-    second."""
+    """By a clock that a busy machine slows as much: a million squares take 0.04 s where 600 answers take
+    a second."""
     pairs = [
         pair for gold in gold_answers() for pair in ((gold, gold + "."), (gold, wrong(gold, 7)))
     ]
