@@ -95,9 +95,11 @@ def run_rows(
             used["busy_s"] = stream_rows(paths, work, progress, advance, worker, engines)
             result_of(engines.finish.remote(str(folder)))
             used["engine_starts"] = max(0, result_of(engines.starts.remote(str(folder))) - before)
-        loading = [mark["loading_s"] for mark in ledger.engines()]
+    marks = ledger.engines()  # if no row was left, of a driver that has died
+    if num_done < total:
+        loading = [mark["loading_s"] for mark in marks]
         used |= {"num_engines": len(loading), "loading_s": max(loading, default=0.0)}
-    used["doubt"] = next((mark["doubt"] for mark in ledger.engines() if mark["doubt"]), None)
+    used["doubt"] = next((mark["doubt"] for mark in marks if mark["doubt"]), None)
     ledger.remove()
     in_task(check_rows, folder, expected, config.engine.max_failed_share)
     return used

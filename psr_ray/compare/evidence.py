@@ -9,6 +9,7 @@ from typing import Any
 from psr_ray.compare.config import CompareConfig, planned_runs
 from psr_ray.compare.statistics import aggregate
 from psr_ray.errors import PsrError
+from psr_ray.runs import differences
 from psr_ray.stages import settings_that_count
 from psr_ray.storage.files import Json, read_json, write_text
 
@@ -22,12 +23,9 @@ def stored_records(comparison: CompareConfig) -> list[Json]:
         if record is None:
             continue
         made_with, now = record.get("made_with") or {}, settings_that_count(run.config)
-        changes = [
-            f"{name}: {made_with[name]} → {now[name]}"
-            for name in sorted(made_with.keys() & now.keys())  # settings that there were then, too
-            if made_with[name] != now[name]
-        ]
-        if changes:
+        both = made_with.keys() & now.keys()  # settings that there were then, too
+        was, is_now = ({name: found[name] for name in both} for found in (made_with, now))
+        if changes := differences(was, is_now):
             raise PsrError(
                 f"{run.record}: made with other settings ({'; '.join(changes[:3])}); set them back, "
                 "`psr-ray compare` again, or give this comparison another name"
