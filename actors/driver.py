@@ -124,9 +124,9 @@ class IterationDriver:
         log.info("stage started")
         stage.open()
         facts = body(planned)
+        held, work = held_by(self.pool, self.group), worked(self.config, planned.kind, facts)
         before, self.ended = self.ended, time.time()
         beside_s = max(before - started, 0.0)
-        held, work = held_by(self.pool, self.group), worked(self.config, planned.kind, facts)
         facts |= {"beside_s": beside_s, "held": held, "worked": work}
         stage.finish(self.ended - before, **facts)
         stage.tidy()

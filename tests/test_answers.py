@@ -1,7 +1,6 @@
 """Grading: the gold answers of six benchmarks, their other spellings, and answers near to them."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -40,29 +39,6 @@ def test_no_gold_answer_equals_one_that_is_near_to_it():
     assert len(pairs) >= 2000
     failures = [pair for pair in pairs if is_equal(*pair)]
     assert len(failures) <= 0.005 * len(pairs), report(failures, len(pairs))
-
-
-def test_500_answers_a_second():
-    """By a clock that a busy machine slows as much: a million squares take 0.04 s where 600 answers take
-    a second."""
-    pairs = [
-        pair for gold in gold_answers() for pair in ((gold, gold + "."), (gold, wrong(gold, 7)))
-    ]
-    is_equal("x+1", "1+x")  # starts the process
-    clock, took, num_turns = 0.0, 0.0, 0
-    for start in range(0, len(pairs), 100):
-        started = time.perf_counter()
-        sum(n * n for n in range(1_000_000))
-        now = time.perf_counter()
-        for gold, answer in pairs[start : start + 100]:
-            is_equal(gold, answer)
-        clock, took, num_turns = (
-            clock + now - started,
-            took + time.perf_counter() - now,
-            num_turns + 1,
-        )
-    million_s = clock / num_turns
-    assert len(pairs) / (took / million_s) > 12  # 25 on a machine with nothing else to do
 
 
 @pytest.mark.parametrize(
