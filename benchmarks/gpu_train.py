@@ -78,7 +78,8 @@ def exactness() -> dict[str, float]:
     logps.mean().backward()
     alone.mean().backward()
     gradients, others = (
-        torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (scorer, plain)
+        torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        for model in (scorer, plain)
     )
     found = {
         "logps": ((logps - alone).abs() / alone.abs()).max().item(),

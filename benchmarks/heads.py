@@ -64,9 +64,9 @@ class Head:
             f"--dashboard-agent-grpc-port={ports[3]}",
             "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={self.folder}",
         ]  # fmt: skip
-        with log.open("w") as file:
+        with log.open("w") as out:
             self.process = subprocess.Popen(
-                command, env=self.environment | variables, stdout=file, stderr=file
+                command, env=self.environment | variables, stdout=out, stderr=out
             )
         for _ in range(120):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ports[1])):
@@ -76,9 +76,9 @@ class Head:
     def job(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         """A ``ray job`` command against this cluster."""
         environment = self.environment | {"RAY_ADDRESS": self.dashboard}
-        settings = {"env": environment, "timeout": 400} | settings
+        options: Any = {"env": environment, "timeout": 400} | settings
         return subprocess.run(
-            [RAY, "job", *arguments], capture_output=True, text=True, check=False, **settings
+            [RAY, "job", *arguments], capture_output=True, text=True, check=False, **options
         )
 
     def get(self, path: str) -> bytes:

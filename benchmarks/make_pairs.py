@@ -11,6 +11,7 @@ from pathlib import Path
 
 from psr_ray.config.file import load_config
 from psr_ray.method.preferences import PREFERENCE_SCHEMA, preferences_of
+from psr_ray.storage.files import Row
 from psr_ray.storage.shards import read_rows, shards, write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +36,7 @@ def main() -> None:
             "search", "--config", str(CONFIG), "--model", str(model), "--out", str(out),
             "--num", str(NUM_PAIRS // 2), "--show", "0", "--set", problems,
         )  # fmt: skip
-        rows = []
+        rows: list[Row] = []
         for search in sorted(read_rows(shards(out / "search")), key=lambda row: str(row["id"])):
             kept = [step for step in search["steps"] or [] if step["kept"]]
             if search["end"] == "finished" and len(kept) == num_steps:

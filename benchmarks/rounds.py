@@ -62,22 +62,21 @@ def stages_of(folder: Path) -> Iterator[tuple[PlannedStage, dict[str, Any]]]:
             yield planned, planned.stage.manifest or {}
 
 
-def work_s(planned: PlannedStage, manifest: dict[str, Any]) -> float:
-    """Seconds that a stage's engine, or its training worker, worked."""
-    engines = engines_of(planned)
+def work_s(manifest: dict[str, Any]) -> float:
+    """Seconds that each of a stage's engines, or of its training workers, worked."""
+    engines = engines_of(manifest)
     return float(manifest.get("steps_s") or engines["busy_s"] / max(engines["num_engines"], 1))
 
 
-def overheads(folders: dict[Layout, Path], num_rounds: int) -> Overheads:
-    """Means over the stages of a run by `restart` and one by `colocated`, the first two rounds and the
-    last evaluation left out."""
+def overheads(folders: dict[Layout, Path], rounds: range) -> Overheads:
+    """Means over the stages of some rounds of a run by `restart` and one by `colocated`."""
     starts, loads, others = list[float](), list[float](), list[float]()
     trainings: dict[str, list[float]] = {}
     for layout, folder in folders.items():
         for planned, manifest in stages_of(folder):
-            beside, engines = manifest["wall_s"] - work_s(planned, manifest), engines_of(planned)
+            beside, engines = manifest["wall_s"] - work_s(manifest), engines_of(manifest)
             number = int(planned.model[1:]) if planned.kind == "evaluate" else planned.iteration
-            if not 3 <= number <= num_rounds:
+            if number not in rounds:
                 continue  # evaluation and search of a model go together
             if planned.kind in TRAININGS:
                 trainings.setdefault(layout, []).append(beside)
@@ -96,17 +95,27 @@ def overheads(folders: dict[Layout, Path], num_rounds: int) -> Overheads:
     )
 
 
-def predicted(folder: Path, layout: Layout, over: Overheads) -> dict[str, float]:
+def predicted(
+    folder: Path, layout: Layout, over: Overheads, num_engines: int = 1, num_workers: int = 1
+) -> dict[str, float]:
     """The wall time of a run's rounds by the plan's arithmetic, from its work, and as it was."""
     stages = list(stages_of(folder))
-    work = [StageTime(None if p.kind in TRAININGS else p.model, work_s(p, m)) for p, m in stages]
-    times = layout_time(work, layout, 1, 1, over, keeps_workers=layout != "restart")
+    work = [
+        StageTime(None, num_workers * work_s(manifest))
+        if planned.kind in TRAININGS
+        else StageTime(planned.model, num_engines * work_s(manifest))
+        for planned, manifest in stages
+    ]
+    times = layout_time(
+        work, layout, num_engines, num_workers, over, keeps_workers=layout != "restart"
+    )
     wall = sum(manifest["wall_s"] for _, manifest in stages)
     return {
         "predicted_s": round(times.wall_s, 1),
         "measured_s": round(wall, 1),
         "predicted_busy_share": round(times.busy_share, 3),
-        "measured_busy_share": round(sum(stage.work_s for stage in work) / wall, 3),
+        "measured_busy_share": round(sum(s.work_s for s in work) / (wall * times.gpus), 3),
+        "gpus": times.gpus,
     }
 
 
@@ -142,7 +151,8 @@ def main(
                 starts[layout] = summary["engine_starts"]
                 print(name, found[layout][-1], flush=True)
         over = overheads(
-            {layout: folder / f"{layout}-{num_repeats - 1}" for layout in LAYOUTS}, num_rounds
+            {layout: folder / f"{layout}-{num_repeats - 1}" for layout in LAYOUTS},
+            range(3, num_rounds + 1),  # the last evaluation is of no round
         )
         check, others = {}, list[str]()
         for layout in LAYOUTS:
