@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -70,19 +71,24 @@ def on_nodes(function: Callable[[Any], None], arguments: Mapping[str, Any]) -> N
     here = ray.get_runtime_context().get_node_id()
     alive = alive_nodes()
     task: Any = ray.remote(num_cpus=0)(function)
-    pending = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            argument
-        )
+    pending = {
+        node: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(argument)
         for node, argument in arguments.items()
         if node != here and node in alive
-    ]
+    }
     if here in arguments:
         function(arguments[here])
-    for answer in pending:
+    for node, answer in pending.items():
         try:
             ray.get(answer)
         except (ray.exceptions.RaySystemError, ray.exceptions.RayTaskError):
             raise
-        except ray.exceptions.RayError:
-            continue  # the node is gone, and with it what ran there
+        except ray.exceptions.RayError as error:
+            # where the node is gone, so is what ran there
+            if node in alive_nodes():
+                name, reason = function.__name__, str(error).splitlines()[0]
+                logging.getLogger("psr_ray").warning(
+                    "%s on node %s, which Ray counts as alive: %s", name, node, reason
+                )

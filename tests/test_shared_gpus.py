@@ -2,6 +2,7 @@
 nobody has."""
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import room_for
 from actors.pool import Engine, EnginePool
+from actors.processes import alive_nodes, on_nodes
 from actors.remote import this_node
 from actors.trainer import EnginesGoneError, await_workers_room
 from actors.training_group import TrainingGroup, demand_of, on_nodes_of
@@ -124,6 +126,14 @@ def test_what_belongs_beside_a_command_is_on_its_node(two_nodes_of_three_gpus):
     actors = [actor.options(scheduling_strategy=this_node()).remote() for _ in range(8)]
     found = ray.get([each.node.remote() for each in actors], timeout=60)
     assert set(found) == {ray.get_runtime_context().get_node_id()}
+
+
+@pytest.mark.slow
+def test_a_node_on_which_nothing_could_be_ended_is_named(two_nodes_of_three_gpus, caplog):
+    here = ray.get_runtime_context().get_node_id()
+    [other] = alive_nodes() - {here}
+    on_nodes(lambda _: os.abort(), {other: None})
+    assert f"on node {other}, which Ray counts as alive" in caplog.text
 
 
 @pytest.mark.slow
