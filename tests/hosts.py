@@ -200,6 +200,10 @@ class Host:
                     found += [process] if any(mark in line for mark in marks) else []
         return found
 
+    def left(self, *marks):
+        """Of such processes, those that have not ended within half a minute."""
+        return psutil.wait_procs(self.processes(*marks), timeout=30)[1]
+
     def path(self, inside):
         """Where a path of the host's own folders is on this machine."""
         return self.folder / str(inside).lstrip("/")

@@ -35,7 +35,7 @@ def test_without_redis_all_ends_and_the_same_command_goes_on(hosts, tmp_path, re
         for process in cluster.worker_processes.values():
             assert process.wait(GIVING_UP_S) is not None
         for worker in cluster.workers:
-            assert not worker.run("pgrep", "-f", "EngineWorker|EngineCore", check=False).stdout
+            assert not worker.left("EngineWorker", "EngineCore")
         cluster.head.start()
         back_at = time.time()
         cluster.start_head()

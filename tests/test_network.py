@@ -18,7 +18,7 @@ from host_cluster import (
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
 # Within which a search ends after the cut. By Ray's own keepalive it took up to 330 s.
-RECOVERS_S = 200
+RECOVERS_S = 400
 SEARCH = search(OUT, NUM, *SMALL_SHARDS)
 STAGES = [
     "data", "evaluate-M0", "sft", "evaluate-M1", "search-1", "preferences-1", "train-1", "evaluate-M2",
@@ -53,7 +53,7 @@ def test_a_worker_node_is_cut_off(hosts, tmp_path, record, how):
         found = cluster.rows(STAGE, PROBLEMS)
         assert found["counted"] == first["counted"]
         if how != "20 s":  # its Ray has ended, and its engine with it
-            assert not gone.run("pgrep", "-f", "raylet|EngineWorker|EngineCore", check=False).stdout
+            assert not gone.left("raylet", "EngineWorker", "EngineCore")
         record(f"worker node cut off, {how}", 1, found["asked"], found["counted"], took_s)
 
 
