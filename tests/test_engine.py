@@ -125,6 +125,7 @@ def seeded(most):
 
     samples = engine.run([twice(k) for k in range(30)])
     engine.close()
+    out["after_closing"] = str(engine.submit(twice(0)).exception(10))
     return samples
 
 
@@ -230,6 +231,7 @@ def test_the_engine_samples_stops_scores_choices_and_survives_bad_tasks(other_mo
     assert out["in_time"]
     assert out["still_alive"]
     assert out["seeded"]  # at full load, too
+    assert out["after_closing"] == "the engine is closed"
     # in bfloat16 only what is before the head is rounded: no two prompts have the same odds
     rounded, exact = out["log_odds"]
     assert len(set(rounded)) == 30

@@ -137,7 +137,7 @@ class VllmEngine:
         return [*names.values(), *(running.name for running in going_on)]
 
     def close(self) -> None:
-        """End the engine's thread once the tasks in flight have ended."""
+        """End the engine's thread once the tasks in flight have ended; later ones fail."""
         self._incoming.put(None)
         self._thread.join()
 
@@ -192,6 +192,9 @@ class VllmEngine:
                 running.future.set_exception(RuntimeError(self._death))
             self._fail_incoming()
             raise
+        else:
+            self._death = "the engine is closed"
+            self._fail_incoming()
         finally:
             self._tasks.end()
 
