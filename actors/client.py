@@ -13,6 +13,7 @@ import ray
 
 from actors.desk import StageWork
 from actors.ledger import EngineLedger, EnginesOnlyDie
+from actors.processes import DEATHS
 from actors.remote import result_of, user_error
 from actors.searcher import EngineWorker
 from psr_ray.errors import PsrError
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 # Deaths of engines in a row, as they start, after which a client gives up.
 MAX_STARTS = 5
-# What a call to an engine whose process has died raises.
-DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 # Seconds after which a client whose engine has died, and that found no room for another, shares one.
 PLACE_S = 30.0
 # A running engine may take as long to load another model as it took to start, this many times.
@@ -35,6 +34,8 @@ class EngineClient:
 
     def __init__(self, pool: Any, work: StageWork, worker: type[EngineWorker]) -> None:
         self.pool, self.work, self.worker = pool, work, worker
+        # the same where its process is started again; what was asked of an engine before is another's
+        self.actor_id = ray.get_runtime_context().get_actor_id()
         self.name = uuid.uuid4().hex
         self.replacing = threading.Lock()
         self.start_error: PsrError | None = None
@@ -77,6 +78,18 @@ class EngineClient:
         self.held, self.own = shared, (name, engine, opening)
         return True
 
+    def _await_place(self, name: str, engine: Any) -> None:
+        """Wait until an engine's process runs. Raises ``PsrError`` where there was no room for it for
+        long, and there is no other engine."""
+        place, timeout_s = engine.place.remote(), self.work.config.resources_timeout_s
+        while not ray.wait([place], timeout=timeout_s)[0]:
+            if not result_of(self.pool.has_another.remote(name)):
+                raise PsrError(
+                    f"{self.work.folder}: its engines have gone, and the cluster had no room for "
+                    f"another one within {timeout_s:g} s (resources_timeout_s); finished rows are kept: "
+                    "rerun to resume"
+                )
+
     def _move(self) -> None:
         """Go over to this client's own engine, if it has found room meanwhile."""
         if self.own is None or not self.replacing.acquire(blocking=False):
@@ -98,9 +111,15 @@ class EngineClient:
             if self.held is not None and self.held[0] != broken:
                 return  # another thread has replaced it
             for _ in range(MAX_STARTS):
-                name, engine, took_s = result_of(
-                    self.pool.lend.remote(self.work, self.name, self.worker, broken)
+                lent = result_of(
+                    self.pool.lend.remote(self.work, self.actor_id, self.worker, broken)
                 )
+                if lent is None:
+                    self.held = result_of(self.pool.share.remote(str(self.work.folder), None))
+                    if self.held is None:  # they have died meanwhile
+                        continue
+                    return
+                name, engine, took_s = lent
                 most_s = None
                 if took_s is not None:
                     most_s = max(self.work.config.engine.hang_s, RELOADING * took_s)
@@ -108,7 +127,12 @@ class EngineClient:
                 if took_s is None and self._shares(name, engine, opening, broken is not None):
                     return
                 try:
+                    if took_s is None:
+                        self._await_place(name, engine)
                     mark = result_of(opening, timeout_s=most_s)
+                except PsrError:
+                    self.pool.give_back.remote(name)
+                    raise
                 except DEATHS:
                     broken = name
                     continue

@@ -56,9 +56,10 @@ class EngineLedger:
         self.folder = stage / "engines"
 
     def open(self) -> None:
-        """The command starts a pool: earlier commands' restarts no longer count."""
-        for path in self.folder.glob("restart-*.json"):
-            path.unlink(missing_ok=True)
+        """A driver begins the stage: restarts and deaths of before no longer count."""
+        for kind in ("restart", "death"):
+            for path in self.folder.glob(f"{kind}-*.json"):
+                path.unlink(missing_ok=True)
         write_text(self.folder / "command.json", json.dumps(versions_here()))
 
     def enter(self, num_finished: Callable[[], int], num_engines: int, replaces: bool) -> None:

@@ -100,6 +100,8 @@ def run_iteration(
     ``since`` is when the stage before them ended; returns when the last of them did."""
     import ray
 
+    from actors.processes import DEATHS
+
     num_deaths = 0
     poll_s = max(0.5, interval_s(due[0].stage.folder))
     while True:
@@ -113,7 +115,7 @@ def run_iteration(
             ended: float = result_of(pending)
             show(due, display)
             return ended
-        except ray.exceptions.RayActorError as error:  # its own death, or an actor's that it needs
+        except DEATHS as error:  # its own, or an actor's that it needs
             show(due, display)
             since = time.time()
             num_deaths = 1 if len(due) < num_left else num_deaths + 1
@@ -185,7 +187,7 @@ def drivers_of(config: Config, due: list[PlannedStage]) -> Iterator[Drivers]:
         # engines that share GPUs get all of their memory back
         keep = config.engine.layout != "restart" and not config.engine.shares_gpus
         with (
-            engine_pool(runtime_env=env) as pool,
+            engine_pool(str(config.run_dir), runtime_env=env) as pool,
             training_group(keep=keep, runtime_env=env) as group,
         ):
             yield Drivers(lambda: placed.remote(config, names, pool, group))

@@ -1,17 +1,23 @@
 """Room on the cluster: it is asked for by a placement group, which also makes an autoscaler start nodes.
 
 The engine pool keeps its group, so that no other run takes the room. That of a training is removed once
-it is there: Ray Train asks for its own.
+it is there: Ray Train asks for its own. Ray keeps a group until the job ends, though the actor that
+asked for it has died: each has a name, by which it is found and removed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import ray
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import (
+    get_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 
 from psr_ray.cluster.capacity import Demand, countable, resources_text
 from psr_ray.errors import PsrError
@@ -22,14 +28,22 @@ REPORT_AFTER_S = 2.0
 
 
 def room_for(
+    name: str,
     demand: Demand,
     strategy: Literal["STRICT_PACK", "PACK"],
     labels: list[dict[str, str]] | None = None,
 ) -> Any:
     """A placement group of the demand's bundles, which is not there yet; with ``labels`` each on a node
-    with its own. It goes with the actor that asks for it, at the latest."""
+    with its own. One of this name that a process left as it died is removed."""
+    remove_room(name)
     bundles = [dict(demand.bundle) for _ in range(demand.num)]
-    return placement_group(bundles, strategy=strategy, bundle_label_selector=labels)
+    return placement_group(bundles, strategy=strategy, name=name, bundle_label_selector=labels)
+
+
+def remove_room(name: str) -> None:
+    """Remove the job's room of this name, if there is one, with what runs in it."""
+    with suppress(ValueError):
+        remove_placement_group(get_placement_group(name))
 
 
 def await_room(

@@ -21,9 +21,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.desk import StageWork
 from actors.held import Held
-from actors.placement import room_for
+from actors.placement import remove_room, room_for
 from actors.processes import Process, alive_nodes, end_processes, on_nodes
-from actors.remote import result_of, this_node
+from actors.remote import result_of, succeeded, this_node
 from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import Demand, engine_demand
 from psr_ray.config import EngineConfig
@@ -53,9 +53,12 @@ class Engine:
 
 
 class EnginePool:
-    """An actor: starts engines, lends them to clients, ends them."""
+    """An actor: starts engines, lends them to clients, ends them; its room has this name."""
 
-    def __init__(self) -> None:
+    def __init__(self, room_name: str | None = None) -> None:
+        self.room_name = room_name
+        if room_name is not None:
+            remove_room(room_name)  # of this pool's process that died
         self.engines: dict[str, Engine] = {}
         self.kept_room: Any = None  # a placement group for one engine
         self.dropped: list[Json] = []  # marks of engines whose processes may not have ended
@@ -81,7 +84,7 @@ class EnginePool:
         """Room for an engine, perhaps not there yet: kept from before the first one starts until engines
         end."""
         if self.kept_room is None:
-            self.kept_room = room_for(demand, "STRICT_PACK")
+            self.kept_room = room_for(self.room_name or "engines", demand, "STRICT_PACK")
         return self.kept_room
 
     def finish(self, stage: str) -> None:
@@ -96,9 +99,10 @@ class EnginePool:
 
     def lend(
         self, work: StageWork, client: str, worker: type[EngineWorker], broken: str | None
-    ) -> tuple[str, Any, float | None]:
+    ) -> tuple[str, Any, float | None] | None:
         """An engine for a client of a stage: its own, a free one, or a new one; above the config's
-        number one that others hold, too. ``broken`` names the engine that it had and that died.
+        number one that another client left idle, or that still loads. ``broken`` names the engine that
+        it had and that died. None where all are at work for others (``share``).
 
         Returns its name, its handle, and the seconds that it took to start, where it runs."""
         stage, most = str(work.folder), work.config.engine.num_engines[1]
@@ -113,15 +117,17 @@ class EnginePool:
             if not free and len(self.engines) >= most:
                 # Ray Data has ended a client and starts another
                 started = self._started()
-                idle = [name for name in started if self._is_idle(name)]
-                free = idle or started or list(self.engines)
+                free = [name for name in started if self._is_idle(name)]
+                if started and not free:
+                    return None
+                free = free or list(self.engines)
             held = free[0] if free else self._start(work, worker)
             self.leases[stage, client] = held
         return held, self.engines[held].actor, self.engines[held].took_s
 
-    def share(self, stage: str, name: str) -> tuple[str, Any] | None:
+    def share(self, stage: str, name: str | None) -> tuple[str, Any] | None:
         """A running engine that another client of a stage holds, for one whose own (``name``) finds no
-        room; None where there is none."""
+        room, or that has none; None where there is none."""
         held = {other for key, other in self.leases.items() if key[0] == stage} - {name}
         running = sorted(held & set(self._started()))
         if not running:
@@ -137,6 +143,14 @@ class EnginePool:
         else:
             engine.mark = mark
             engine.took_s = engine.took_s or mark["loading_s"]
+
+    def has_another(self, name: str) -> bool:
+        """Whether the process of another engine was started."""
+        return any(succeeded(each.place) for other, each in self.engines.items() if other != name)
+
+    def give_back(self, name: str) -> None:
+        """An engine could not start."""
+        self._drop(name)
 
     def close(self) -> None:
         """End all engines; no more are lent."""
@@ -244,24 +258,9 @@ class EnginePool:
         if engine is not None:
             ray.kill(engine.actor)
             if engine.mark is None:  # it is still loading: its children end with it
-                engine.mark = answer_of(engine.place)
+                engine.mark = ray.get(engine.place) if succeeded(engine.place) else None
             self.dropped += [engine.mark] if engine.mark is not None else []
         self.leases = {key: held for key, held in self.leases.items() if held != name}
-
-
-def answer_of(pending: Any) -> Json | None:
-    """What an actor's method returned, if it has by now."""
-    found: Json | None = ray.get(pending) if succeeded(pending) else None
-    return found
-
-
-def succeeded(pending: Any) -> bool:
-    """Whether an actor's method has returned by now, and raised nothing."""
-    if ray.wait([pending], timeout=0)[0]:
-        with suppress(ray.exceptions.RayError):
-            ray.get(pending)
-            return True
-    return False
 
 
 @contextmanager
@@ -284,17 +283,18 @@ def resting(pool: Any, engine: EngineConfig) -> Iterator[Callable[[], tuple[str,
 
 
 @contextmanager
-def engine_pool(**options: Any) -> Iterator[Any]:
-    """A pool on this node, with these options of its actor; its engines end with the block. An
-    exception does not wait for them.
+def engine_pool(owner: str, **options: Any) -> Iterator[Any]:
+    """A pool on this node for a run or stage, with these options of its actor; its engines end with the
+    block. An exception does not wait for them.
 
     Where its process dies its engines die, and it starts again without any.
     """
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(EnginePool)
-    pool = actor.options(scheduling_strategy=this_node(), **options).remote()
+    pool = actor.options(scheduling_strategy=this_node(), **options).remote(owner)
     try:
         yield pool
         result_of(pool.close.remote())
     finally:  # a command that was told to stop has three seconds
         with suppress(ray.exceptions.RayError):
             ray.kill(pool)
+            remove_room(owner)

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psutil
@@ -15,6 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 # Number and time of creation.
 Process = tuple[int, float]
+# What a call to an actor whose process has died raises.
+DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 # Seconds that a process has to end by itself.
 END_S = 60.0
 
@@ -56,7 +59,8 @@ def is_alive(process: psutil.Process) -> bool:
 def end_this_process() -> NoReturn:
     """Kill the children of this process, then itself."""
     for child in psutil.Process().children(recursive=True):
-        child.kill()
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
     raise SystemExit  # never reached
 

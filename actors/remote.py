@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
 from psr_ray.errors import PsrError, first_line
@@ -32,6 +33,17 @@ def result_of(pending: Any, timeout_s: float | None = None) -> Any:
         if found is None:
             raise
         raise found from error
+
+
+def succeeded(pending: Any) -> bool:
+    """Whether an actor's method has returned by now, and raised nothing."""
+    import ray
+
+    if ray.wait([pending], timeout=0)[0]:
+        with suppress(ray.exceptions.RayError):
+            ray.get(pending)
+            return True
+    return False
 
 
 def this_node() -> Any:

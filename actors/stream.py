@@ -90,7 +90,7 @@ def run_rows(
             reopen(folder / name)
         ledger.open()
         work = StageWork(model, config, folder, judge, attempt or uuid.uuid4().hex)
-        with nullcontext(pool) if pool is not None else engine_pool() as engines:
+        with nullcontext(pool) if pool is not None else engine_pool(str(folder)) as engines:
             before = result_of(engines.starts.remote(str(folder)))
             used["busy_s"] = stream_rows(paths, work, progress, advance, worker, engines)
             result_of(engines.finish.remote(str(folder)))

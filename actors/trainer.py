@@ -7,10 +7,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError
-from ray.util.placement_group import remove_placement_group
-
-from actors.placement import await_room, room_for
+from actors.placement import await_room, remove_room, room_for
+from actors.processes import DEATHS
 from actors.remote import result_of
 from actors.training_group import Death, demand_of, on_nodes_of, training_group
 from psr_ray.errors import PsrError, last_line
@@ -37,12 +35,12 @@ def await_workers_room(job: TrainingJob, progress: ProgressWriter, beside: Besid
         if what is not None and job.nodes != beside():
             raise EnginesGoneError
 
-    demand = demand_of(job)
-    room = room_for(demand, "PACK", on_nodes_of(job))
+    demand, name = demand_of(job), f"workers of {job.out}"
+    room = room_for(name, demand, "PACK", on_nodes_of(job))
     try:
         await_room(room, demand, job.stage, job.config.resources_timeout_s, waiting)
     finally:
-        remove_placement_group(room)
+        remove_room(name)
 
 
 def run_training(job: TrainingJob, group: Any = None, beside: Beside = tuple) -> None:
@@ -63,7 +61,7 @@ def run_training(job: TrainingJob, group: Any = None, beside: Beside = tuple) ->
                 death = result_of(workers.train.remote(job))
             except EnginesGoneError:
                 continue
-            except RayActorError as error:
+            except DEATHS as error:
                 death = Death(last_line(error), str(error), was_killed=True)
             if death is None:
                 return

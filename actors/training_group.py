@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayActorError
 
 from actors.held import Held
+from actors.processes import DEATHS
 from actors.remote import result_of, this_node, user_error
 from psr_ray.cluster.capacity import Demand, training_demand
 from psr_ray.errors import PsrError, first_line, last_line
@@ -252,4 +252,4 @@ def was_killed(error: Any) -> bool:
     """Whether a worker of a training died without a word; its peers fail where they wait for it."""
     causes = getattr(error, "worker_failures", {}).values()
     found = [getattr(cause, "health_check_failure", cause) for cause in causes]
-    return any(isinstance(cause, RayActorError) for cause in found)
+    return any(isinstance(cause, DEATHS) for cause in found)

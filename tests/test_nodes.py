@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -81,36 +82,55 @@ def denied(path, _):
 @pytest.mark.slow
 def test_room_that_does_not_come_in_time_is_reported_and_given_up(ray_up):
     said = []
-    other = room_for(Demand("engine(s)", 1, {"CPU": 1}, "x"), "PACK")
+    other = room_for("other", Demand("engine(s)", 1, {"CPU": 1}, "x"), "PACK")
     ray.get(other.ready())
     demand = Demand("vLLM engine(s)", 1, {"CPU": 1, "GPU": 8}, "engine.tensor_parallel_size")
     with pytest.raises(
         PsrError, match=r"no room .* within 3 s .*8 GPU on one node.*engine\.tensor"
     ):
-        await_room(room_for(demand, "STRICT_PACK"), demand, "search by M1", 3, said.append)
+        await_room(room_for("a", demand, "STRICT_PACK"), demand, "search by M1", 3, said.append)
     assert said[0].startswith("waiting for 1 vLLM engine(s), each 1 CPU, 8 GPU on one node")
     assert "_group_" not in said[0]
     remove_placement_group(other)
     said.clear()
     demand = Demand("worker(s)", 2, {"CPU": 1}, "x")
-    await_room(room := room_for(demand, "PACK"), demand, "train", 60, said.append)
+    await_room(room := room_for("b", demand, "PACK"), demand, "train", 60, said.append)
     remove_placement_group(room)
     assert said == [None]
 
 
+def free_cpus(wanted):
+    """CPUs that are free, in the end."""
+    for _ in range(100):
+        if (found := ray.available_resources().get("CPU", 0)) == wanted:
+            break
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["an error", "its process dies"])
+def test_room_for_an_engine_does_not_outlive_its_pool(ray_up, how):
+    before = ray.cluster_resources()["CPU"]
+    demand = Demand("vLLM engine(s)", 1, {"CPU": 1}, "engine.cpus_per_engine")
+    with suppress(KeyError), engine_pool("test") as pool:
+        room = ray.get(pool.room.remote(demand))
+        await_room(room, demand, "search by M1", 60, lambda _: None)
+        assert free_cpus(before - 1) == before - 1
+        if how == "its process dies":
+            ray.kill(pool, no_restart=False)
+            assert ray.get(pool.starts.remote("search-1"), timeout=60) == 0  # another process
+            assert free_cpus(before) == before
+        raise KeyError
+    assert free_cpus(before) == before
+
+
 @pytest.mark.slow
 def test_room_for_an_engine_is_kept_until_engines_end(ray_up):
-    def free_cpus(wanted):
-        for _ in range(100):
-            if (found := ray.available_resources().get("CPU", 0)) == wanted:
-                break
-            time.sleep(0.1)
-        return found
-
     before = ray.cluster_resources()["CPU"]
     assert free_cpus(before) == before
     demand = Demand("vLLM engine(s)", 1, {"CPU": 1}, "engine.cpus_per_engine")
-    with engine_pool() as pool:
+    with engine_pool("test") as pool:
         for _ in range(2):  # the second time it is there
             room = ray.get(pool.room.remote(demand))
             await_room(room, demand, "search by M1", 60, lambda _: None)

@@ -106,6 +106,21 @@ def test_a_dead_engine_is_replaced_once_and_a_client_beyond_the_most_shares_one(
     pool.busy = {new}
     assert lend(pool, "search", "c") == other  # Ray Data ended its client, and starts another
     assert pool.total == 3
+    pool.busy = {new, other}  # none is taken from a client that is at work
+    assert pool.lend(work("search"), "d", EngineWorker, None) is None
+    assert pool.share("search", None)[0] in (new, other)
+    assert pool.ended == [dead]
+
+
+def test_an_engine_that_could_not_start_is_no_ones():
+    pool = Pool()
+    pool.begin("search", "driver")
+    works = lend(pool, "search", "a")
+    name, *_ = pool.lend(work("search"), "b", EngineWorker, None)
+    pool.give_back(name)
+    assert pool.ended == [name]
+    again, *_ = pool.lend(work("search"), "c", EngineWorker, None)  # another client, another engine
+    assert again not in (works, name)
 
 
 def test_a_driver_that_starts_a_stage_again_finds_its_engines_free():

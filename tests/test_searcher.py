@@ -100,7 +100,7 @@ def test_two_stages_share_an_engine_and_both_survive_its_death(ray_up, tmp_path,
         assert sorted(row["id"] for row in found) == sorted(ids)
         return {row["end"].split(",")[2] for row in found}
 
-    with engine_pool() as pool, ThreadPoolExecutor() as threads:
+    with engine_pool("test") as pool, ThreadPoolExecutor() as threads:
         both = [threads.submit(do, name, pool) for name in ("evaluate", "search")]
         if is_killed:
             ledger = tmp_path / "evaluate" / "engines"
@@ -173,7 +173,7 @@ def test_an_engine_that_never_answers_a_reload_is_replaced(ray_up, tmp_path):
     rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": f"p{i}"} for i in range(4)]
     write_rows(tmp_path / "problems.parquet", rows, TASK_SCHEMA)
     config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.hang_s=2"])
-    with engine_pool() as pool:
+    with engine_pool("test") as pool:
         used = []
         for name in ("search-1", "search-2"):
             folder, model = tmp_path / name, "0.01,0.1"
@@ -199,7 +199,7 @@ def test_an_engines_process_has_its_environment_before_it_loads_anything(ray_up,
 
     config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.cpus_per_engine=2"])
     assert config.engine.layout == "colocated"
-    with engine_pool() as pool:
+    with engine_pool("test") as pool:
         lent = pool.lend.remote(StageWork("0.1,0.1", config, tmp_path), "client", Telling, None)
         _, engine, _ = ray.get(lent)
         assert ray.get(engine.num_threads.remote(), timeout=60) == 2

@@ -95,7 +95,7 @@ def test_each_engine_has_a_gpu_of_its_own_and_shares_it_with_one_training_worker
         "sft", config, "model", "sft", Path(), Path(), Path(), nodes=tuple(node for node, _ in held)
     )
     wanted = demand_of(job)
-    room = room_for(wanted, "PACK", on_nodes_of(job))
+    room = room_for("workers", wanted, "PACK", on_nodes_of(job))
     ray.get(room.ready(), timeout=60)
     inside = [
         PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=i) for i in range(num)
