@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,8 @@ from psr_ray.storage.files import (
     write_text,
 )
 
+# Shards that are read at once: a store takes long to answer, and answers many at once.
+NUM_READERS = 32
 # The names of a complete folder's shards: one that comes later is not among them.
 COMPLETE = "complete.json"
 
@@ -76,20 +79,27 @@ def read_rows(paths: Iterable[Path], remedy: str = REDO) -> Iterator[Row]:
                 yield from batch.to_pylist()
 
 
+def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of each of some Parquet files, in their order."""
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        yield from readers.map(lambda path: read_table(path, columns), paths)
+
+
 def finished_ids(folder: Path) -> set[str]:
     """Ids of the rows that finished shards hold."""
-    return {
-        value for path in shards(folder) for value in read_table(path, ["id"])["id"].to_pylist()
-    }
+    tables = read_columns(shards(folder), ["id"])
+    return {value for table in tables for value in table["id"].to_pylist()}
 
 
 def num_rows(paths: Iterable[Path]) -> int:
     """Rows in some Parquet files, by their footers."""
-    total = 0
-    for path in paths:
+
+    def in_one(path: Path) -> int:
         with readable(path), path.open("rb") as file:
-            total += pq.ParquetFile(file).metadata.num_rows
-    return total
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        return sum(readers.map(in_one, paths))
 
 
 def drop_doubles(folder: Path) -> tuple[int, list[Path]]:
@@ -98,8 +108,8 @@ def drop_doubles(folder: Path) -> tuple[int, list[Path]]:
     A worker that was cut off from the cluster may have continued a batch that another one got.
     """
     seen, left, paths = set[str](), list[Path](), shards(folder)
-    for path in paths:
-        ids = read_table(path, ["id"])["id"].to_pylist()
+    for path, table in zip(paths, read_columns(paths, ["id"]), strict=True):
+        ids = table["id"].to_pylist()
         wanted = {value: index for index, value in enumerate(ids) if value not in seen}
         if len(wanted) == len(ids):
             left.append(path)
@@ -117,16 +127,16 @@ def drop_doubles(folder: Path) -> tuple[int, list[Path]]:
 
 def weights_of(folder: Path) -> set[str]:
     """The fingerprints of the weights that made a folder's rows."""
-    found = (
-        read_table(path, ["weights"])["weights"].unique().to_pylist() for path in shards(folder)
-    )
-    return {value for values in found for value in values if value is not None}
+    found = (table["weights"].unique() for table in read_columns(shards(folder), ["weights"]))
+    return {value for values in found for value in values.to_pylist() if value is not None}
 
 
 def failed(folder: Path) -> dict[str, str]:
     """The reasons of the rows that failed, by their ids."""
-    columns = (read_table(path, ["id", "error"]).to_pylist() for path in shards(folder))
-    return {row["id"]: row["error"] for rows in columns for row in rows if row["error"] is not None}
+    rows = (
+        row for table in read_columns(shards(folder), ["id", "error"]) for row in table.to_pylist()
+    )
+    return {row["id"]: row["error"] for row in rows if row["error"] is not None}
 
 
 def drop_failed(folder: Path) -> None:
