@@ -20,12 +20,11 @@ import ray
 from ray.exceptions import RayError
 
 from actors.held import worked
-from actors.pool import resting
 from actors.preferences import build_preferences
 from actors.remote import in_task, result_of
 from actors.seed import eft_stage, ift_stage
 from actors.stream import run_rows
-from actors.trainer import run_training
+from actors.trainer import resting, run_training
 from psr_ray.config import Config
 from psr_ray.data.rows import TASK_SCHEMA
 from psr_ray.data.stage import evaluation_files, write_data

@@ -7,9 +7,8 @@ hold one engine each for a stage.
 from __future__ import annotations
 
 import random
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from actors.processes import Process, alive_nodes, end_processes, on_nodes
 from actors.remote import result_of, succeeded, this_node
 from actors.searcher import EngineWorker
 from psr_ray.cluster.capacity import Demand, engine_demand
-from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError
 from psr_ray.inference.vllm_api import engine_environment
 from psr_ray.storage.files import Json
@@ -106,6 +104,9 @@ class EnginePool:
 
         Returns its name, its handle, and the seconds that it took to start, where it runs."""
         stage, most = str(work.folder), work.config.engine.num_engines[1]
+        self.attempt = (
+            self.attempt or work.attempt
+        )  # this process may be another than the one of `begin`
         if broken is not None:
             self._drop(broken)
         if self.is_closing:
@@ -261,25 +262,6 @@ class EnginePool:
                 engine.mark = ray.get(engine.place) if succeeded(engine.place) else None
             self.dropped += [engine.mark] if engine.mark is not None else []
         self.leases = {key: held for key, held in self.leases.items() if held != name}
-
-
-@contextmanager
-def resting(pool: Any, engine: EngineConfig) -> Iterator[Callable[[], tuple[str, ...]]]:
-    """A training runs in this block: engines end or wait, by the layout, but not for ever (those that
-    share its GPUs do: it works under their reservation). Gives a function: the nodes of the engines that
-    leave it their GPUs, one for each of its workers, or none."""
-    num = engine.num_engines[0]
-    result_of(pool.rest.remote(engine.layout, num))
-    if engine.shares_gpus:
-        yield lambda: result_of(pool.beside.remote(num))
-        return
-    giving_back = threading.Timer(engine.max_idle_s, pool.rest.remote, ("restart", 0))
-    giving_back.daemon = True
-    giving_back.start()
-    try:
-        yield tuple
-    finally:
-        giving_back.cancel()
 
 
 @contextmanager

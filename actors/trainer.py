@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from actors.placement import await_room, remove_room, room_for
 from actors.processes import DEATHS
 from actors.remote import result_of
 from actors.training_group import Death, demand_of, on_nodes_of, training_group
+from psr_ray.config import EngineConfig
 from psr_ray.errors import PsrError, last_line
 from psr_ray.telemetry.logs import StageLogger
 from psr_ray.telemetry.progress import ProgressWriter
@@ -20,6 +22,25 @@ from psr_ray.training.job import TrainingJob, steps_kept
 MAX_IDLE_DEATHS = 2
 # Tells on which nodes engines sleep that leave a training their GPUs.
 Beside = Callable[[], tuple[str, ...]]
+
+
+@contextmanager
+def resting(pool: Any, engine: EngineConfig) -> Iterator[Callable[[], tuple[str, ...]]]:
+    """A training runs in this block: engines end or wait, by the layout, but not for ever (those that
+    share its GPUs do: it works under their reservation). Gives a function: the nodes of the engines that
+    leave it their GPUs, one for each of its workers, or none."""
+    num = engine.num_engines[0]
+    result_of(pool.rest.remote(engine.layout, num))
+    if engine.shares_gpus:
+        yield lambda: result_of(pool.beside.remote(num))
+        return
+    giving_back = threading.Timer(engine.max_idle_s, pool.rest.remote, ("restart", 0))
+    giving_back.daemon = True
+    giving_back.start()
+    try:
+        yield tuple
+    finally:
+        giving_back.cancel()
 
 
 class EnginesGoneError(Exception):

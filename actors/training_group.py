@@ -225,17 +225,32 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     import torch
     from ray.train import get_context
 
-    from psr_ray.training.trainer import Trainer
-
     group, number, rank = settings["group"], settings["number"], get_context().get_world_rank()
     age_s = time.time() - psutil.Process().create_time()
     while (job := ray.get(group.next.remote(number, age_s))) is not None:
-        Trainer(job).run()
+        run_here(job)
         gc.collect()  # engine, hooks and model refer to each other
         if job.training.use_gpu:
             torch.cuda.empty_cache()
         ray.get(group.finished.remote(number, rank))
         number += 1
+
+
+def run_here(job: TrainingJob) -> None:
+    """This worker's part of a training. Raises ``PsrError`` where its GPU has too little memory: another
+    try would end in the same way."""
+    import torch
+
+    from psr_ray.training.trainer import Trainer
+
+    try:
+        Trainer(job).run()
+    except torch.OutOfMemoryError as error:
+        raise PsrError(
+            f"{job.stage}: too little GPU memory ({first_line(error)}); lower tokens_per_pass, or set "
+            "gradient_checkpointing, a higher zero_stage or lora (psr-ray plan says what fits), and "
+            "rerun the command: it goes on from the last checkpoint"
+        ) from error
 
 
 def storage_settings(folder: Path) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import ray
 from conftest import ROOT
 
 from actors.desk import StageWork
-from actors.pool import Engine, EnginePool, resting
+from actors.pool import Engine, EnginePool
 from actors.searcher import EngineWorker
 from actors.stream import batches
+from actors.trainer import resting
 from psr_ray.cluster.capacity import NodeKind, check_apart, demands_of
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
@@ -145,7 +146,7 @@ def test_engines_without_the_model_that_judges_end_before_a_stage_that_needs_it(
 
 @pytest.mark.parametrize(("seconds", "given_back"), [(0.05, True), (60.0, False)])
 def test_engines_that_wait_too_long_for_a_training_are_given_back(monkeypatch, seconds, given_back):
-    monkeypatch.setattr("actors.pool.result_of", lambda _: None)
+    monkeypatch.setattr("actors.trainer.result_of", lambda _: None)
     rests = []
     pool = SimpleNamespace(rest=SimpleNamespace(remote=lambda *how: rests.append(how)))
     settings = {"max_idle_s": seconds, "layout": "colocated"}
@@ -209,6 +210,17 @@ def test_a_new_driver_finds_no_engine_that_works_for_the_one_that_died():
     assert pool.ended == engines[1:]
     assert lend(pool, "evaluate", "i", most=8) == engines[0]
     assert pool.begin("search", "another") == 1  # beside it
+
+
+def test_a_pool_that_was_started_again_knows_its_driver():
+    pool = Pool()  # has not seen the driver begin
+    first = replace(work("evaluate"), attempt="driver")
+    engine, *_ = pool.lend(first, "a", EngineWorker, None)
+    pool.ready(engine, {"node": "here", "processes": [], "loading_s": 1.0})
+    pool.busy = {engine}
+    assert pool.begin("search", "driver") == 1  # beside it
+    assert pool.leases == {("evaluate", "a"): engine}
+    assert pool.ended == []
 
 
 def test_engines_leave_a_stage_that_has_ended():

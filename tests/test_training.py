@@ -7,6 +7,7 @@ from conftest import ROOT, TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.training_group import run_here
 from psr_ray.config import DPOConfig, JudgeConfig, PromptConfig, SFTConfig
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import pair_row, problem_row
@@ -27,7 +28,7 @@ from psr_ray.training.job import TrainingJob
 from psr_ray.training.losses import PairLogps, step_dpo_loss
 from psr_ray.training.microbatches import sft_trees
 from psr_ray.training.rows import dpo_data
-from psr_ray.training.trainer import check_first_dpo_loss, learning_rate
+from psr_ray.training.trainer import Trainer, check_first_dpo_loss, learning_rate
 
 TOKENIZER = load_tokenizer(str(TINY))
 PROMPTS = PromptBuilder(
@@ -209,3 +210,16 @@ def test_no_pairs_is_one_line_that_says_where(tmp_path):
     job = TrainingJob("dpo", config, "", "step-DPO → M2", tmp_path, tmp_path, tmp_path, tmp_path)
     with pytest.raises(PsrError, match=f"step-DPO → M2: no step preferences in {tmp_path}"):
         dpo_data(job, PROMPTS)
+
+
+def test_too_little_gpu_memory_is_said_in_one_line(tmp_path, monkeypatch):
+    def run(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+
+    monkeypatch.setattr(Trainer, "__init__", lambda *_: None)
+    monkeypatch.setattr(Trainer, "run", run)
+    with pytest.raises(
+        PsrError, match=r"too little GPU memory \(CUDA out .*lower tokens_per_pass"
+    ) as raised:
+        run_here(dpo_job(load_config(ROOT / "configs" / "smoke.yaml"), tmp_path))
+    assert "\n" not in str(raised.value)
