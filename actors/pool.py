@@ -104,9 +104,8 @@ class EnginePool:
 
         Returns its name, its handle, and the seconds that it took to start, where it runs."""
         stage, most = str(work.folder), work.config.engine.num_engines[1]
-        self.attempt = (
-            self.attempt or work.attempt
-        )  # this process may be another than the one of `begin`
+        # this process may have taken the place of the one that saw the driver begin
+        self.attempt = self.attempt or work.attempt
         if broken is not None:
             self._drop(broken)
         if self.is_closing:

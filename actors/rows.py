@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from actors.placement import remove_room
 from actors.remote import result_of
 from actors.searcher import EngineWorker
 from actors.stream import run_rows
@@ -159,8 +160,13 @@ def engine_stage(
             do = ray.remote(num_cpus=0)(run_rows)
             shown = progress or ProgressWriter(folder, task, "rows")
             pending = do.remote(inputs, folder, model, config, shown, worker=worker)
-            while watch is not None and not ray.wait([pending], timeout=0.5)[0]:
-                watch(shown.stage)
-            result_of(pending)
+            try:
+                while watch is not None and not ray.wait([pending], timeout=0.5)[0]:
+                    watch(shown.stage)
+                result_of(pending)
+            except BaseException:  # Ctrl-C, where Ray goes on: it was up before
+                ray.cancel(pending, force=True)
+                remove_room(str(folder))
+                raise
         stage.finish(time.monotonic() - started, rows=len(rows))
     return done

@@ -5,6 +5,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -13,11 +14,13 @@ from conftest import ROOT
 from actors.desk import StageWork
 from actors.ledger import EngineLedger
 from actors.pool import engine_pool
+from actors.rows import engine_stage
 from actors.stream import run_rows
 from benchmarks.heads import children
 from benchmarks.simulated import SimulatedWorker, perfect
 from psr_ray.config.file import load_config
 from psr_ray.data.rows import TASK_SCHEMA
+from psr_ray.runs import Stage
 from psr_ray.storage.shards import read_rows, shards, write_rows
 from psr_ray.telemetry.progress import ProgressWriter
 
@@ -54,6 +57,29 @@ def run(folder, num, *settings):
     assert progress.done == num
     assert progress.times[-1] - progress.times[0] > 2
     return {row["id"]: [float(part) for part in row["end"].split(",")] for row in found}
+
+
+def test_an_interrupted_search_leaves_no_engine_where_ray_goes_on(ray_up, tmp_path):
+    config = load_config(ROOT / "configs" / "smoke.yaml", ["engine.layout=restart"])
+    rows = [dict.fromkeys(TASK_SCHEMA.names) | {"task": "search", "id": f"p{i}"} for i in range(99)]
+    free, engines = ray.available_resources()["CPU"], []
+
+    def interrupt(_):
+        if list(tmp_path.glob("out/engines/batch-*")):
+            engines.extend(children(os.getpid(), "SimulatedWorker"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine_stage(
+            config, Stage("search", tmp_path / "out", "key"), rows, "search", "60,0.1",
+            worker=SimulatedWorker, watch=interrupt,
+        )  # fmt: skip
+    assert engines
+    assert psutil.wait_procs(engines, timeout=20)[1] == []
+    until = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != free:
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_an_engine_stays_full_whatever_its_batches(ray_up, tmp_path):
