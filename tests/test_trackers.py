@@ -1,6 +1,7 @@
 """Weights & Biases (offline) and MLflow (its own store in a folder) get what metrics.jsonl holds."""
 
 import logging
+import time
 
 import pytest
 from conftest import ROOT, SECRET
@@ -26,9 +27,14 @@ def stage(tmp_path, monkeypatch):
 
 
 def offline_records(folder):
-    """All that an offline W&B run has on disk, as text."""
+    """All that an offline W&B run has on disk, as text. Its service may write after `finish`."""
     [path] = folder.glob("wandb/offline-run-*/*.wandb")
-    return path.read_bytes().decode("latin-1")
+    found, until = b"", time.monotonic() + 30
+    while (now := path.read_bytes()) != found or len(now) < 100:  # the file's head alone has 7
+        assert time.monotonic() < until
+        found = now
+        time.sleep(0.3)
+    return found.decode("latin-1")
 
 
 def test_a_training_is_tracked_by_both_and_a_resumed_one_continues(stage, tmp_path):
