@@ -17,8 +17,8 @@ from host_cluster import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
-# Within which a search ends after the cut: about 80 s as a rule, once over 200 s with one way cut.
-RECOVERS_S = 400
+# Within which a search ends after the cut. By Ray's own keepalive it took up to 330 s.
+RECOVERS_S = 200
 SEARCH = search(OUT, NUM, *SMALL_SHARDS)
 STAGES = [
     "data", "evaluate-M0", "sft", "evaluate-M1", "search-1", "preferences-1", "train-1", "evaluate-M2",
