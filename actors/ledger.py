@@ -28,6 +28,7 @@ from psr_ray.cluster.nodes import check_storage, check_versions, node_name, vers
 from psr_ray.data.rows import key_of
 from psr_ray.errors import PsrError
 from psr_ray.storage.files import Json, Row, read_json, write_text
+from psr_ray.storage.lease import start_of
 from psr_ray.storage.locations import remove
 from psr_ray.storage.shards import Key
 
@@ -93,7 +94,7 @@ class EngineLedger:
         family = [me, *me.children(recursive=True)]
         mark = {
             "node": ray.get_runtime_context().get_node_id() if ray.is_initialized() else None,
-            "processes": [[process.pid, process.create_time()] for process in family],
+            "processes": [[process.pid, start_of(process.pid)] for process in family],
             "loading_s": loading_s,
             "ready_at": time.time(),
             "doubt": doubt,

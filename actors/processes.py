@@ -14,8 +14,10 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-# Number and time of creation.
-Process = tuple[int, float]
+from psr_ray.storage.lease import start_of
+
+# Number, and when it started (`start_of`).
+Process = tuple[int, int]
 # What a call to an actor whose process has died raises.
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 # Seconds that a process has to end by itself.
@@ -25,13 +27,11 @@ END_S = 60.0
 def end_processes(family: list[Process]) -> None:
     """Wait for processes to end; kill those that do not within a minute."""
     left = []
-    for pid, created in family:
-        try:
+    for pid, started in family:
+        with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            if process.create_time() == created:
+            if start_of(pid) == started:
                 left.append(process)
-        except psutil.NoSuchProcess:
-            continue
     for process in alive_after(END_S, left):
         process.kill()
     alive_after(END_S, left)

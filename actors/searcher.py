@@ -7,13 +7,13 @@ batches again (actors/pool.py, actors/ledger.py).
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-import psutil
 import pyarrow as pa
 import ray
 
@@ -31,6 +31,7 @@ from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.runs import fingerprint
 from psr_ray.storage.files import Json, Row
+from psr_ray.storage.lease import start_of
 from psr_ray.storage.locations import local_copy
 
 # Columns that no row of a stage uses are not sent.
@@ -165,9 +166,8 @@ class EngineWorker:
 
     def place(self) -> Json:
         """This process, as long as its engine is not ready."""
-        me = psutil.Process()
         node = ray.get_runtime_context().get_node_id()
-        return {"node": node, "processes": [[me.pid, me.create_time()]]}
+        return {"node": node, "processes": [[os.getpid(), start_of(os.getpid())]]}
 
     def sleep(self) -> None:
         """Give the GPU's memory to a training, until a stage is opened."""

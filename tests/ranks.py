@@ -48,6 +48,11 @@ def begin(rank, module, function, folder, num_workers, arguments):
     found = getattr(importlib.import_module(module), function)(worker, folder, *arguments)
     (folder / f"returned-{rank}").write_text(json.dumps(found))
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread that waits for the interpreter while it ends is unwound by pthread_exit; in C++ code that
+    # must not throw that is an abort ("terminate called without an active exception").
+    os._exit(0)
 
 
 if __name__ == "__main__":

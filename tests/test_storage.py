@@ -125,6 +125,17 @@ def test_dead_process_of_this_machine_holds_nothing(folder):
         assert time.time() - started < 5
 
 
+def test_a_process_is_known_by_its_start_which_no_clock_changes(tmp_path):
+    odd = tmp_path / "a) b (c"
+    odd.symlink_to("/bin/sleep")
+    other = subprocess.Popen([odd, "60"])
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    assert lease.start_of(other.pid) == pytest.approx(up * os.sysconf("SC_CLK_TCK"), abs=100)
+    other.kill()
+    other.wait()
+    assert lease.start_of(other.pid) is None
+
+
 def test_silent_holder_of_another_machine_expires(folder, monkeypatch):
     monkeypatch.setattr(lease, "EXPIRY_S", 1.0)
     monkeypatch.setattr(lease, "LOOK_S", 0.2)

@@ -13,13 +13,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from psr_ray.errors import PsrError, last_line
 from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
-from psr_ray.storage.lease import Held, Lease, machine_id
+from psr_ray.storage.lease import Held, Lease, machine_id, start_of
 from psr_ray.storage.locations import is_remote
 
 HOLDER = "_HOLDER.json"
@@ -91,7 +90,7 @@ def this_process() -> Json:
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "machine": machine_id(),
-        "started": psutil.Process().create_time(),
+        "started": start_of(os.getpid()),
         "job": submission_id(),
     }
 

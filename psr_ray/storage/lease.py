@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from psr_ray.storage.files import Json, read_json
 from psr_ray.storage.locations import impatient, store_of
 
@@ -116,10 +114,17 @@ def died_here(owner: Json) -> bool:
     """Whether a holder was a process of this machine that is no more."""
     if owner.get("machine") != machine_id() or not isinstance(owner.get("pid"), int):
         return False
+    return start_of(owner["pid"]) != owner.get("started")
+
+
+def start_of(pid: int) -> int | None:
+    """When a process of this machine started, in ticks since the machine did, which no clock that is set
+    changes; None where there is no such process."""
     try:
-        return psutil.Process(owner["pid"]).create_time() != owner.get("started")
-    except psutil.NoSuchProcess:
-        return True
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat[stat.rindex(")") :].split()[20])  # its name may hold spaces and parentheses
 
 
 def machine_id() -> str:
