@@ -6,6 +6,7 @@ They take no resources themselves.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MAX_STARTS = 5
 # Seconds after which a client whose engine has died, and that found no room for another, shares one.
 PLACE_S = 30.0
+# Seconds between two looks for a free engine.
+LOOK_S = 2.0
 # A running engine may take as long to load another model as it took to start, this many times.
 RELOADING = 3.0
 
@@ -110,15 +113,17 @@ class EngineClient:
         with self.replacing:
             if self.held is not None and self.held[0] != broken:
                 return  # another thread has replaced it
-            for _ in range(MAX_STARTS):
+            num_deaths = 0
+            while num_deaths < MAX_STARTS:
                 lent = result_of(
                     self.pool.lend.remote(self.work, self.actor_id, self.worker, broken)
                 )
                 if lent is None:
                     self.held = result_of(self.pool.share.remote(str(self.work.folder), None))
-                    if self.held is None:  # they have died meanwhile
-                        continue
-                    return
+                    if self.held is not None:
+                        return
+                    time.sleep(LOOK_S)  # all work for another stage, or have died meanwhile
+                    continue
                 name, engine, took_s = lent
                 most_s = None
                 if took_s is not None:
@@ -131,15 +136,15 @@ class EngineClient:
                         self._await_place(name, engine)
                     mark = result_of(opening, timeout_s=most_s)
                 except PsrError:
-                    self.pool.give_back.remote(name)
+                    self.pool.give_back.remote(str(self.work.folder), name)
                     raise
                 except DEATHS:
-                    broken = name
+                    broken, num_deaths = name, num_deaths + 1
                     continue
                 except ray.exceptions.GetTimeoutError:
                     reason = f"a running engine did not load its model within {most_s:.0f} s"
                     EngineLedger(self.work.folder).died(reason, [])
-                    broken = name
+                    broken, num_deaths = name, num_deaths + 1
                     continue
                 self.pool.ready.remote(name, mark)
                 self.held = name, engine

@@ -148,9 +148,14 @@ class EnginePool:
         """Whether the process of another engine was started."""
         return any(succeeded(each.place) for other, each in self.engines.items() if other != name)
 
-    def give_back(self, name: str) -> None:
-        """An engine could not start."""
-        self._drop(name)
+    def give_back(self, stage: str, name: str) -> None:
+        """An engine could not start, or one that runs could not load the stage's model: that one may
+        still work for another stage."""
+        self.leases = {
+            key: held for key, held in self.leases.items() if (key[0], held) != (stage, name)
+        }
+        if name in self.engines and name not in self._started():
+            self._drop(name)
 
     def close(self) -> None:
         """End all engines; no more are lent."""

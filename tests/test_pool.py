@@ -118,10 +118,21 @@ def test_an_engine_that_could_not_start_is_no_ones():
     pool.begin("search", "driver")
     works = lend(pool, "search", "a")
     name, *_ = pool.lend(work("search"), "b", EngineWorker, None)
-    pool.give_back(name)
+    pool.give_back("search", name)
     assert pool.ended == [name]
     again, *_ = pool.lend(work("search"), "c", EngineWorker, None)  # another client, another engine
     assert again not in (works, name)
+
+
+def test_an_engine_that_could_not_load_a_model_goes_on_with_the_other_stage():
+    pool = Pool()
+    pool.begin("evaluate", "driver")
+    engine = lend(pool, "evaluate", "a")
+    pool.begin("search", "driver")
+    assert lend(pool, "search", "b") == engine
+    pool.give_back("search", engine)
+    assert pool.ended == []
+    assert pool.leases == {("evaluate", "a"): engine}
 
 
 def test_a_driver_that_starts_a_stage_again_finds_its_engines_free():
