@@ -15,13 +15,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mar
 LAYOUTS = {"restart": 2, "colocated": 2, "apart": 4}
 PLANNED = """
 import json, os, sys
-from benchmarks.rounds import overheads, predicted
+from benchmarks.rounds import overheads, predicted, stages_of, work_s
 from psr_ray.storage.locations import location
 folders = {name: location(sys.argv[1]) / name for name in sys.argv[2:]}
 seen = {name: folders[name] for name in ("restart", "colocated")}
 over = overheads(seen, range(1, 3))  # M1 on: the first engines and workers of a run start in any layout
 found = {name: predicted(folder, name, over, 2, 2) for name, folder in folders.items()}
-print(json.dumps({"overheads": vars(over), "plans": found}), flush=True)
+stages = {
+    name: [(p.stage.folder.name, round(m["wall_s"], 1), round(work_s(m), 1)) for p, m in stages_of(folder)]
+    for name, folder in folders.items()
+}
+print(json.dumps({"stages": stages, "overheads": vars(over), "plans": found}), flush=True)
 os._exit(0)  # a thread of the store's may still be about, and abort the process
 """
 ON_GPUS = ("engine.tensor_parallel_size=1", "sft.use_gpu=true", "dpo.use_gpu=true")
@@ -86,6 +90,7 @@ def test_a_run_says_what_it_holds_and_a_plan_says_it_before(hosts, tmp_path):
             assert f"held: {total / 3600:.2f} GPU-hours" in cluster.log
         said = cluster.head.run("python", "-c", PLANNED, f"s3://{BUCKET}/runs", *LAYOUTS)
     found = json.loads(said.stdout)
+    print(found.pop("stages"))  # folder, seconds, of which an engine or worker worked
     print(found)
     for layout, plan in found["plans"].items():
         planned = plan["gpus"] * plan["predicted_s"]
