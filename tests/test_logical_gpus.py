@@ -22,7 +22,7 @@ seen = {name: folders[name] for name in ("restart", "colocated")}
 over = overheads(seen, range(1, 3))  # M1 on: the first engines and workers of a run start in any layout
 found = {name: predicted(folder, name, over, 2, 2) for name, folder in folders.items()}
 stages = {
-    name: [(p.stage.folder.name, round(m["wall_s"], 1), round(work_s(m), 1)) for p, m in stages_of(folder)]
+    name: [(p.stage.folder.name, round(m["wall_s"]), round(work_s(m))) for p, m in stages_of(folder)]
     for name, folder in folders.items()
 }
 print(json.dumps({"stages": stages, "overheads": vars(over), "plans": found}), flush=True)
