@@ -19,7 +19,7 @@ MEASURED, REAL = HERE / "results", HERE.parent / "results" / "real"
 RESULTS = {
     "performance": (
         MEASURED,
-        ("train", "gpu_train", "search", "gpu_search", "scale", "submission", "rounds"),
+        ("train", "gpu_train", "search", "gpu_search", "scale", "submission", "rounds", "held"),
     ),
     "reliability": (MEASURED, ("faults", "soak", "fuzz")),
     "judging": (MEASURED, ("judging",)),

@@ -68,29 +68,30 @@ def work_s(manifest: dict[str, Any]) -> float:
     return float(manifest.get("steps_s") or engines["busy_s"] / max(engines["num_engines"], 1))
 
 
-def overheads(folders: dict[Layout, Path], rounds: range) -> Overheads:
-    """Means over the stages of some rounds of a run by `restart` and one by `colocated`."""
+def overheads(restart: Path, kept: Path, rounds: range) -> Overheads:
+    """Means over the stages of some rounds of a run by `restart` and one that keeps its engines and
+    training workers (`apart`, and without GPUs `colocated`)."""
     starts, loads, others = list[float](), list[float](), list[float]()
-    trainings: dict[str, list[float]] = {}
-    for layout, folder in folders.items():
+    trainings: dict[Path, list[float]] = {restart: [], kept: []}
+    for folder in trainings:
         for planned, manifest in stages_of(folder):
             beside, engines = manifest["wall_s"] - work_s(manifest), engines_of(manifest)
             number = int(planned.model[1:]) if planned.kind == "evaluate" else planned.iteration
             if number not in rounds:
                 continue  # evaluation and search of a model go together
             if planned.kind in TRAININGS:
-                trainings.setdefault(layout, []).append(beside)
+                trainings[folder].append(beside)
                 continue
             loading = engines["loading_s"]
             others.append(beside - loading)
             if planned.kind == "evaluate":
                 (starts if engines["engine_starts"] else loads).append(loading)
-    training = {layout: statistics.mean(values) for layout, values in trainings.items()}
+    training = {folder: statistics.mean(values) for folder, values in trainings.items()}
     return Overheads(
         engine_start=statistics.mean(starts),
         engine_load=statistics.mean(loads),
-        group_start=training["restart"] - training["colocated"],
-        training=training["colocated"],
+        group_start=training[restart] - training[kept],
+        training=training[kept],
         stage=statistics.mean(others),
     )
 
@@ -99,6 +100,8 @@ def predicted(
     folder: Path, layout: Layout, over: Overheads, num_engines: int = 1, num_workers: int = 1
 ) -> dict[str, float]:
     """The wall time of a run's rounds by the plan's arithmetic, from its work, and as it was."""
+    config = stored_run(folder).config
+    keeps_workers = layout != "restart" and not config.engine.shares_gpus
     stages = list(stages_of(folder))
     work = [
         StageTime(None, num_workers * work_s(manifest))
@@ -106,9 +109,7 @@ def predicted(
         else StageTime(planned.model, num_engines * work_s(manifest))
         for planned, manifest in stages
     ]
-    times = layout_time(
-        work, layout, num_engines, num_workers, over, keeps_workers=layout != "restart"
-    )
+    times = layout_time(work, layout, num_engines, num_workers, over, keeps_workers=keeps_workers)
     wall = sum(manifest["wall_s"] for _, manifest in stages)
     return {
         "predicted_s": round(times.wall_s, 1),
@@ -151,7 +152,8 @@ def main(
                 starts[layout] = summary["engine_starts"]
                 print(name, found[layout][-1], flush=True)
         over = overheads(
-            {layout: folder / f"{layout}-{num_repeats - 1}" for layout in LAYOUTS},
+            folder / f"restart-{num_repeats - 1}",
+            folder / f"colocated-{num_repeats - 1}",
             range(3, num_rounds + 1),  # the last evaluation is of no round
         )
         check, others = {}, list[str]()

@@ -80,6 +80,13 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+def to_table(line):
+    """Adds a line to what ``make faults`` stores."""
+    if "FAULTS_TABLE" in os.environ:
+        with open(os.environ["FAULTS_TABLE"], "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
 @pytest.fixture
 def record():
     """Adds a line to the table of ``make faults``."""
@@ -97,9 +104,7 @@ def record():
         assert (line["lost"], line["doubled"]) == (0, 0), line
         assert expected
         assert set(found) == set(expected)
-        if "FAULTS_TABLE" in os.environ:
-            with open(os.environ["FAULTS_TABLE"], "a") as file:
-                file.write(json.dumps(line) + "\n")
+        to_table(line)
 
     return add
 

@@ -9,7 +9,8 @@ from conftest import ROOT
 from stores import BUCKET, MAKE_BUCKET, environment
 
 PORT, REDIS_PORT = 5000, 6380
-TO_STORAGE = ("INPUT", "-p", "tcp", "--dport", str(PORT))  # packets, on the storage's host
+# Packets, on the storage's host, which itself goes on reading.
+TO_STORAGE = ("INPUT", "!", "-i", "lo", "-p", "tcp", "--dport", str(PORT))
 # As the Dockerfile has it.
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "20000",

@@ -71,9 +71,9 @@ def test_with_redis_a_command_on_another_host_does_not_notice(hosts, tmp_path, r
         record(fault, 1, found["asked"], found["counted"], took_s)
 
 
-@with_redis
-def test_with_redis_a_job_ends_and_the_same_job_goes_on(hosts, tmp_path, record):
-    cluster = HostCluster(hosts, tmp_path, redis=True)
+@pytest.mark.parametrize("redis", [pytest.param(True, marks=with_redis), False])
+def test_a_job_ends_and_the_same_job_goes_on(hosts, tmp_path, record, redis):
+    cluster = HostCluster(hosts, tmp_path, redis=redis)
 
     def job(*arguments, **options):
         return cluster.head.run("ray", "job", *arguments, **options)
@@ -87,11 +87,17 @@ def test_with_redis_a_job_ends_and_the_same_job_goes_on(hosts, tmp_path, record)
             assert "RUNNING" in (said := job("status", "a").stdout) or "PENDING" in said
             time.sleep(1)
         cluster.head.off()
+        if not redis:
+            for process in cluster.worker_processes.values():
+                assert process.wait(GIVING_UP_S) is not None
         cluster.head.start()
         back_at = time.time()
         cluster.start_head()
+        if not redis:
+            for worker in cluster.workers:
+                cluster.start_worker(worker)
         submit("b", timeout=400)  # Ray calls the first one RUNNING for some minutes, then FAILED
         found = cluster.rows(STAGE, PROBLEMS)
         took_s = time.time() - back_at
-        fault = "head died, Redis: same job again"
+        fault = f"head died, {'' if redis else 'no '}Redis: same job again"
         record(fault, 1, found["asked"], found["counted"], took_s)

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, to_table
 from host_cluster import OUT, PROBLEMS, STAGE, HostCluster, run, search
 from stores import BUCKET
 
@@ -18,8 +18,8 @@ import json, os, sys
 from benchmarks.rounds import overheads, predicted, stages_of, work_s
 from psr_ray.storage.locations import location
 folders = {name: location(sys.argv[1]) / name for name in sys.argv[2:]}
-seen = {name: folders[name] for name in ("restart", "colocated")}
-over = overheads(seen, range(1, 3))  # M1 on: the first engines and workers of a run start in any layout
+# M1 on: the first engines and workers of a run start in any layout
+over = overheads(folders["restart"], folders["apart"], range(1, 3))
 found = {name: predicted(folder, name, over, 2, 2) for name, folder in folders.items()}
 stages = {
     name: [(p.stage.folder.name, round(m["wall_s"]), round(work_s(m))) for p, m in stages_of(folder)]
@@ -70,7 +70,7 @@ def held(cluster, *names):
 
 def test_a_run_says_what_it_holds_and_a_plan_says_it_before(hosts, tmp_path):
     cluster = HostCluster(hosts, tmp_path, num_gpus=2)
-    by_ray = {}
+    lines = {}
     with cluster.running():
         for layout, most in LAYOUTS.items():
             settings = (f"engine.layout={layout}", "engine.num_engines=[2,2]")
@@ -81,8 +81,8 @@ def test_a_run_says_what_it_holds_and_a_plan_says_it_before(hosts, tmp_path):
                 time.sleep(2)  # until Ray says that all is free
             wall_s = time.time() - began
             total, [share] = held(cluster, layout)
-            by_ray[layout] = seen.seconds
-            print(layout, "held", total, "Ray says", seen.seconds, "wall", wall_s, "busy", share)
+            lines[layout] = {"reserved_s": seen.seconds, "held_s": total, "busy_share": share}
+            print(layout, lines[layout], "wall", wall_s)
             assert seen.most == pytest.approx(most)
             assert total == pytest.approx(seen.seconds, rel=0.15)
             assert total < most * wall_s
@@ -94,11 +94,13 @@ def test_a_run_says_what_it_holds_and_a_plan_says_it_before(hosts, tmp_path):
     print(found)
     for layout, plan in found["plans"].items():
         planned = plan["gpus"] * plan["predicted_s"]
-        print(layout, "GPU-seconds planned", planned, "reserved", by_ray[layout])
+        line = {"layout": layout, "planned_s": planned} | lines[layout] | plan
+        print(line)
         assert plan["gpus"] == LAYOUTS[layout]
         assert plan["predicted_s"] == pytest.approx(plan["measured_s"], rel=0.25)
         # a plan counts GPUs that wait for the other kind of stage, too
-        assert 0.5 * planned < by_ray[layout] < 1.15 * planned
+        assert 0.5 * planned < line["reserved_s"] < 1.15 * planned
+        to_table(line)
 
 
 # of 3 GPUs a node one is left over; 8 of a node are one engine

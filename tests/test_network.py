@@ -15,6 +15,8 @@ from host_cluster import (
     search,
 )  # fmt: skip
 
+from psr_ray.runs import MANIFEST
+
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long]
 NUM = 96
 # Within which a search ends after the cut. By Ray's own keepalive it took up to 330 s.
@@ -95,6 +97,9 @@ def test_the_storage_is_out_of_reach_for_a_minute(hosts, tmp_path, record, stage
             assert running.poll() is None, cluster.log
             time.sleep(1)
         with cluster.storage.dropping(TO_STORAGE):
+            assert not cluster.objects(f"runs/smoke/{stage}/{MANIFEST}"), (
+                "it was over before the cut"
+            )
             time.sleep(60)
         back_at = time.time()
         assert running.wait(300) == 0, cluster.log
