@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from psr_ray.errors import PsrError
 from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.folders import FolderLock, contents, drop_unfinished
-from psr_ray.storage.locations import is_remote, location, model_location, read_parts, remove
+from psr_ray.storage.locations import (
+    facts_of,
+    is_remote,
+    location,
+    model_location,
+    read_parts,
+    remove,
+)
 
 MANIFEST = "_MANIFEST.json"
 KEY_FILE = "_KEY"
@@ -55,6 +63,18 @@ def fingerprint(model: str) -> str:
     folder = model_location(model)
     if not folder.is_dir():
         return model
+    if is_remote(folder):
+        return _fingerprint_in_store(str(folder), tuple(facts_of(folder)))
+    return _fingerprint(folder)
+
+
+@lru_cache(maxsize=64)
+def _fingerprint_in_store(folder: str, _facts: tuple[tuple[str, int, str], ...]) -> str:
+    """Read once a process, as long as sizes and ETags are the same."""
+    return _fingerprint(location(folder))
+
+
+def _fingerprint(folder: Path) -> str:
     patterns = ("*.safetensors", "tokenizer*", "*.jinja")
     found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
     return digest_of([folder / "config.json", *found])

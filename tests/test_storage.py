@@ -192,6 +192,11 @@ def test_of_a_model_in_a_store_only_the_parts_that_tell_it_are_read(folder, monk
     with monkeypatch.context() as patched:
         patched.setattr(type(files), "open", opened)
         assert fingerprint(str(folder / "model")) == expected
+        patched.setattr(type(files), "cat_ranges", opened)
+        assert fingerprint(str(folder / "model")) == expected  # known by its files' ETags
+    changed = (TINY / "config.json").read_text() + " "
+    write_text(folder / "model" / "config.json", changed)
+    assert fingerprint(str(folder / "model")) != expected
 
 
 def test_model_in_a_store_is_checked(folder, tmp_path, monkeypatch):

@@ -101,6 +101,15 @@ def read_parts(path: Path, parts: Sequence[tuple[int, int]]) -> list[bytes]:
         return [os.pread(file.fileno(), end - start, start) for start, end in parts]
 
 
+def facts_of(folder: Path) -> list[tuple[str, int, str]]:
+    """Names, sizes and ETags of all files in a folder in a store; of a store without ETags times."""
+    files, name = store_of(folder)
+    return [
+        (path, e["size"], str(e.get("ETag") or e.get("etag") or e.get("LastModified", "")))
+        for path, e in sorted(files.find(name, detail=True).items())
+    ]
+
+
 def remove(folder: Path) -> None:
     """Remove a folder and all in it, where there is one."""
     if not is_remote(folder):
@@ -148,19 +157,14 @@ def local_copy(folder: str | Path, *, without: str | None = None) -> str:
     if not is_remote(place):
         return str(place)
     files, name = store_of(place)
-    listing = {
-        path: entry
-        for path, entry in files.find(name, detail=True).items()
-        if without is None or without not in path.removeprefix(name)
-    }
+    listing = [
+        fact
+        for fact in facts_of(place)
+        if without is None or without not in fact[0].removeprefix(name)
+    ]
     if not listing:
         raise PsrError(f"{folder}: no such folder in the store, or nothing in it")
-    # another content has another name: stores give an ETag, or at least a size and a time
-    facts = [
-        (path, e["size"], str(e.get("ETag") or e.get("etag") or e.get("LastModified", "")))
-        for path, e in sorted(listing.items())
-    ]
-    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]  # another content, another name
     cache = cache_folder()
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = cache / key
@@ -168,7 +172,7 @@ def local_copy(folder: str | Path, *, without: str | None = None) -> str:
         if not copy.is_dir():
             drop_old_copies(cache)
             unfinished = cache / f".{key}.{os.getpid()}"
-            for path in listing:
+            for path, *_ in listing:
                 there = unfinished / path.removeprefix(name).lstrip("/")
                 there.parent.mkdir(parents=True, exist_ok=True)
                 files.get_file(path, str(there))
