@@ -178,6 +178,7 @@ def test_a_cluster_from_up_to_down(hosts, tmp_path, request, num_iterations):
         for name, ports in found.items():
             unlisted = {port for port in ports if not any(port in each for each in listed_ports())}
             assert not unlisted, name
+        assert {name for name, ports in found.items() if 6379 in ports} == {"head-0"}
         everywhere = set().union(*found.values())
         for each in listed_ports():
             assert everywhere & set(each), f"nobody listens on {each}"
