@@ -4,11 +4,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import ray
 from conftest import ROOT
 
+from actors.client import EngineClient
 from actors.desk import StageWork
 from actors.pool import Engine, EnginePool
 from actors.searcher import EngineWorker
@@ -133,6 +135,18 @@ def test_an_engine_that_could_not_load_a_model_goes_on_with_the_other_stage():
     pool.give_back("search", engine)
     assert pool.ended == []
     assert pool.leases == {("evaluate", "a"): engine}
+
+
+def test_a_client_waits_while_all_engines_work_for_another_stage(monkeypatch):
+    monkeypatch.setattr("actors.client.LOOK_S", 0)
+    monkeypatch.setattr("actors.client.result_of", lambda found, **_: found)
+    monkeypatch.setattr("actors.client.ray.get_runtime_context", Mock())
+    lent = [None] * 8 + [("engine-1", Mock(), 1.0)]
+    pool = Mock()
+    pool.lend.remote.side_effect = lent
+    pool.share.remote.return_value = None
+    client = EngineClient(pool, work("search"), EngineWorker)
+    assert (client.held, client.start_error) == (lent[-1][:2], None)
 
 
 def test_a_driver_that_starts_a_stage_again_finds_its_engines_free():
