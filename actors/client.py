@@ -122,7 +122,7 @@ class EngineClient:
                     self.held = result_of(self.pool.share.remote(str(self.work.folder), None))
                     if self.held is not None:
                         return
-                    time.sleep(LOOK_S)  # all work for another stage, or have died meanwhile
+                    time.sleep(LOOK_S)  # they have died between the two calls
                     continue
                 name, engine, took_s = lent
                 most_s = None

@@ -94,7 +94,11 @@ class EngineLedger:
         family = [me, *me.children(recursive=True)]
         mark = {
             "node": ray.get_runtime_context().get_node_id() if ray.is_initialized() else None,
-            "processes": [[process.pid, start_of(process.pid)] for process in family],
+            "processes": [
+                [process.pid, started]
+                for process in family
+                if (started := start_of(process.pid)) is not None  # it has just ended
+            ],
             "loading_s": loading_s,
             "ready_at": time.time(),
             "doubt": doubt,

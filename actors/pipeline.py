@@ -184,11 +184,9 @@ def drivers_of(config: Config, due: list[PlannedStage]) -> Iterator[Drivers]:
             scheduling_strategy=this_node(),
         )
         names = {planned.stage.name for planned in due}
-        # engines that share GPUs get all of their memory back
-        keep = config.engine.layout != "restart" and not config.engine.shares_gpus
         with (
             engine_pool(str(config.run_dir), runtime_env=env) as pool,
-            training_group(keep=keep, runtime_env=env) as group,
+            training_group(keep=config.engine.keeps_workers, runtime_env=env) as group,
         ):
             yield Drivers(lambda: placed.remote(config, names, pool, group))
 

@@ -154,7 +154,7 @@ class EnginePool:
         self.leases = {
             key: held for key, held in self.leases.items() if (key[0], held) != (stage, name)
         }
-        if name in self.engines and name not in self._started():
+        if name not in self.leases.values():
             self._drop(name)
 
     def close(self) -> None:

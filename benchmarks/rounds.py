@@ -100,8 +100,7 @@ def predicted(
     folder: Path, layout: Layout, over: Overheads, num_engines: int = 1, num_workers: int = 1
 ) -> dict[str, float]:
     """The wall time of a run's rounds by the plan's arithmetic, from its work, and as it was."""
-    config = stored_run(folder).config
-    keeps_workers = layout != "restart" and not config.engine.shares_gpus
+    keeps_workers = stored_run(folder).config.engine.keeps_workers
     stages = list(stages_of(folder))
     work = [
         StageTime(None, num_workers * work_s(manifest))

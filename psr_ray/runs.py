@@ -24,8 +24,8 @@ from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.folders import FolderLock, contents, drop_unfinished
 from psr_ray.storage.locations import (
-    facts_of,
     is_remote,
+    listing_of,
     location,
     model_location,
     read_parts,
@@ -63,14 +63,15 @@ def fingerprint(model: str) -> str:
     folder = model_location(model)
     if not folder.is_dir():
         return model
-    if is_remote(folder):
-        return _fingerprint_in_store(str(folder), tuple(facts_of(folder)))
+    listing = tuple(listing_of(folder)) if is_remote(folder) else ()
+    if listing and all(change for *_, change in listing):
+        return _fingerprint_in_store(str(folder), listing)
     return _fingerprint(folder)
 
 
 @lru_cache(maxsize=64)
-def _fingerprint_in_store(folder: str, _facts: tuple[tuple[str, int, str], ...]) -> str:
-    """Read once a process, as long as sizes and ETags are the same."""
+def _fingerprint_in_store(folder: str, _listing: tuple[tuple[str, int, str], ...]) -> str:
+    """Read once a process, as long as it lists the same files."""
     return _fingerprint(location(folder))
 
 

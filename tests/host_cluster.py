@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import time
 
@@ -152,9 +153,13 @@ class HostCluster:
 
     def objects(self, prefix):
         """How many objects of the bucket have names that begin so."""
+        return len(self.names(prefix))
+
+    def names(self, prefix):
+        """Names of the objects of the bucket that begin so."""
         listed = f"{self.store}/{BUCKET}?prefix={prefix}"
         ask = f"import urllib.request as u; print(u.urlopen('{listed}').read())"
-        return self.storage.run("python", "-c", ask).stdout.count("<Key>")
+        return re.findall("<Key>(.*?)</Key>", self.storage.run("python", "-c", ask).stdout)
 
     def rows(self, stage, problems):
         """The ids of a stage's rows: those of the file of problems, those that count, and those that

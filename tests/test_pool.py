@@ -126,18 +126,24 @@ def test_an_engine_that_could_not_start_is_no_ones():
     assert again not in (works, name)
 
 
-def test_an_engine_that_could_not_load_a_model_goes_on_with_the_other_stage():
+@pytest.mark.parametrize("loads", [False, True])
+def test_an_engine_that_could_not_load_a_model_goes_on_with_the_other_stage(loads):
     pool = Pool()
     pool.begin("evaluate", "driver")
     engine = lend(pool, "evaluate", "a")
     pool.begin("search", "driver")
-    assert lend(pool, "search", "b") == engine
+    if not loads:
+        assert lend(pool, "search", "b") == engine
+    else:  # for the other stage, and for both
+        engine, *_ = pool.lend(work("evaluate"), "a", EngineWorker, engine)
+        assert pool.lend(work("search"), "b", EngineWorker, None)[0] == engine
+        pool.ended.clear()
     pool.give_back("search", engine)
     assert pool.ended == []
     assert pool.leases == {("evaluate", "a"): engine}
 
 
-def test_a_client_waits_while_all_engines_work_for_another_stage(monkeypatch):
+def test_a_client_asks_again_where_all_engines_die_between_lending_and_sharing(monkeypatch):
     monkeypatch.setattr("actors.client.LOOK_S", 0)
     monkeypatch.setattr("actors.client.result_of", lambda found, **_: found)
     monkeypatch.setattr("actors.client.ray.get_runtime_context", Mock())

@@ -72,3 +72,9 @@ class EngineConfig(Frozen):
     def shares_gpus(self) -> bool:
         """Whether engines sleep on GPUs while training uses them."""
         return self.layout == "colocated" and self.tensor_parallel_size > 0
+
+    @property
+    def keeps_workers(self) -> bool:
+        """Whether training workers stay from training to training: not where engines on their GPUs get
+        all of the memory back."""
+        return self.layout != "restart" and not self.shares_gpus

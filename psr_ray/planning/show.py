@@ -140,7 +140,7 @@ def print_layouts(
         return
     over = assumed(config, shape)
     for layout in LAYOUTS:
-        keeps = layout == "apart"  # where they share GPUs with engines they end after each training
+        keeps = config.engine.model_copy(update={"layout": layout}).keeps_workers
         found = layout_time(times, layout, engines, workers, over, keeps_workers=keeps)
         why = config.why_gpus_are_not_shared() if layout == "colocated" else None
         needs = "" if why is None else f"; it needs {why}"

@@ -112,8 +112,8 @@ class Lease:
 
 def died_here(owner: Json) -> bool:
     """Whether a holder was a process of this machine that is no more."""
-    if owner.get("machine") != machine_id() or not isinstance(owner.get("pid"), int):
-        return False
+    if owner.get("machine") != machine_id() or not isinstance(owner.get("started"), int):
+        return False  # of another machine, or of an earlier version, which wrote seconds
     return start_of(owner["pid"]) != owner.get("started")
 
 
@@ -121,12 +121,14 @@ def start_of(pid: int) -> int | None:
     """When a process of this machine started, in ticks since the machine did, which no clock that is set
     changes; None where there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(stat[stat.rindex(")") :].split()[20])  # its name may hold spaces and parentheses
+    return int(stat[stat.rindex(b")") :].split()[20])  # its name may hold spaces and parentheses
 
 
 def machine_id() -> str:
-    """An id of this machine since its start; host names are not unique."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.uname().nodename
+    """An id of this machine since its start; host names are not unique, and containers sharing one may
+    not see each other's processes."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return boot + os.uname().nodename + os.readlink("/proc/self/ns/pid")

@@ -31,6 +31,8 @@ HUB_ID = re.compile(r"(\w[\w.-]*)/[\w.-]+")
 # two. botocore would write these two into a dictionary with `max_attempts`, by which fsspec then finds
 # another file system.
 PATIENCE = {"config_kwargs": {"retries": {"total_max_attempts": 10, "mode": "legacy"}}}
+# By which stores tell that a file has changed: its content, or when.
+CHANGES = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
 # Models that come with the package, by the name they have in configs and commands.
 EMBEDDED_MODELS = {"tiny-m0": Path(__file__).parent.parent / "embedded" / "tiny-m0"}
 
@@ -101,12 +103,13 @@ def read_parts(path: Path, parts: Sequence[tuple[int, int]]) -> list[bytes]:
         return [os.pread(file.fileno(), end - start, start) for start, end in parts]
 
 
-def facts_of(folder: Path) -> list[tuple[str, int, str]]:
-    """Names, sizes and ETags of all files in a folder in a store; of a store without ETags times."""
+def listing_of(folder: Path) -> list[tuple[str, int, str]]:
+    """Names, sizes and ETags of all files in a folder in a store; of one without ETags the times of the
+    last changes, or nothing where it tells none."""
     files, name = store_of(folder)
     return [
-        (path, e["size"], str(e.get("ETag") or e.get("etag") or e.get("LastModified", "")))
-        for path, e in sorted(files.find(name, detail=True).items())
+        (path, entry["size"], str(next((entry[key] for key in CHANGES if entry.get(key)), "")))
+        for path, entry in sorted(files.find(name, detail=True).items())
     ]
 
 
@@ -159,7 +162,7 @@ def local_copy(folder: str | Path, *, without: str | None = None) -> str:
     files, name = store_of(place)
     listing = [
         fact
-        for fact in facts_of(place)
+        for fact in listing_of(place)
         if without is None or without not in fact[0].removeprefix(name)
     ]
     if not listing:
