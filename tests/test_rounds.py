@@ -13,7 +13,7 @@ from psr_ray.errors import PsrError
 from psr_ray.measures.evaluation import judge_figures
 from psr_ray.measures.solutions import solution_figures
 from psr_ray.report.curves import models_figure, rounds_figure
-from psr_ray.report.display import model_table, thinned
+from psr_ray.report.display import finished_line, model_table, thinned
 from psr_ray.report.html import write_report
 from psr_ray.report.summary import summarize
 from psr_ray.run_models import check_weights, drop_old_models, evaluated_before, force, made_models
@@ -60,6 +60,13 @@ def test_every_fifth_model_is_evaluated_and_the_last(run):
     assert names == ["M0", "M1", "M4", "M5"]
     plan = planned_stages(run)
     assert [evaluated_before(plan, m) for m in ("M1", "M6", "M11")] == ["M1", "M1", "M6"]
+
+
+@pytest.mark.parametrize(("idle", "said"), [(0.25, True), (0.05, False)])
+def test_a_training_says_that_its_workers_are_idle(run, idle, said):
+    training = next(p for p in planned_stages(run) if p.stage.name == "train-1")
+    training.stage.finish(1.0, padding_share=idle)
+    assert (f"{idle:.0%} of the workers' passes idle" in finished_line(training)) == said
 
 
 def test_problems_are_dealt_out_without_repeats(run, tmp_path):

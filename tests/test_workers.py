@@ -49,6 +49,11 @@ def test_any_split_of_a_dpo_batch_gives_the_same_weights(unsplit, preferences, t
     for name in ("dpo_loss", "nll", "sft_loss", "chosen_logp", "grad_norm"):
         expected = [step[name] for step in steps]
         assert [step[name] for step in other] == pytest.approx(expected, rel=2e-3), name
+    idle, passes = (
+        sum(step[f"num_{kind}"] for step in other) for kind in ("padding_passes", "passes")
+    )
+    said = json.loads((tmp_path / "training.json").read_text())["padding_share"]
+    assert said == pytest.approx(idle / passes)
 
 
 @pytest.mark.faults
