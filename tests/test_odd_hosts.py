@@ -154,8 +154,7 @@ def test_a_head_whose_port_is_taken_does_not_start(hosts, tmp_path):
             time.sleep(0.2)
         done = cluster.head.run(*started, check=False)
         assert done.returncode != 0
-        said = (done.stdout + done.stderr).strip().splitlines()[-1]  # Ray's words
-        assert "6379" in said
+        assert "6379" in done.stdout + done.stderr
 
 
 def test_a_folder_that_only_one_host_sees_is_refused(hosts, tmp_path):
