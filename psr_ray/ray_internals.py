@@ -97,11 +97,25 @@ def autoscaler_file() -> Path | None:
 
 
 def submission_id() -> str | None:
-    """The id under which this process was submitted as a Ray job, None where it was not. It is wanted
-    before ``ray.init``; Ray tells a job's process nothing but its config."""
-    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    found = config.get("metadata", {}).get("job_submission_id")
+    """The id under which this process was submitted as a Ray job, None where it was not."""
+    found = job_config().get("metadata", {}).get("job_submission_id")
     return None if found is None else str(found)
+
+
+def in_upload(path: Path) -> bool:
+    """Whether a path is in the folder that was uploaded with this job (``--working-dir``). Ray unpacks
+    it on each node, under a name that changes with its files and with the cluster, starts every worker
+    of the job in it, and deletes it some time after the job."""
+    uploaded = job_config().get("runtime_env", {}).get("working_dir") or ""
+    package = uploaded.rpartition("/")[2].removesuffix(".zip")
+    return bool(package) and package in path.absolute().parts
+
+
+def job_config() -> dict[str, Any]:
+    """The config of the Ray job that this process is, empty where it is none. It is wanted before
+    ``ray.init``; Ray tells a job's process nothing else."""
+    found: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return found
 
 
 @cache

@@ -235,7 +235,7 @@ EXECUTED = {
     "ray job logs -f": ("test_hosts.py", '"ray", "job", "logs", "-f"'),
     "ray job stop": ("test_jobs.py", 'head.job("stop"'),
     "psr-ray status": ("test_hosts.py", '"psr-ray", "status", "smoke", "--runs-dir", RUNS'),
-    "python -c": ("test_hosts.py", "make_token"),
+    "mkdir -p ~/.ray": ("test_hosts.py", "make_token"),
     "ray up cluster.yaml": ("test_hosts.py", '"ray", "up", "--yes", "cluster.yaml"'),
 }
 # Commands of tools that need an account or an engine of containers; the page says so.

@@ -66,6 +66,30 @@ def test_a_mistake_is_named_by_file_and_key(override, says):
     assert "\n" not in str(caught.value)
 
 
+def test_no_embedded_problems_beside_ones_own(tmp_path):
+    own = {"kind": "file", "path": "mine.jsonl"}
+    (path := tmp_path / "run.yaml").write_text(
+        f"{{name: a, model: {{base: b}}, data: {{train: [{own}]}}}}"
+    )
+    left_out = "`data.heldout`, `data.judge`, `data.ift`, `data.eft`: not set, beside a `data.train"
+    with pytest.raises(PsrError, match=left_out):
+        load_config(path)
+    others = (f"data.heldout={own}", "data.judge=null")
+    with pytest.raises(PsrError, match=r"config .*run\.yaml: .*`data.ift`, `data.eft`: not set"):
+        load_config(path, others)
+    assert load_config(path, (*others, "sft=null")).data.train[0].kind == "file"
+    embedded = ("data.ift={kind: arithmetic}", "data.eft={num: 4}")
+    assert load_config(path, (*others, *embedded)).data.ift.kind == "arithmetic"
+
+
+def test_defaults_of_a_training_are_the_papers_whatever_else_is_set(tmp_path):
+    (path := tmp_path / "run.yaml").write_text("{name: a, model: {base: b}}")
+    for others in ((), ("sft.num_workers=2", "dpo.num_workers=2")):
+        config = load_config(path, others)
+        assert (config.sft.lr, config.sft.num_epochs) == (1e-6, 3)
+        assert (config.dpo.lr, config.dpo.num_epochs) == (5e-7, 1)
+
+
 def test_points_need_room_for_their_judgement():
     points = ("method={unit: solution, ranking: points}", "judge.max_points_tokens=9999")
     with pytest.raises(PsrError, match=r"`judge.max_points_tokens` \(9999\) must be below"):

@@ -79,9 +79,8 @@ def on_hosts(cloud):
 def furnish(laptop, hosts, cloud):
     """What `ray up` needs: the key, a token made as docs/cluster.md says, the cluster file."""
     put(laptop, ".ssh/key", hosts.key.read_text())
-    put(laptop, ".ray/auth_token", "")
     page = (ROOT / "docs" / "cluster.md").read_text()
-    [make_token] = re.findall("^python -c .*token_hex.*$", page, re.MULTILINE)
+    [make_token] = re.findall("^mkdir .*token_hex.*$", page, re.MULTILINE)
     laptop.run("bash", "-c", make_token)
     put(laptop, "cluster.yaml", yaml.safe_dump(on_hosts(cloud)))
 

@@ -3,12 +3,17 @@
 import ast
 import importlib.util
 import inspect
+import json
 import re
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from psr_ray import ray_internals
+from psr_ray.config.file import load_config
+from psr_ray.errors import PsrError
+from psr_ray.storage.folders import FolderLock
 
 ROOMS = {
     "psr_ray/ray_internals.py",
@@ -142,6 +147,22 @@ def test_a_submitted_job_finds_its_id(monkeypatch):
     assert ray_internals.submission_id() is None
     monkeypatch.setenv(variable, '{"metadata": {"job_submission_id": "x-1"}}')
     assert ray_internals.submission_id() == "x-1"
+
+
+def test_what_was_uploaded_with_a_job_is_known(monkeypatch, tmp_path):
+    assert not ray_internals.in_upload(tmp_path)
+    uploaded = {"working_dir": "gcs://_ray_pkg_12ab.zip"}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": uploaded}))
+    (folder := tmp_path / "_ray_pkg_12ab").mkdir()
+    monkeypatch.chdir(folder)
+    assert ray_internals.in_upload(Path("mine.jsonl"))
+    assert not ray_internals.in_upload(tmp_path)
+    problems = "data.train=[{kind: file, path: mine.jsonl}]"
+    config = load_config(ROOT / "configs" / "smoke.yaml", (problems,))
+    assert config.data.train[0].path == "mine.jsonl"
+    with pytest.raises(PsrError, match="deletes after the job; give a folder that every node sees"):
+        FolderLock(config.run_dir).acquire()
+    assert not config.run_dir.exists()
 
 
 def test_ray_trains_controller_starts_a_cleaner_by_a_default_callback():

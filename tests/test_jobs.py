@@ -1,6 +1,9 @@
 """`ray job submit` with a token, the run in an S3 store: submitted, stopped, resumed."""
 
 import contextlib
+import json
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,10 +17,21 @@ from test_end_to_end import psr
 
 from benchmarks.heads import Head
 from benchmarks.whole import expected_and_found
+from psr_ray.embedded.arithmetic import generate_problems
 from psr_ray.storage.locations import location, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1200)]
 END_S = 20  # within which everything ends
+
+
+def sent_with(jobs):
+    """What a user would submit: the code, and held-out problems beside it."""
+    for name in ("psr_ray", "actors", "jobs", "configs"):
+        shutil.copytree(ROOT / name, jobs / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "runtime_env.yaml", jobs)
+    problems = generate_problems("heldout", 60, seed=0)
+    rows = [{"problem": problem.text, "answer": problem.answer} for problem in problems]
+    (jobs / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def exported(address):
@@ -43,8 +57,9 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         # up to M1: what a stop in later stages loses is seen in `make faults`
         changed = (
             f"runs_dir={run_dir.parent}", f"model.base=s3://{BUCKET}/tiny-m0", "num_iterations=0",
-            "sft.num_workers=1", "data.heldout.num=60",
+            "sft.num_workers=1", "data.heldout={kind: file, path: mine.jsonl}",
         )  # fmt: skip
+        sent_with(jobs := tmp_path / "jobs")
         settings = [part for setting in changed for part in ("--set", setting)]
         entry = (sys.executable, "jobs/run.py", "--config", "configs/smoke.yaml", *settings)
         # most problems are still to be solved when the job is stopped; no row depends on it
@@ -55,7 +70,7 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
 
         done = head.job(
             "submit", "--no-wait", "--submission-id=first", "--working-dir", ".",
-            "--runtime-env", "runtime_env.yaml", "--", *entry, *one_at_a_time, cwd=ROOT,
+            "--runtime-env", "runtime_env.yaml", "--", *entry, *one_at_a_time, cwd=jobs,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         started = time.time()
@@ -78,17 +93,18 @@ def test_a_stopped_job_ends_everything_and_the_next_one_resumes(tmp_path, record
         )
         assert "not running: rerun the command" in status().stdout
 
+        (jobs / "notes.txt").write_text("another upload, in another folder of the nodes")
         code = f"""
 import sys, yaml
 from ray.job_submission import JobSubmissionClient
 client = JobSubmissionClient({head.dashboard!r})
-name = client.submit_job(entrypoint={" ".join([*entry, "--update"])!r}, submission_id="second",
+name = client.submit_job(entrypoint={shlex.join([*entry, "--update"])!r}, submission_id="second",
     runtime_env=yaml.safe_load(open("runtime_env.yaml")) | {{"working_dir": "."}})
 while not client.get_job_status(name).is_terminal(): __import__("time").sleep(1)
 print(client.get_job_status(name), client.get_job_logs(name))
 """
         client = subprocess.Popen(
-            [sys.executable, "-c", code], env=head.environment, cwd=ROOT, text=True,
+            [sys.executable, "-c", code], env=head.environment, cwd=jobs, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         while client.poll() is None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
+from psr_ray.ray_internals import in_upload
 from psr_ray.storage.locations import is_url, location
 
 # Exceptions of reading YAML: bad dates are ValueErrors, deep nesting a RecursionError.
@@ -18,12 +19,16 @@ NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The config with its folders and files as absolute paths: workers have other folders."""
+    """The config with its folders and files as absolute paths: workers have other folders. Files that
+    were uploaded with a Ray job keep relative ones, which are the same in the next job."""
+
+    def path_of(name: str) -> str:
+        return name if in_upload(Path(name)) else str(Path(name).absolute())
 
     def absolute(source: SourceConfig) -> SourceConfig:
         if source.path is None or source.kind != "file" or is_url(source.path):
             return source
-        return source.model_copy(update={"path": str(Path(source.path).absolute())})
+        return source.model_copy(update={"path": path_of(source.path)})
 
     def model_folder(name: str) -> str:
         return str(Path(name).absolute()) if Path(name).is_dir() else name
@@ -34,7 +39,7 @@ def with_absolute_paths(config: Config) -> Config:
     }
     sources["train"] = tuple(absolute(source) for source in data.train)
     sources["benchmarks"] = tuple(
-        str(Path(name).absolute()) if Path(name).is_file() else name for name in data.benchmarks
+        path_of(name) if Path(name).is_file() else name for name in data.benchmarks
     )
     updates: dict[str, object] = {"data": data.model_copy(update=sources)}
     seed: dict[str, object] = {}

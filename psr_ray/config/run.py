@@ -128,10 +128,10 @@ class Config(Frozen):
     refresh: RefreshConfig | None = None
     """What the judge learns from the run's own steps; null: nothing (the paper's way)."""
     engine: EngineConfig = EngineConfig()
-    sft: SFTConfig | None = SFTConfig(lr=1e-6, num_epochs=3)
+    sft: SFTConfig | None = SFTConfig()
     """The first fine-tuning, which makes M1 from `model.base`. Null: `model.base` is M1, such as a model
     that follows instructions; `data.ift` and `data.eft` are then not read."""
-    dpo: DPOConfig = DPOConfig(lr=5e-7)
+    dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     seed_data: SeedDataConfig = SeedDataConfig()
@@ -169,6 +169,7 @@ class Config(Frozen):
             raise ValueError(f"`engine.layout: colocated` on GPUs needs {why}")
         if not self.data.train:
             raise ValueError("`data.train` must name at least one source")
+        self._check_left_out()
         self._check_seed_data()
         if self.refresh is not None and self.judge.mode not in ("explain", "verdict"):
             raise ValueError("`refresh` needs `judge.mode` explain or verdict")
@@ -192,6 +193,18 @@ class Config(Frozen):
                     f"{str(training.use_gpu).lower()}"
                 )
         return None
+
+    def _check_left_out(self) -> None:
+        """Raises ``ValueError`` where a source that is left out, and so is the embedded arithmetic,
+        would stand beside the user's own."""
+        own = [name for name, source in self.sources().items() if source.kind != "arithmetic"]
+        names = ("train", "heldout", "judge", *(("ift", "eft") if self.sft is not None else ()))
+        missing = [f"`data.{name}`" for name in names if name not in self.data.model_fields_set]
+        if own and missing:
+            raise ValueError(
+                f"{', '.join(missing)}: not set, beside a `data.{own[0]}` of your own; name a source "
+                "for each (`{kind: arithmetic}`: the embedded problems; `judge: null`: none)"
+            )
 
     def _check_seed_data(self) -> None:
         """Raises ``ValueError`` where rows are made that nothing reads, or read that nothing makes."""

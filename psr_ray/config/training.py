@@ -82,12 +82,17 @@ class TrainingConfig(Frozen):
 
 
 class SFTConfig(TrainingConfig):
+    num_epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the rows (paper: 3); may be a fraction."""
     ift_per_batch: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of IFT rows in each batch; null mixes as the rows come. IFT rows repeat or stay unused
     so that an epoch is one pass over the EFT rows."""
 
 
 class DPOConfig(TrainingConfig):
+    lr: Annotated[float, Field(gt=0)] = 5e-7
+    """Peak learning rate (paper: 5e-7 for 7B and 72B; smaller models want more:
+    docs/bring-your-model.md)."""
     beta: Annotated[float, Field(gt=0)] = 0.4
     """Strength of the pull to the reference (paper: not stated; Step-DPO uses 0.4-0.5)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

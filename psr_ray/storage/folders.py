@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from psr_ray.errors import PsrError, last_line
-from psr_ray.ray_internals import submission_id
+from psr_ray.ray_internals import in_upload, submission_id
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.lease import Held, Lease, machine_id, start_of
 from psr_ray.storage.locations import is_remote
@@ -46,7 +46,13 @@ class FolderLock:
         self._lease = Lease(folder / HOLDER) if is_remote(folder) else None
 
     def acquire(self) -> None:
-        """Take the folder, which need not exist. Raises ``PsrError`` that names the holder."""
+        """Take the folder, which need not exist. Raises ``PsrError`` that names the holder, or where the
+        folder goes with the upload of a Ray job."""
+        if self._lock is not None and in_upload(self.folder):
+            raise PsrError(
+                f"folder {self.folder} is in Ray's copy of what was uploaded with this job, which it "
+                "deletes after the job; give a folder that every node sees, or a URL (runs_dir, --out)"
+            )
         owner = this_process()
         try:
             if self._lock is not None:
