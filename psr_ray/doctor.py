@@ -23,7 +23,7 @@ from psr_ray.method.judges import judge_class, judge_of
 from psr_ray.method.prompts import PromptBuilder, load_tokenizer
 from psr_ray.method.ranking import ranking_factory
 from psr_ray.planning.memory import GIB, most_on_disk
-from psr_ray.planning.model import model_shape
+from psr_ray.planning.model import model_config, model_shape
 from psr_ray.plugins import is_plugin
 from psr_ray.problems import JudgedPair, Problem
 from psr_ray.storage.files import Json, read_json
@@ -40,17 +40,45 @@ TRIED = {
     "datasets": ">=5.0,<5.3",
 }
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-COPY_AGAIN = "copy the model again"
 
 
 def check_model(model: str, config: Config) -> str:
-    """Check that a model folder is complete; Hub ids are left to transformers.
+    """Check that a model's config, tokenizer and templates go together; of a folder also that it is
+    complete. Of the Hub its small files are fetched.
 
-    Raises ``PsrError`` with the folder and what is missing in it.
+    Raises ``PsrError`` with the model and what is wrong with it.
     """
-    folder = model_location(model)
+    if not is_hub_id(model):
+        check_folder(model)
+    values = model_config(model)
+    if values is None:
+        raise PsrError(f"model {model}: no config.json on the Hub; it is no model of transformers")
+    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise PsrError(f"model {model}: its tokenizer has no EOS token; a solution cannot end")
+    check_context(model, values, config.model.max_length)
+    vocabulary = values.get("vocab_size")
+    if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
+        raise PsrError(
+            f"model {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
+            f"{vocabulary}; they are not of one model"
+        )
+    prompts = PromptBuilder(tokenizer, config.prompts)
+    start = prompts.solve_ids("1+1=")[:2]
+    if tokenizer.bos_token_id is not None and start == (tokenizer.bos_token_id,) * 2:
+        raise PsrError(
+            f"model {model}: a prompt starts with BOS twice, from its tokenizer and from the "
+            "template; set add_bos_token to false in tokenizer_config.json, or correct prompts.templates"
+        )
+    check_judge(prompts, config)
     if is_hub_id(model):
-        return f"{model}: taken as a Hub id"
+        return f"{model}: config, tokenizer; its weights are fetched from the Hub when a run starts"
+    return f"{model}: config, tokenizer, weights"
+
+
+def check_folder(model: str) -> None:
+    """Check that a model folder is complete."""
+    folder = model_location(model)
     if not folder.is_dir():
         raise PsrError(
             f"model folder {model}: not found (from {os.getcwd()}); correct model.base or --model"
@@ -64,29 +92,6 @@ def check_model(model: str, config: Config) -> str:
             "`save_pretrained(..., safe_serialization=True)`"
         )
     check_weights(folder)
-    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-    if tokenizer.eos_token_id is None:
-        raise PsrError(
-            f"model folder {model}: its tokenizer has no EOS token; a solution cannot end"
-        )
-    values = read_json(folder / "config.json", COPY_AGAIN) or {}
-    values = values.get("text_config") or values
-    check_context(model, values, config.model.max_length)
-    vocabulary = values.get("vocab_size")
-    if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
-        raise PsrError(
-            f"model folder {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
-            f"{vocabulary}; they are not of one model"
-        )
-    prompts = PromptBuilder(tokenizer, config.prompts)
-    start = prompts.solve_ids("1+1=")[:2]
-    if tokenizer.bos_token_id is not None and start == (tokenizer.bos_token_id,) * 2:
-        raise PsrError(
-            f"model folder {model}: a prompt starts with BOS twice, from its tokenizer and from the "
-            "template; set add_bos_token to false in tokenizer_config.json, or correct prompts.templates"
-        )
-    check_judge(prompts, config)
-    return f"{model}: config, tokenizer, weights"
 
 
 def check_judge(prompts: PromptBuilder, config: Config) -> None:
@@ -106,7 +111,7 @@ def check_context(model: str, values: Json, max_length: int) -> None:
     is_scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
     if isinstance(context, int) and not is_scaled and context < max_length:
         raise PsrError(
-            f"model folder {model}: its context is {context} tokens, model.max_length {max_length}: "
+            f"model {model}: its context is {context} tokens, model.max_length {max_length}: "
             "lower that, and search.max_step_tokens, judge.max_tokens, evaluation.max_tokens with it"
         )
 
@@ -115,10 +120,10 @@ def check_weights(folder: Path) -> None:
     """Check that every weight file is there and as long as its header says, without reading it."""
     from safetensors import SafetensorError, safe_open
 
-    index = read_json(folder / WEIGHTS[1], COPY_AGAIN)
+    index = read_json(folder / WEIGHTS[1], again := "copy the model again")
     weight_map = {"": WEIGHTS[0]} if index is None else index.get("weight_map")
     if not isinstance(weight_map, dict):
-        raise PsrError(f"{folder / WEIGHTS[1]}: names no weight files; {COPY_AGAIN}")
+        raise PsrError(f"{folder / WEIGHTS[1]}: names no weight files; {again}")
     names = set(map(str, weight_map.values()))
     for name in sorted(names):
         try:

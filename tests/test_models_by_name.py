@@ -1,7 +1,14 @@
 """Models by name: of the package, of a folder, of the Hub; what vLLM is told about their logits."""
 
+import json
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 from conftest import TINY
+from hub_datasets import HubDatasets
 from transformers import Gemma3Config, Qwen2Config
 
 from psr_ray.config.file import load_config
@@ -30,6 +37,39 @@ def test_a_name_with_a_slash_is_a_hub_id_unless_its_owner_is_here(tmp_path, monk
     config = load_config(TINY.parent / "demo.yaml")
     with pytest.raises(PsrError, match="model folder models/typo: not found"):
         check_model("models/typo", config)
+
+
+def test_of_a_model_on_the_hub_config_and_tokenizer_are_checked(tmp_path):
+    small = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    tiny = {name: (TINY / name).read_bytes() for name in small}
+    few = json.loads(tiny["config.json"]) | {"vocab_size": 9}
+    hub = HubDatasets({"me/tiny": tiny, "me/few": tiny | {"config.json": json.dumps(few).encode()}})
+    code = """
+import sys
+from psr_ray.config.file import load_config
+from psr_ray.doctor import check_model
+from psr_ray.errors import PsrError
+for name in ("me/tiny", "me/few", "me/none"):
+    try:
+        print(check_model(name, load_config(sys.argv[1])))
+    except PsrError as error:
+        print(error)
+"""
+    where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(TINY.parent / "demo.yaml")], check=True, text=True,
+            capture_output=True, env=os.environ | where, timeout=120,
+        )  # fmt: skip
+    finally:
+        hub.end()
+    fine, other, none = done.stdout.splitlines()
+    assert (
+        fine == "me/tiny: config, tokenizer; its weights are fetched from the Hub when a run starts"
+    )
+    assert re.fullmatch(r"model me/few: its tokenizer has \d+ tokens, the model knows 9; .*", other)
+    assert none.startswith("model me/none: neither a folder nor on the Hub")
+    assert "model.safetensors" not in {path.rpartition("/")[2] for path in hub.requests}
 
 
 def test_logits_have_32_bits_unless_a_model_is_quantised():

@@ -23,7 +23,8 @@ REMARKS = {
     "sft": "null: the model is M1 as it is",
     "judge": "explain: reasoning, then a verdict; shared, verdict: cheaper (docs/judging.md)",
     "engine": "least and most engines, GPUs of each (0: CPU)",
-    "dpo": "training; `psr-ray plan` shows its memory",
+    "dpo": "training (memory: psr-ray plan); lr, if not set, is 5e-7, for 7B and more: "
+    "docs/bring-your-model.md has how to find yours",
 }
 
 
