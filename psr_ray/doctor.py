@@ -57,15 +57,15 @@ def check_model(model: str, config: Config) -> str:
     if tokenizer.eos_token_id is None:
         raise PsrError(f"model {model}: its tokenizer has no EOS token; a solution cannot end")
     check_context(model, values, config.model.max_length)
-    vocabulary = values.get("vocab_size")
-    if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
-        raise PsrError(
-            f"model {model}: its tokenizer has {len(tokenizer)} tokens, the model knows "
-            f"{vocabulary}; they are not of one model"
-        )
     prompts = PromptBuilder(tokenizer, config.prompts)
-    start = prompts.solve_ids("1+1=")[:2]
-    if tokenizer.bos_token_id is not None and start == (tokenizer.bos_token_id,) * 2:
+    prompt = prompts.solve_ids("1+1=")
+    vocabulary = values.get("vocab_size")
+    # Gemma 3's text models have a tokenizer with one token more, for images, which no prompt has
+    used = max(tokenizer.vocab_size, 1 + max(prompt), 1 + tokenizer.eos_token_id)
+    if isinstance(vocabulary, int) and used > vocabulary:
+        sizes = f"its tokenizer has {used} tokens, the model knows {vocabulary}"
+        raise PsrError(f"model {model}: {sizes}; they are not of one model")
+    if tokenizer.bos_token_id is not None and prompt[:2] == (tokenizer.bos_token_id,) * 2:
         raise PsrError(
             f"model {model}: a prompt starts with BOS twice, from its tokenizer and from the "
             "template; set add_bos_token to false in tokenizer_config.json, or correct prompts.templates"

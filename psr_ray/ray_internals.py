@@ -102,13 +102,18 @@ def submission_id() -> str | None:
     return None if found is None else str(found)
 
 
-def in_upload(path: Path) -> bool:
-    """Whether a path is in the folder that was uploaded with this job (``--working-dir``). Ray unpacks
+def upload_holding(path: Path) -> Path | None:
+    """The folder that was uploaded with this job (``--working-dir``), where a path is in it. Ray unpacks
     it on each node, under a name that changes with its files and with the cluster, starts every worker
     of the job in it, and deletes it some time after the job."""
     uploaded = job_config().get("runtime_env", {}).get("working_dir") or ""
-    package = uploaded.rpartition("/")[2].removesuffix(".zip")
-    return bool(package) and package in path.absolute().parts
+    if "://" not in uploaded or uploaded.startswith("local://"):  # there already, nothing unpacked
+        return None
+    from ray._private.runtime_env.packaging import get_local_dir_from_uri
+
+    name = get_local_dir_from_uri(uploaded, "").name
+    path = path.absolute()
+    return next((p for p in (path, *path.parents) if p.name == name), None)
 
 
 def job_config() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from psr_ray.config import Config
-from psr_ray.config.file import load_config
+from psr_ray.config.file import load_stored_config
 from psr_ray.errors import PsrError
 from psr_ray.ray_internals import submission_id
 from psr_ray.storage.files import Json, read_json, write_text
@@ -228,7 +228,7 @@ class RunDirectory:
                     "give this run another name or runs_dir"
                 )
             return
-        before, now = (c.model_dump(mode="json") for c in (load_config(stored), self.config))
+        before, now = (c.model_dump(mode="json") for c in (load_stored_config(stored), self.config))
         for values in (before, now):  # the same run and model may be seen under other paths
             del values["runs_dir"], values["model"]["base"]
         changes = differences(before, now)
@@ -242,7 +242,7 @@ class RunDirectory:
 def stored_run(folder: Path) -> RunDirectory:
     """The run in a folder, which may have moved. Raises ``PsrError`` where there is none."""
     folder = folder.absolute()
-    config = load_config(folder / CONFIG_FILE)
+    config = load_stored_config(folder / CONFIG_FILE)
     return RunDirectory(
         config.model_copy(update={"runs_dir": str(folder.parent), "name": folder.name})
     )

@@ -13,6 +13,7 @@ from conftest import ROOT
 from psr_ray import ray_internals
 from psr_ray.config.file import load_config
 from psr_ray.errors import PsrError
+from psr_ray.runs import RunDirectory, stored_run
 from psr_ray.storage.folders import FolderLock
 
 ROOMS = {
@@ -149,20 +150,67 @@ def test_a_submitted_job_finds_its_id(monkeypatch):
     assert ray_internals.submission_id() == "x-1"
 
 
+def uploaded_as(monkeypatch, uri):
+    job = json.dumps({"runtime_env": {"working_dir": uri}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
+
+
 def test_what_was_uploaded_with_a_job_is_known(monkeypatch, tmp_path):
-    assert not ray_internals.in_upload(tmp_path)
-    uploaded = {"working_dir": "gcs://_ray_pkg_12ab.zip"}
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": uploaded}))
+    assert ray_internals.upload_holding(tmp_path) is None
+    uploaded_as(monkeypatch, "gcs://_ray_pkg_12ab.zip")
     (folder := tmp_path / "_ray_pkg_12ab").mkdir()
     monkeypatch.chdir(folder)
-    assert ray_internals.in_upload(Path("mine.jsonl"))
-    assert not ray_internals.in_upload(tmp_path)
+    assert ray_internals.upload_holding(Path("mine.jsonl")) == folder
+    assert ray_internals.upload_holding(tmp_path) is None
     problems = "data.train=[{kind: file, path: mine.jsonl}]"
     config = load_config(ROOT / "configs" / "smoke.yaml", (problems,))
     assert config.data.train[0].path == "mine.jsonl"
     with pytest.raises(PsrError, match="deletes after the job; give a folder that every node sees"):
         FolderLock(config.run_dir).acquire()
     assert not config.run_dir.exists()
+    # workers are started in the upload's own folder, wherever the job's process went
+    (folder / "inner").mkdir()
+    monkeypatch.chdir(folder / "inner")
+    config = load_config(ROOT / "configs" / "smoke.yaml", (problems,))
+    assert config.data.train[0].path == str(folder / "inner" / "mine.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("gcs://_ray_pkg_12ab.tar.gz", "_ray_pkg_12ab"),
+        ("s3://bucket/code.zip", "s3_346b7484c376b2f09f726c2a06b2ca5ebe9c51ca"),
+        ("https://example.org/main.zip", None),
+        ("local:///home/main", None),
+        ("/home/main", None),
+    ],
+)
+def test_the_folder_of_an_upload_has_the_name_that_ray_gives_it(monkeypatch, tmp_path, uri, name):
+    uploaded_as(monkeypatch, uri)
+    assert ray_internals.upload_holding(tmp_path / "main" / "runs") is None
+    if name is not None:
+        held = tmp_path / "working_dir_files" / name
+        assert ray_internals.upload_holding(held / "runs") == held
+
+
+def test_a_run_of_a_jobs_uploaded_problems_is_not_another_runs_outside_the_job(
+    monkeypatch, tmp_path
+):
+    """Its stages are keyed by the relative path: seen from elsewhere they are complete, and a config
+    with another path is refused instead of redone."""
+    (folder := tmp_path / "_ray_pkg_12ab").mkdir()
+    settings = ("data.train=[{kind: file, path: mine.jsonl}]", f"runs_dir={tmp_path / 'runs'}")
+    uploaded_as(monkeypatch, "gcs://_ray_pkg_12ab.zip")
+    monkeypatch.chdir(folder)
+    (folder / "mine.jsonl").write_text('{"problem": "1+1=", "answer": "2"}\n')
+    run = RunDirectory(load_config(ROOT / "configs" / "smoke.yaml", settings))
+    run.claim()
+    run.release()
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    assert stored_run(run.path).config.data == run.config.data
+    other = RunDirectory(load_config(ROOT / "configs" / "smoke.yaml", settings))
+    with pytest.raises(PsrError, match=r"'mine.jsonl'.* → .*_ray_pkg_12ab/mine\.jsonl"):
+        other.claim()
 
 
 def test_ray_trains_controller_starts_a_cleaner_by_a_default_callback():
@@ -214,6 +262,14 @@ def test_deepspeed_asks_a_dict_whether_the_shared_memory_op_can_be_built():
     )
     name = ShareMemCommBuilder.NAME
     holds(name == "deepspeed_shm_comm", f"DeepSpeed's shared-memory op is now called {name}")
+
+
+def test_deepspeed_without_zero_keeps_its_float32_weights_in_groups():
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    text = source(FP16_UnfusedOptimizer.__init__)
+    kept = "fp32_group = [p.clone().float().detach() for p in self.fp16_groups[i]]"
+    holds(kept in text and "self.fp32_groups.append(fp32_group)" in text, "DeepSpeed's optimizer")
 
 
 def test_torch_marks_a_build_by_a_file_called_lock():

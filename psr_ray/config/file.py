@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from psr_ray.config import Config, SourceConfig
 from psr_ray.errors import PsrError
-from psr_ray.ray_internals import in_upload
+from psr_ray.ray_internals import upload_holding
 from psr_ray.storage.locations import is_url, location
 
 # Exceptions of reading YAML: bad dates are ValueErrors, deep nesting a RecursionError.
@@ -20,10 +20,12 @@ NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 def with_absolute_paths(config: Config) -> Config:
     """The config with its folders and files as absolute paths: workers have other folders. Files that
-    were uploaded with a Ray job keep relative ones, which are the same in the next job."""
+    were uploaded with a Ray job keep relative ones, which are the same in the next job, where this
+    process is in the upload's own folder, as the workers are."""
 
     def path_of(name: str) -> str:
-        return name if in_upload(Path(name)) else str(Path(name).absolute())
+        is_relative = upload_holding(Path(name)) == Path.cwd() and not Path(name).is_absolute()
+        return name if is_relative else str(Path(name).absolute())
 
     def absolute(source: SourceConfig) -> SourceConfig:
         if source.path is None or source.kind != "file" or is_url(source.path):
@@ -115,13 +117,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config_of(read_yaml(location(path)), overrides, f"config {path}")
 
 
-def config_of(values: dict[str, Any], overrides: Sequence[str], name: str) -> Config:
+def load_stored_config(path: Path) -> Config:
+    """The config of a run, as it was written into its folder: its relative paths are those of files in
+    a job's upload, wherever it is read."""
+    return config_of(read_yaml(path), (), f"config {path}", is_stored=True)
+
+
+def config_of(
+    values: dict[str, Any], overrides: Sequence[str], name: str, *, is_stored: bool = False
+) -> Config:
     """The config of some settings, and ``a.b=value`` overrides. Raises ``PsrError`` that begins with
     ``name`` for every mistake a user can make."""
     for assignment in overrides:
         override(values, assignment)
     try:
-        return with_absolute_paths(Config.model_validate(values))
+        config = Config.model_validate(values)
+        return config if is_stored else with_absolute_paths(config)
     except ValidationError as error:
         raise PsrError(f"{name}: {describe_errors(error)}") from error
     except (OSError, ValueError) as error:  # a path that is none

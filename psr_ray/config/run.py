@@ -198,7 +198,8 @@ class Config(Frozen):
         """Raises ``ValueError`` where a source that is left out, and so is the embedded arithmetic,
         would stand beside the user's own."""
         own = [name for name, source in self.sources().items() if source.kind != "arithmetic"]
-        names = ("train", "heldout", "judge", *(("ift", "eft") if self.sft is not None else ()))
+        names = ("heldout", "judge", *(("ift", "eft") if self.sft is not None else ()))
+        names = names if self.num_iterations == 0 else ("train", *names)
         missing = [f"`data.{name}`" for name in names if name not in self.data.model_fields_set]
         if own and missing:
             raise ValueError(

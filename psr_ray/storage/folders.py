@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from psr_ray.errors import PsrError, last_line
-from psr_ray.ray_internals import in_upload, submission_id
+from psr_ray.ray_internals import submission_id, upload_holding
 from psr_ray.storage.files import Json, read_json, write_text
 from psr_ray.storage.lease import Held, Lease, machine_id, start_of
 from psr_ray.storage.locations import is_remote
@@ -48,7 +48,7 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the folder, which need not exist. Raises ``PsrError`` that names the holder, or where the
         folder goes with the upload of a Ray job."""
-        if self._lock is not None and in_upload(self.folder):
+        if self._lock is not None and upload_holding(self.folder) is not None:
             raise PsrError(
                 f"folder {self.folder} is in Ray's copy of what was uploaded with this job, which it "
                 "deletes after the job; give a folder that every node sees, or a URL (runs_dir, --out)"
