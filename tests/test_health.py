@@ -64,7 +64,6 @@ def test_a_healthy_run_raises_no_alarm():
         ("reward without progress", {"accuracy": 0.5, "probes": {"self_reward": 0.7}}),
         ("diversity loss", {"pass_at_8": 0.7}),
         ("wrong weights", {"doubt": "its answers differ from the trainer's by 0.5 nats a token"}),
-        ("update lost", {"training": {"lost_in_merging": 0.95}}),
     ],
 )
 def test_each_bound_raises_its_alarm(kind, changes):

@@ -21,7 +21,6 @@ Kind = Literal[
     "reward without progress",
     "diversity loss",
     "wrong weights",
-    "update lost",
 ]
 
 
@@ -59,8 +58,6 @@ ACCURACY_FALL = 2
 REWARD_RISE = 0.03
 # Fall of pass@8 against M1.
 PASS_FALL = 0.1
-# Share of a LoRA's update that rounding to the model's dtype loses when it is merged.
-LOST = 0.8
 
 
 def alarms_of(
@@ -165,14 +162,6 @@ def training_alarms(training: Json) -> Alarms:
         yield (
             "likelihood displacement",
             f"training made the chosen steps less likely ({change:+.1f} nats a step, mean of all)",
-        )
-
-    lost = training.get("lost_in_merging")
-    if lost is not None and lost > LOST:
-        yield (
-            "update lost",
-            f"{lost:.0%} of the LoRA's update was lost when it was merged: below the rounding of "
-            "`model.dtype`; raise its learning rate",
         )
 
 

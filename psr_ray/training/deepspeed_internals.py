@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from deepspeed.ops.op_builder import CPUAdamBuilder
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from deepspeed.utils.tensor_fragment import fragment_address
 from filelock import FileLock
 
@@ -65,6 +68,29 @@ def keep_four_bit_weights(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def trained_part(engine: Any, value: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """What a worker can set of a bfloat16 parameter that it trains, the optimizer's float32 weights for
+    it, and which part that is. With ZeRO all workers must go through it.
+
+    With ZeRO-3 a worker has its own part, and of small parameters, which DeepSpeed keeps
+    whole, all. Without ZeRO the float32 weights are in lists of DeepSpeed's optimizer.
+    """
+    if hasattr(value, "ds_tensor") and not value.ds_persist:
+        rank = torch.distributed.get_rank()
+        yield value.ds_tensor, safe_get_local_fp32_param(value), rank
+        return
+    weight = safe_get_full_fp32_param(value)
+    if weight is None:
+        optimizer = engine.optimizer
+        groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        pairs = (pair for group in groups for pair in zip(*group, strict=True))
+        weight = next(kept.detach() for own, kept in pairs if own is value)
+    is_sharded = hasattr(value, "ds_tensor")
+    with deepspeed.zero.GatheredParameters([value], modifier_rank=0, enabled=is_sharded):
+        yield value, weight, 0
 
 
 def build_folder() -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import deepspeed
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
@@ -18,16 +19,18 @@ from psr_ray.runs import MODEL_FOLDER
 from psr_ray.storage.locations import folder_to_write, is_remote, remove
 from psr_ray.training.engine import load_model
 from psr_ray.training.job import TrainingJob
+from psr_ray.training.rounding import round_stochastically, seed_of
 
 # Bytes of a file of weights; with ZeRO-3 rank 0 has about twice as much in its memory at once.
 SHARD_BYTES = 5 * 10**9
+# The step after which a LoRA's update is merged, for the seed of its rounding.
+MERGE = -1
 
 
 def export(
     model: Any, tokenizer: Any, job: TrainingJob, rank: int, shard_bytes: int = SHARD_BYTES
-) -> float | None:
-    """Write the model's folder; a LoRA update is merged into the weights first. Returns how much of the
-    update that loses (``lost_in_merging``), None without one.
+) -> None:
+    """Write the model's folder; a LoRA update is merged into the weights first.
 
     With ZeRO-3 all workers gather one parameter at a time and rank 0 keeps it on the disk, so that the
     model never has to fit into a GPU; the folder is written (and uploaded) after that, when no worker
@@ -36,24 +39,21 @@ def export(
     is_sharded, lora = job.training.zero_stage == 3, job.training.lora
     if rank != 0:
         if is_sharded:
-            if lora is not None:
-                lost_in_merging(model, is_sharded=True)
-            for _ in merged_weights(model, is_sharded=True):
+            for _ in merged_weights(model, job):
                 pass
-        return None
+        return
     if lora is not None and lora.four_bit:
         update = model
         model = get_peft_model(load_model(job), update.peft_config["default"])
         set_peft_model_state_dict(model, get_peft_model_state_dict(update))
-    lost = None if lora is None else lost_in_merging(model, is_sharded=is_sharded)
     if lora is not None and not is_sharded:
-        model = model.merge_and_unload()
+        model = merged(model, job)
     final = job.out / MODEL_FOLDER
     remove(final)  # left by a run that died before its manifest
     unfinished = final if is_remote(final) else job.out / f".{MODEL_FOLDER}"
     remove(unfinished)
     with folder_to_write(unfinished) as folder:
-        weights = merged_weights(model, is_sharded=is_sharded)
+        weights = merged_weights(model, job)
         if is_sharded:
             weights = on_disk(weights, folder / "gathered", shard_bytes)
         state = {name: value.cpu() for name, value in weights}
@@ -67,7 +67,6 @@ def export(
     if not is_remote(final):
         os.sync()
         os.replace(unfinished, final)
-    return lost
 
 
 def count_parameters(index: Path, num_parameters: int) -> None:
@@ -79,30 +78,29 @@ def count_parameters(index: Path, num_parameters: int) -> None:
         index.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
-def lost_in_merging(model: Any, *, is_sharded: bool) -> float | None:
-    """How much of a LoRA's update rounding to the weights' dtype loses: the norm of what it changes over
-    that of the update, 0 to about 1, over all plain layers; None without one. bfloat16 has 8 bits: in
-    weights of size w a change below w/512 is lost. With ZeRO-3 all workers must call it."""
-    error = size = 0.0
-    for layer in model.modules():
-        if not hasattr(layer, "get_delta_weight"):
+@torch.no_grad()
+def merged(model: Any, job: TrainingJob) -> Any:
+    """The plain model with a LoRA's update in its weights: added in float32, a layer at a time, and
+    rounded so that it is not lost (``psr_ray.training.rounding``)."""
+    for name, layer in model.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
             continue
-        weights = getattr(layer.get_base_layer(), "weight", None)
-        if weights is None:  # experts, which have several
-            continue
-        parts = list(layer.parameters())
-        with torch.no_grad(), deepspeed.zero.GatheredParameters(parts, enabled=is_sharded):
-            update = sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
-            change = (weights.float() + update).to(weights.dtype).float() - weights.float()
-            error += (change - update).square().sum().item()
-            size += update.square().sum().item()
-    return float((error / size) ** 0.5) if size else None
+        weights = dict(layer.get_base_layer().named_parameters(recurse=False))
+        dtypes = {leaf: value.dtype for leaf, value in weights.items()}
+        for value in weights.values():
+            value.data = value.float()
+        layer.merge()
+        for leaf, value in weights.items():
+            value.data = round_stochastically(
+                value, dtypes[leaf], seed_of(job, f"{name}.{leaf}", MERGE)
+            )
+    return model.unload()
 
 
-def merged_weights(model: Any, *, is_sharded: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """The entries of the model's state dict as they are without a LoRA, one at a time, tied ones once.
-    With ZeRO-3 (``is_sharded``) all workers must go through it, and a tensor is there until the next
-    one."""
+def merged_weights(model: Any, job: TrainingJob) -> Iterator[tuple[str, torch.Tensor]]:
+    """The entries of the model's state dict as they are without a LoRA (``merged``), one at a time, tied
+    ones once. With ZeRO-3 all workers must go through it, and a tensor is there until the next one."""
+    is_sharded = job.training.zero_stage == 3
     is_lora = hasattr(model, "peft_config")
     plain = model.get_base_model() if is_lora else model
     seen = set[int]()
@@ -115,11 +113,13 @@ def merged_weights(model: Any, *, is_sharded: bool) -> Iterator[tuple[str, torch
         parts = list(updated.parameters()) if updated is not None else [value]
         parts = [part for part in parts if isinstance(part, torch.nn.Parameter)]
         with torch.no_grad(), deepspeed.zero.GatheredParameters(parts, enabled=is_sharded):
-            merged = value.detach()
+            whole = value.detach()
             if updated is not None:
+                whole = whole.float()
                 for adapter in updated.active_adapters:
-                    merged = (merged + updated.get_delta_weight(adapter)).to(value.dtype)
-            yield name.replace(".base_layer.", "."), merged
+                    whole = whole + updated.get_delta_weight(adapter)
+                whole = round_stochastically(whole, value.dtype, seed_of(job, name, MERGE))
+            yield name.replace(".base_layer.", "."), whole
 
 
 def on_disk(

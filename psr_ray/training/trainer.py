@@ -34,6 +34,7 @@ from psr_ray.training.microbatches import MicroBatch, microbatches_of
 from psr_ray.training.packs import pack_trees
 from psr_ray.training.proof import write_proof
 from psr_ray.training.reference import TOLERANCES, changes_of, check_packing, reference_of
+from psr_ray.training.rounding import round_policy
 from psr_ray.training.rows import dpo_data, sft_data
 
 Sums = dict[str, float]
@@ -73,6 +74,8 @@ class Trainer:
         check_packing(self.engine, first, TOLERANCES[job.config.model.dtype], worker.device)
         checkpoints = Checkpoints(job.out, self.engine, self.training, worker, self.terms)
         num_done = checkpoints.restore()  # after the reference, which is the policy before any step
+        if num_done:  # DeepSpeed restores the optimizer's weights, and rounds them to the nearest
+            round_policy(self.engine, self.model, job, num_done)
         trackers = trackers_of(job) if worker.rank == 0 else None
         progress = ProgressWriter(job.run_dir, job.stage, "steps")
         writer = MetricsWriter(job.out, progress, self.num_steps, worker.rank, num_done, trackers)
@@ -91,7 +94,7 @@ class Trainer:
         lora = self.training.lora
         if lora is None or not lora.four_bit:  # what is exported then is not what was trained
             write_proof(self.engine, first, job.out, worker)
-        lost = export(self.model, self.tokenizer, job, worker.rank)
+        export(self.model, self.tokenizer, job, worker.rank)
         if worker.rank == 0:
             facts = {
                 "num_steps": self.num_steps,
@@ -101,7 +104,7 @@ class Trainer:
                 "steps_s": steps_s,
                 "padding_share": self.num_padding_passes / self.num_passes,
                 "last": last,
-                "learned": learned | ({} if lost is None else {"lost_in_merging": lost}),
+                "learned": learned,
             }
             write_text(job.out / "training.json", json.dumps(facts, indent=1))
 
@@ -143,6 +146,7 @@ class Trainer:
             engine.backward(loss * worker.num_workers, scale_wrt_gas=False)
         grad_norm = gradient_norm(engine)
         engine.step()
+        round_policy(engine, self.model, self.job, step + 1)
         metrics = worker.total(sums)
         self.num_passes += metrics["num_passes"]
         self.num_padding_passes += metrics["num_padding_passes"]
